@@ -1,0 +1,1 @@
+"""Everything after the network: localization, the files of the field, and mAP."""

@@ -1,0 +1,236 @@
+"""The two files the field exchanges, read with care and written whole: gt.json and detections.json.
+
+    gt.json           {"database": {video: {"subset", "duration", "annotations": [{"label", "segment": [start, end]}]}}}
+    detections.json   {"results": {video: [{"label", "score", "segment": [start, end]}]}}
+
+Columns are checked and converted in bulk; whoever is at fault is looked up only once something is wrong. Limits: a time
+lies within `MAX_SECONDS`, a whole number has at most 4300 digits, nesting goes as deep as Python's parser follows.
+"""
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MAX_SECONDS = 1e12  # beyond it (30,000 years) a time is a mistake, and lengths could overflow
+SUBSETS = {'train': 'training', 'val': 'validation', 'test': 'testing'}
+
+
+class InputError(Exception):
+    """Bad input from outside: one line for the user that names the file and the mend."""
+
+
+class GroundTruth(NamedTuple):
+    """Annotations of V videos: G instances of C labels, as the file has them."""
+    videos: list[str]  # (V,) names as the file spells them, annotated or not, in the file's order
+    subsets: list[str]  # (V,) as `subset_name` spells them, '' where absent
+    durations: np.ndarray  # (V,) float64 seconds, NaN where absent, null or not positive
+    labels: list[str]  # (C,) used anywhere in the file, sorted (ASCII)
+    video: np.ndarray  # (G,) int64 index into videos
+    label: np.ndarray  # (G,) int64 index into labels
+    segments: np.ndarray  # (G, 2) float64 seconds; lengths <= 0 and duplicates are kept
+
+
+class Detections(NamedTuple):
+    """R detections in the file's order."""
+    videos: list[str]  # every key of "results", also those with an empty list
+    labels: list[str]  # the labels used, sorted (ASCII)
+    video: np.ndarray  # (R,) int64 index into videos
+    label: np.ndarray  # (R,) int64 index into labels
+    segments: np.ndarray  # (R, 2) float64 seconds
+    scores: np.ndarray  # (R,) float64
+
+
+def quote(name: str) -> str:
+    """A name from a file for a message: quoted, without control characters, not too long."""
+    return repr(name if len(name) <= 60 else name[:57] + '...')
+
+
+def subset_name(name: str) -> str:
+    """One spelling a subset: 'training', 'validation' or 'testing' for all of theirs, any other in lower case."""
+    name = name.strip().lower()
+    return SUBSETS.get(name, name)
+
+
+def match_videos(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """Index into `known` of the video that each name means, (len(names),) int64, -1 where there is none.
+
+    `v_X` and `X` are one video. The exact spelling comes first, because ActivityNet has ids that start with `v_`.
+    """
+    place = {name: index for index, name in enumerate(known)}
+
+    def find(name: str) -> int:
+        spellings = name, 'v_' + name, name.removeprefix('v_')
+        return next((place[spelling] for spelling in spellings if spelling in place), -1)
+
+    return np.fromiter(map(find, names), np.int64, len(names))
+
+
+def select_videos(truth: GroundTruth, keep: np.ndarray) -> GroundTruth:
+    """The videos where `keep` (V,) bool is true, with their instances; `labels` stays as it is."""
+    kept, rows = np.flatnonzero(keep), keep[truth.video]
+    return truth._replace(
+        videos=[truth.videos[i] for i in kept], subsets=[truth.subsets[i] for i in kept],
+        durations=truth.durations[kept], video=(np.cumsum(keep) - 1)[truth.video[rows]],
+        label=truth.label[rows], segments=truth.segments[rows])
+
+
+def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
+    """Reads a gt.json; a video without "annotations", or with null there, is an unannotated one.
+
+    Raises InputError naming file, video and mend for anything that is not of the form above.
+    """
+    database = _videos_of(path, 'database', 'ground truth')
+    entries = list(database.values())
+
+    def where(index: int) -> str:
+        return f'{path}: video {quote(list(database)[index])}'
+
+    _check([type(entry) is dict for entry in entries], where, 'must be an object {"subset": ..., "annotations": [...]}')
+    subsets = [entry.get('subset') for entry in entries]
+    _check([type(subset) is str or subset is None for subset in subsets], where, '"subset" must be a text')
+    durations = [entry.get('duration') for entry in entries]
+    seconds = _numbers(durations)
+    _check([value is None for value in durations] | np.isfinite(seconds), where,
+           '"duration" must be a finite number of seconds, or null')
+    annotations = [entry.get('annotations') for entry in entries]
+    _check([type(rows) is list or rows is None for rows in annotations], where, '"annotations" must be a list, or null')
+
+    lists = dict(zip(database, (rows or [] for rows in annotations)))
+    _, video, labels, label, segments = _columns(path, lists, 'annotation')
+    return GroundTruth(list(database), [subset_name(subset or '') for subset in subsets],
+                       np.where(seconds > 0, seconds, np.nan), labels, video, label, segments)
+
+
+def read_detections(path: str | os.PathLike) -> Detections:
+    """Reads a detections.json; the key of a score is `score`, or `score300` as in the released files.
+
+    Raises InputError naming file, video and mend for anything that is not of the form above.
+    """
+    results = _videos_of(path, 'results', 'detections')
+    _check([type(rows) is list for rows in results.values()],
+           lambda index: f'{path}: video {quote(list(results)[index])}', 'must have a list of detections')
+    rows, video, labels, label, segments = _columns(path, results, 'detection')
+    scores = _numbers([row['score'] if 'score' in row else row.get('score300') for row in rows])
+    _check(np.isfinite(scores), _where(path, results, 'detection'), 'needs a "score" that is a finite number')
+    return Detections(list(results), labels, video, label, segments, scores)
+
+
+def write_detections(path: str | os.PathLike, detections: Detections) -> None:
+    """Writes a detections.json, video by video; a video without detections gets an empty list."""
+    results: dict[str, list] = {video: [] for video in detections.videos}
+    columns = detections.video, detections.label, detections.scores, detections.segments
+    for video, label, score, segment in zip(*(column.tolist() for column in columns)):
+        row = {'label': detections.labels[label], 'score': score, 'segment': segment}
+        results[detections.videos[video]].append(row)
+    write_text(path, json.dumps({'version': 'VERSION 1.3', 'results': results, 'external_data': {}}, allow_nan=False))
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The value of a JSON file in UTF-8; InputError if it cannot be read, is not JSON or names a key twice."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read: {error.strerror}') from None
+    try:
+        return json.loads(content.decode('utf-8-sig'), object_pairs_hook=_object)
+    except RecursionError:
+        raise InputError(f'{path}: nested too deep to be read') from None
+    except ValueError as error:  # not UTF-8, not JSON, a key twice, a number without end
+        reason = str(error).partition(';')[0] if content else 'it is empty'
+        raise InputError(f'{path}: not a JSON file that can be used: {reason}') from None
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes a value as indented JSON, as `write_text` does; NaN and infinity are refused with a ValueError."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file whole: beside its place, then renamed, so that it is old or new at every moment.
+
+    Raises InputError if it cannot be written.
+    """
+    place = Path(os.path.realpath(path))
+    temporary = place.with_name(f'.{place.name}.tmp')  # always the same name: the next run clears what a kill left
+    try:
+        if place.exists() and not place.is_file():  # /dev/null, a pipe: nothing to rename over
+            place.write_text(text, encoding='utf-8')
+            return
+        try:
+            temporary.write_text(text, encoding='utf-8')
+            os.replace(temporary, place)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f'{path}: cannot be written: {error.strerror}') from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object that refuses a key given twice, of which the parser would silently drop the first."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f'the key {quote(twice)} stands twice in one object, keep one')
+    return value
+
+
+def _videos_of(path: str | os.PathLike, key: str, kind: str) -> dict[str, Any]:
+    """The object under `key`, one entry a video; a video under both its spellings is refused."""
+    content = read_json(path)
+    if type(content) is not dict or type(content.get(key)) is not dict:
+        raise InputError(f'{path}: not a file of {kind}: it needs {{"{key}": {{video: ...}}}}')
+    for name in content[key]:
+        if 'v_' + name in content[key]:
+            raise InputError(f'{path}: {quote(name)} and {quote("v_" + name)} name the same video, keep one of them')
+    return content[key]
+
+
+def _columns(path: str | os.PathLike, lists: dict[str, list], kind: str) -> tuple:
+    """The rows (R) of all videos, their video (R,), the labels (C), their label (R,) and their segments (R, 2)."""
+    where, rows = _where(path, lists, kind), list(chain.from_iterable(lists.values()))
+    _check([type(row) is dict for row in rows], where, 'must be an object {"label": ..., "segment": [start, end]}')
+    names = [row.get('label') for row in rows]
+    _check([type(name) is str for name in names], where, 'needs a "label" that is a text')
+    pairs = [row.get('segment') for row in rows]
+    _check([type(pair) is list and len(pair) == 2 for pair in pairs], where, 'needs a "segment": [start, end]')
+    segments = _numbers(list(chain.from_iterable(pairs))).reshape(-1, 2)
+    _check((np.abs(segments) <= MAX_SECONDS).all(axis=1), where,
+           f'"segment" must hold two finite numbers of seconds, at most {MAX_SECONDS:g}')
+    labels = sorted(set(names))
+    index = {name: i for i, name in enumerate(labels)}
+    video = np.repeat(np.arange(len(lists)), np.fromiter(map(len, lists.values()), np.int64, len(lists)))
+    return rows, video, labels, np.fromiter(map(index.get, names), np.int64, len(names)), segments
+
+
+def _numbers(values: list) -> np.ndarray:
+    """Numbers, or texts that hold one, as float64; NaN for anything else (true and false are not numbers)."""
+    def number(value: Any) -> float:
+        try:
+            return float(value) if type(value) in (float, int, str) else np.nan
+        except (ValueError, OverflowError):  # not a number, or a whole one beyond float64
+            return np.nan
+    return np.fromiter(map(number, values), np.float64, len(values))
+
+
+def _where(path: str | os.PathLike, lists: dict[str, list], kind: str) -> Callable[[int], str]:
+    """A function that tells the file, the video and the place in its list of the row with a given index."""
+    def where(index: int) -> str:
+        for video, rows in lists.items():
+            if index < len(rows):
+                break
+            index -= len(rows)
+        return f'{path}: video {quote(video)}, {kind} {index + 1}'
+    return where
+
+
+def _check(good: Iterable[bool], where: Callable[[int], str], complaint: str) -> None:
+    """Raises InputError for the first value that is not good."""
+    good = np.asarray(good, bool)
+    if not good.all():
+        raise InputError(f'{where(int(np.argmin(good)))}: {complaint}')

@@ -1,0 +1,14 @@
+"""What the tests share: the folder of real data and golden numbers that lies beside a checkout of the developers."""
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / 'shared'
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder `../shared`; the test is skipped where it is absent, as in a user's clone."""
+    if not SHARED.is_dir():
+        pytest.skip(f'needs the real data and golden numbers in {SHARED}')
+    return SHARED
