@@ -94,7 +94,7 @@ def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     _check([type(subset) is str or subset is None for subset in subsets], where, '"subset" must be a text')
     durations = [entry.get('duration') for entry in entries]
     seconds = _numbers(durations)
-    _check([value is None for value in durations] | np.isfinite(seconds), where,
+    _check([value is None or abs(number) <= MAX_SECONDS for value, number in zip(durations, seconds.tolist())], where,
            '"duration" must be a finite number of seconds, or null')
     annotations = [entry.get('annotations') for entry in entries]
     _check([type(rows) is list or rows is None for rows in annotations], where, '"annotations" must be a list, or null')
