@@ -6,7 +6,7 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / 'shared'
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def shared() -> Path:
     """The folder `../shared`; the test is skipped where it is absent, as in a user's clone."""
     if not SHARED.is_dir():

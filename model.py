@@ -1,0 +1,141 @@
+"""The AICL network and the mining of consistent and inconsistent snippets.
+
+    outputs = AICL(feature_dim=1024, num_classes=20)(features)          # features (N, T, 2048), RGB first
+    mined = mine(outputs.actionness_aware, outputs.actionness_agnostic, num_mined=T // 20)
+
+Shapes: N videos, T snippets, C classes, D features a modality, H hidden width, k snippets a class, K mined.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch. The parts of a modality that it was built without are None."""
+    cas: Tensor                    # (N, T, C) class logits of every snippet, the class activation sequence
+    attention_rgb: Tensor | None   # (N, T) in [0, 1]
+    attention_flow: Tensor | None  # (N, T) in [0, 1]
+    actionness_aware: Tensor       # (N, T) of the class-aware branch
+    actionness_agnostic: Tensor    # (N, T) of the class-agnostic branch
+    selection: Tensor              # (N, T, C) selection score P: ranks snippets here, is localized later
+    video_logits: Tensor           # (N, C)
+    top_snippets: Tensor           # (N, k, C) the k snippets of each class with the largest selection score
+    embedding: Tensor              # (N, T, H) of the class-aware branch
+    embedding_rgb: Tensor | None   # (N, T, H)
+    embedding_flow: Tensor | None  # (N, T, H)
+
+
+class Mined(NamedTuple):
+    """Four sets of K snippet indices, each (N, K)."""
+    consistent_action: Tensor
+    consistent_background: Tensor
+    inconsistent_action: Tensor
+    inconsistent_background: Tensor
+
+
+def temporal_convolution(features: Tensor, weights: Tensor) -> Tensor:
+    """Convolution over time, kernel 3, zero padding, no bias, as three shifted matrix products.
+
+    features (N, T, D), weights (3, D, H) -> (N, T, H). The zero rows between the videos of the padded batch let
+    one product run over all videos at once; the two rows a video that mix neighbours are cut off at the end.
+    """
+    num_videos, length, width = features.shape
+    rows = num_videos * (length + 2)
+    padded = features.new_zeros(rows + 2, width)
+    padded[:rows].unflatten(0, (num_videos, length + 2))[:, 1:-1] = features
+    out = padded[:rows] @ weights[0]
+    out = torch.addmm(out, padded[1:rows + 1], weights[1])
+    out = torch.addmm(out, padded[2:], weights[2])
+    return out.unflatten(0, (num_videos, length + 2))[:, :length]
+
+
+class ActionnessModule(nn.Module):
+    """Class-aware branch and one attention branch a modality, under the released parameter names."""
+
+    def __init__(self, feature_dim: int, num_classes: int, hidden_dim: int, modalities: tuple[str, ...]):
+        super().__init__()
+        self.modalities, self.feature_dim = modalities, feature_dim
+        # Creation order decides the random initial values: it is the released one.
+        self.base_module = nn.Sequential(nn.Conv1d(len(modalities) * feature_dim, hidden_dim, 3, padding=1), nn.ReLU())
+        self.cls = nn.Sequential(nn.Conv1d(hidden_dim, num_classes, 1))
+        for modality in modalities:
+            setattr(self, f'action_module_{modality}', nn.Sequential(
+                nn.Conv1d(feature_dim, hidden_dim, 3, padding=1), nn.ReLU()))
+            setattr(self, f'cls_{modality}', nn.Conv1d(hidden_dim, 1, 1))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """features (N, T, M D) -> embedding (N, T, H), CAS (N, T, C), and embeddings and attentions (N, T) by modality."""
+        base = self.base_module[0]
+        hidden = base.out_channels
+        joint, embeddings, attentions = base.bias, {}, {}
+        for i, modality in enumerate(self.modalities):
+            own, columns = getattr(self, f'action_module_{modality}')[0], slice(i * self.feature_dim, (i + 1) * self.feature_dim)
+            # The modality's share of the class-aware embedding and its own embedding read the same input: one product.
+            weights = torch.cat([base.weight[:, columns], own.weight]).permute(2, 1, 0)       # (3, D, 2H)
+            both = temporal_convolution(features[..., columns], weights.contiguous())         # (N, T, 2H)
+            joint = joint + both[..., :hidden]
+            embeddings[modality] = F.relu(both[..., hidden:] + own.bias)
+            attention = getattr(self, f'cls_{modality}')
+            attentions[modality] = torch.sigmoid(pointwise(embeddings[modality], attention)).squeeze(-1)
+        embedding = F.relu(joint)
+        return embedding, pointwise(embedding, self.cls[0]), embeddings, attentions
+
+
+def pointwise(x: Tensor, convolution: nn.Conv1d) -> Tensor:
+    """A convolution of kernel 1 applied to (N, T, H)."""
+    return F.linear(x, convolution.weight.squeeze(-1), convolution.bias)
+
+
+class AICL(nn.Module):
+    """The two-branch network (section 3.2 of the paper).
+
+    feature_dim: D; fusion_weight: share g of the class scores in the selection score;
+    topk_ratio: k = T // topk_ratio snippets a class make its video logit.
+    """
+
+    def __init__(self, feature_dim: int, num_classes: int, hidden_dim: int = 512, fusion_weight: float = 1 / 3,
+                 topk_ratio: int = 8, modalities: tuple[str, ...] = ('rgb', 'flow')):
+        super().__init__()
+        self.actionness_module = ActionnessModule(feature_dim, num_classes, hidden_dim, modalities)
+        self.fusion_weight, self.topk_ratio = fusion_weight, topk_ratio
+
+    def forward(self, features: Tensor) -> Outputs:
+        """features (N, T, 2D), RGB first, or (N, T, D) for a single modality."""
+        embedding, cas, embeddings, attentions = self.actionness_module(features)
+        aware = torch.sigmoid(cas.sum(dim=2))
+        agnostic = torch.stack(list(attentions.values())).mean(dim=0)
+        with torch.no_grad():
+            selection = (self.fusion_weight * F.softmax(cas, dim=2)
+                         + (1 - self.fusion_weight) * agnostic.unsqueeze(2))
+            k = max(1, features.shape[1] // self.topk_ratio)
+            top_snippets = selection.topk(k, dim=1).indices
+        video_logits = cas.gather(1, top_snippets).mean(dim=1)
+        return Outputs(cas, attentions.get('rgb'), attentions.get('flow'), aware, agnostic, selection, video_logits,
+                       top_snippets, embedding, embeddings.get('rgb'), embeddings.get('flow'))
+
+
+@torch.no_grad()
+def pseudo_targets(outputs: Outputs, labels: Tensor) -> Tensor:
+    """(N, T) in {0, 1}: 1 where a snippet is among the top of any of the video's labels (N, C)."""
+    chosen = torch.zeros_like(outputs.cas).scatter_(1, outputs.top_snippets, 1.0)    # (N, T, C)
+    return (chosen * labels.unsqueeze(1)).amax(dim=2)
+
+
+@torch.no_grad()
+def mine(aware: Tensor, agnostic: Tensor, num_mined: int) -> Mined:
+    """Mine consistent and inconsistent snippets from both actionnesses (N, T) (section 3.3 of the paper).
+
+    Each is binarised at its own median over time. Equal scores are taken in the order of time.
+    """
+    aware_on, agnostic_on = (a > a.median(dim=1, keepdim=True).values for a in (aware, agnostic))
+    action = aware
+    background = aware.amax(dim=1, keepdim=True) - aware
+    inconsistent = aware_on != agnostic_on
+    # quirk: both rankings are by the class-aware actionness alone, and a region of fewer than K snippets is
+    # filled from outside, where every score is 0.
+    scores = torch.stack([action * (aware_on & agnostic_on), background * ~(aware_on | agnostic_on),
+                          action * inconsistent, background * inconsistent])         # (4, N, T)
+    ranking = scores.sort(dim=2, descending=True, stable=True).indices
+    return Mined(*ranking[..., :num_mined])

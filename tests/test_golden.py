@@ -1,0 +1,104 @@
+"""End to end against the reference implementation of AICL, number for number."""
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import main
+from dataset import VideoDataset
+from eval.files import read_ground_truth
+
+
+@pytest.fixture(scope='module')
+def golden(shared, tmp_path_factory):
+    """The golden folder beside the project, and the data set and the checkpoint that its scripts write."""
+    folder = tmp_path_factory.mktemp('golden')
+    for script, place in (('make_dataset.py', 'data'), ('make_checkpoint.py', 'weights.pkl')):
+        subprocess.run([sys.executable, shared / 'golden' / script, folder / place], check=True)
+    return shared / 'golden', folder / 'data', folder / 'weights.pkl'
+
+
+def run(data, output, flags, *more):
+    """Run main.py in this process with flags as the golden files hold them; the run's folder."""
+    words = []
+    for name, value in flags.items():
+        words += [f'--{"" if value else "no-"}{name}'] if isinstance(value, bool) else [f'--{name}', str(value)]
+    assert main.main(['--dataset', 'thumos14', '--data_path', str(data), '--output_dir', str(output), '--exp_name', 'golden',
+                      '--device', 'cpu', *words, *map(str, more)]) == 0
+    return output / 'golden'
+
+
+def read_csv(path):
+    with open(path, newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def sums(state):
+    return {name: [float(value.sum()), float(value.abs().sum())] for name, value in state.items()}
+
+
+@pytest.fixture
+def observed(monkeypatch):
+    """What passes through the training step: the videos of each batch, sums of the inputs, targets and regions; the
+    weights that the network starts from."""
+    seen = {'steps': [], 'start': {}}
+
+    class Watched(main.VideoDataset):
+        def __getitems__(self, items):
+            batch = super().__getitems__(items)
+            if 'train' in str(self.folder):
+                seen['steps'].append({'videos': [self.names[v] for v in batch.videos],
+                                      'input_sum': float(batch.features.double().sum())})
+            return batch
+
+    def losses(outputs, mined, labels, targets, *rest):
+        aware, agnostic = ((a > a.median(dim=1, keepdim=True).values)
+                           for a in (outputs.actionness_aware, outputs.actionness_agnostic))
+        seen['steps'][-1].update(pseudo_positives=int(targets.sum()), consistent_action=int((aware & agnostic).sum()),
+                                 inconsistent=int((aware != agnostic).sum()))
+        return aicl_losses(outputs, mined, labels, targets, *rest)
+
+    def build(*args):
+        model = build_model(*args)
+        seen['start'] = sums(model.state_dict())
+        return model
+
+    aicl_losses, build_model = main.aicl_losses, main.build_model
+    monkeypatch.setattr(main, 'VideoDataset', Watched)
+    monkeypatch.setattr(main, 'aicl_losses', losses)
+    monkeypatch.setattr(main, 'build_model', build)
+    return seen
+
+
+@pytest.mark.parametrize('name', ['expected_training', 'expected_training_with_evaluation'])
+def test_training_equals_the_reference_in_float64(golden, observed, tmp_path, name):
+    folder, data, _ = golden
+    expected = json.loads((folder / f'{name}.json').read_text())
+    output = run(data, tmp_path, expected['flags'])
+
+    rows = read_csv(output / 'losses.csv')
+    assert len(rows) == len(observed['steps']) == len(expected['steps']) == 30
+    for row, seen, step in zip(rows, observed['steps'], expected['steps']):
+        for key, value in step.items():
+            if key in row:
+                assert float(row[key]) == pytest.approx(value, rel=1e-8, abs=1e-12), (row['step'], key)
+            elif isinstance(value, float):
+                assert seen[key] == pytest.approx(value, rel=1e-8), (row['step'], key)
+            else:
+                assert seen[key] == value, (row['step'], key)
+
+    if 'init_param_sum_abssum' in expected:
+        for key, value in expected['init_param_sum_abssum'].items():
+            assert observed['start'][key] == pytest.approx(value, rel=1e-8), key
+    final = torch.load(output / 'last.pt', weights_only=True)
+    for key, value in expected['final_param_sum_abssum'].items():
+        assert sums(final)[key] == pytest.approx(value, rel=1e-8), key
+    metrics = {int(row['step']): row for row in read_csv(output / 'metrics.csv')}
+    for evaluation in expected.get('evaluations', []):
+        row = metrics[evaluation['step']]
+        assert float(row['average_mAP']) == pytest.approx(evaluation['average_mAP'], abs=1e-6)
+        assert float(row['video_accuracy']) == pytest.approx(evaluation['video_accuracy'], abs=1e-6)
