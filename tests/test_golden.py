@@ -102,3 +102,62 @@ def test_training_equals_the_reference_in_float64(golden, observed, tmp_path, na
         row = metrics[evaluation['step']]
         assert float(row['average_mAP']) == pytest.approx(evaluation['average_mAP'], abs=1e-6)
         assert float(row['video_accuracy']) == pytest.approx(evaluation['video_accuracy'], abs=1e-6)
+
+
+def test_training_starts_as_the_reference_in_float32(golden, tmp_path):
+    folder, data, _ = golden
+    expected = json.loads((folder / 'expected_training.json').read_text())
+    rows = read_csv(run(data, tmp_path, {**expected['flags'], 'precision': 'fp32'}, '--num_steps', 5) / 'losses.csv')
+    assert len(rows) == 5
+    for row, step in zip(rows, expected['steps']):
+        for key in set(row) & set(step):
+            assert float(row[key]) == pytest.approx(step[key], rel=1e-4), (row['step'], key)
+
+
+def network_sums(data, weights, num_segments):
+    """Sums of the network's outputs on every test video, under the names of the golden files."""
+    truth = read_ground_truth(data / 'gt.json')
+    test_set = VideoDataset(data, 'test', truth, truth.labels)
+    model = main.AICL(1024, 20)
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    sampler = main.SnippetSampler(test_set.lengths, num_segments, 1)
+    found = {}
+    for batch in main.loader(test_set, sampler):
+        with torch.inference_mode():
+            out = model(batch.features)
+        video = batch.videos[0]
+        found[test_set.names[video]] = {
+            'num_snippets': test_set.lengths[video], 'cas_sum': out.cas.sum(), 'cas_abssum': out.cas.abs().sum(),
+            'attention_rgb_sum': out.attention_rgb.sum(), 'attention_flow_sum': out.attention_flow.sum(),
+            'actionness_class_aware_sum': out.actionness_aware.sum(),
+            'actionness_class_agnostic_sum': out.actionness_agnostic.sum()}
+    return found
+
+
+@pytest.mark.parametrize('case', ['T100_soft', 'T100_hard', 'T750_soft', 'T750_other_flags'])
+def test_inference_equals_the_reference(golden, tmp_path, case):
+    folder, data, weights = golden
+    expected = json.loads((folder / 'expected_inference.json').read_text())[case]
+    output = run(data, tmp_path, expected['flags'], '--inference_only', '--model_file', weights)
+
+    results = json.loads((output / 'results.json').read_text())
+    assert results['average_mAP'] == pytest.approx(expected['average_mAP'], abs=1e-6)
+    assert list(results['mAP'].values()) == pytest.approx(expected['mAP_at_tIoU_0.1_to_0.7'], abs=1e-6)
+    assert results['video_accuracy'] == pytest.approx(expected['video_label_accuracy'], abs=1e-6)
+
+    detections = json.loads((output / 'detections.json').read_text())['results']
+    assert set(detections) == set(expected['detections'])
+    for video, wanted in expected['detections'].items():
+        def key(detection):
+            return detection['label'], [round(x, 3) for x in detection['segment']]
+        found = sorted(detections[video], key=key)
+        assert [d['label'] for d in found] == [d['label'] for d in sorted(wanted, key=key)]
+        for ours, theirs in zip(found, sorted(wanted, key=key)):
+            assert ours['segment'] == pytest.approx(theirs['segment'], abs=1e-4), video
+            assert ours['score'] == pytest.approx(theirs['score'], abs=1e-4), video
+
+    if case != 'T750_other_flags':    # its network outputs are those of T750_soft
+        found = network_sums(data, weights, expected['flags']['num_segments'])
+        for video, sums_of in expected['test_outputs'].items():
+            for key, value in sums_of.items():
+                assert float(found[video][key]) == pytest.approx(value, rel=1e-4), (video, key)
