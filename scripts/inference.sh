@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Localizes the actions of the test videos with trained weights and evaluates the result.
+#
+#   bash scripts/inference.sh
+#   DATASET=thumos14 DATA_PATH=/data/THUMOS14 EXP_NAME=first bash scripts/inference.sh --nms_thresh 0.5
+#   DATASET=thumos14 DATA_PATH=/data/THUMOS14 MODEL_FILE=CAS_Only.pkl bash scripts/inference.sh
+#
+# DATASET, DATA_PATH, EXP_NAME as for scripts/train.sh
+# MODEL_FILE  the weights (default: outputs/EXP_NAME/best.pt, the best of the last training run of that name)
+# It writes to outputs/EXP_NAME-inference, so that the training run's own results stay. All further flags go to main.py.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+read_settings "$@"
+if [ ! "${MODEL_FILE:-}" ]; then
+    MODEL_FILE=$OUTPUT_DIR/$EXP_NAME/best.pt
+    [ -e "$MODEL_FILE" ] ||
+        fail "$MODEL_FILE is not there: train first (bash scripts/train.sh with this EXP_NAME), or give MODEL_FILE."
+fi
+find_python requirements.txt
+if [ "$SAMPLE" = yes ]; then
+    use_sample
+fi
+exec "$PYTHON" "$ROOT/main.py" --dataset "$DATASET" --data_path "$DATA_PATH" --output_dir "$OUTPUT_DIR" \
+    --exp_name "$EXP_NAME-inference" --inference_only --model_file "$MODEL_FILE" ${ARGS[@]+"${ARGS[@]}"}

@@ -1,0 +1,123 @@
+# What the other scripts share; they source it.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=$ROOT/.venv
+# Threads that wait for each other sleep: spinning, the default, makes training ten times slower on a busy machine.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+# satisfies PYTHON FILE: is PYTHON 3.11 or newer, with every version that FILE pins? (2.13.0+cpu is 2.13.0.)
+# It asks the installed packages' metadata: importing torch takes seconds. -P, new in Python 3.11, keeps it from importing
+# what lies in the caller's folder.
+satisfies() {
+    "$1" -P - "$2" >/dev/null 2>&1 <<'END'
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+
+def pins(path):
+    for line in path.read_text(encoding='utf-8').splitlines():
+        if line.startswith('-r '):
+            yield from pins(path.parent / line[3:].strip())
+        elif line.strip():
+            yield line.strip().split('==')
+
+
+sys.exit(any(version(name).split('+')[0] != pin for name, pin in pins(Path(sys.argv[1]))))
+END
+}
+
+# While .venv/.incomplete is there, somebody is installing into .venv, or was interrupted.
+venv_satisfies() {
+    [ ! -e "$VENV/.incomplete" ] && satisfies "$VENV/bin/python" "$1"
+}
+
+# find_python FILE: sets PYTHON to one that satisfies FILE: the active environment's as it is, else that of .venv.
+find_python() {
+    for PYTHON in python python3; do
+        if satisfies "$PYTHON" "$ROOT/$1"; then
+            return
+        fi
+    done
+    PYTHON=$VENV/bin/python
+    venv_satisfies "$ROOT/$1" && return
+    (
+        # Of two scripts started at once the second waits, and then finds everything there.
+        if command -v flock >/dev/null; then flock 9; fi
+        venv_satisfies "$ROOT/$1" || install "$1"
+    ) 9>"$ROOT/.venv.lock" || exit
+}
+
+install() {
+    local base='' candidate
+    # What an interrupted pip leaves behind looks whole to the next pip, so it is made anew.
+    if [ -e "$VENV/.incomplete" ]; then
+        rm -rf "$VENV"
+    fi
+    if [ ! -e "$VENV" ]; then
+        for candidate in python3.11 python3.12 python3.13 python3.14 python3 python; do
+            if "$candidate" -P -c 'import ensurepip, venv' >/dev/null 2>&1; then
+                base=$candidate
+                break
+            fi
+        done
+        [ "$base" ] || fail 'no Python 3.11 or newer with its venv module here; install it (Debian, Ubuntu: python3-venv).'
+    elif ! "$VENV/bin/python" -P -c 'import pip' >/dev/null 2>&1; then
+        fail "$VENV has no pip or no Python 3.11 or newer; remove it and run this again."
+    fi
+    echo "Installing what $1 lists into $VENV (once; it can take some minutes)."
+    mkdir -p "$VENV" && touch "$VENV/.incomplete" || fail "$VENV cannot be written."
+    [ ! "$base" ] || "$base" -m venv "$VENV" >"$VENV/install.log" 2>&1 ||
+        fail "$base could not make the virtual environment $VENV; see $VENV/install.log"
+    "$VENV/bin/python" -m pip install --quiet --no-input --disable-pip-version-check -r "$ROOT/$1" \
+        >"$VENV/install.log" 2>&1 || fail "pip could not install what $1 lists; see $VENV/install.log:" \
+        "$(grep '^ERROR: ' "$VENV/install.log" | tail -n 1 | cut -c 8-)"
+    rm "$VENV/.incomplete"
+}
+
+# read_settings "$@": completes the settings, and leaves in ARGS the flags to pass on. A setting may be given as a
+# variable (EXP_NAME=first) or as main.py's flag of that name (--exp_name first), which wins.
+read_settings() {
+    ARGS=()
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            --dataset=* | --data_path=* | --exp_name=* | --output_dir=* | --model_file=*)
+                set -- "${1%%=*}" "${1#*=}" "${@:2}"
+                ;;
+            --dataset | --data_path | --exp_name | --output_dir | --model_file)
+                [ $# -ge 2 ] || fail "$1 needs a value."
+                printf -v "$(tr '[:lower:]' '[:upper:]' <<<"${1#--}")" %s "$2"
+                shift 2
+                ;;
+            *)
+                ARGS+=("$1")
+                shift
+                ;;
+        esac
+    done
+    DATASET=${DATASET:-thumos14}
+    OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/outputs}
+    if [ ! "${DATA_PATH:-}" ] && [ "$DATASET" != thumos14 ]; then
+        fail "DATASET=$DATASET needs DATA_PATH, the folder of its features; the synthetic sample is for thumos14 only."
+    fi
+    if [ "${DATA_PATH:-}" ]; then
+        SAMPLE=no
+        EXP_NAME=${EXP_NAME:-$DATASET}
+    else
+        SAMPLE=yes
+        DATA_PATH=$ROOT/data/sample
+        EXP_NAME=${EXP_NAME:-sample}
+    fi
+}
+
+# use_sample: makes sure that the sample is there, and puts the flags that fit it before the user's, which win.
+use_sample() {
+    echo 'No DATA_PATH given: this is a small synthetic sample, whose numbers say nothing about real videos.'
+    "$PYTHON" "$ROOT/scripts/make_sample.py" "$DATA_PATH"
+    ARGS=(--num_segments 100 "$@" ${ARGS[@]+"${ARGS[@]}"})
+}
