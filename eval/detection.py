@@ -27,7 +27,7 @@ AVERAGES = {  # what papers report, where all of its thresholds were scored
     '0.5:0.95': [i / 20 for i in range(10, 20)],
 }
 NOBODY = np.iinfo(np.int64).max
-BLOCK = 2 ** 18  # pairs of prediction and instance that are looked at together: bounds the memory
+BLOCK = 2 ** 16  # pairs of prediction and instance that are looked at together: they stay in the cache
 
 
 class Matches(NamedTuple):
@@ -91,16 +91,17 @@ def match(truth: GroundTruth, detections: Detections, tiou: Sequence[float]) -> 
     start, stop = (np.searchsorted(group[grouped], own_group, side) for side in ('left', 'right'))
     count = stop - start
     before = np.cumsum(count) - count
+    segments, instances = detections.segments[order], truth.segments[grouped]
 
     # Who holds each instance at each threshold: a place in `order`, or NOBODY, who comes after all.
     holder = np.full((len(tiou), len(group)), NOBODY)
     blocks = np.flatnonzero(np.diff(before // BLOCK, prepend=-1))
     for a, b in pairwise([*blocks, len(order)]):
         place = np.repeat(np.arange(a, b), count[a:b])
-        instance = grouped[np.arange(len(place)) + np.repeat(start[a:b] - before[a:b] + before[a], count[a:b])]
-        overlap = temporal_iou(detections.segments[order[place]], truth.segments[instance])
+        candidate = np.arange(len(place)) + np.repeat(start[a:b] - before[a:b] + before[a], count[a:b])
+        overlap = temporal_iou(np.repeat(segments[a:b], count[a:b], axis=0), instances.take(candidate, axis=0))
         near = _ranked(place, overlap, tiou.min())
-        _assign((a, b), place[near], instance[near], overlap[near], tiou, holder)
+        _assign((a, b), place[near], grouped[candidate[near]], overlap[near], tiou, holder)
 
     matched = np.full((len(tiou), len(order)), -1)
     threshold, instance = np.nonzero(holder < NOBODY)
@@ -259,11 +260,11 @@ def warnings(scores: Scores) -> list[str]:
     """A line each for predictions in unknown videos and of unknown labels, if there are any."""
     lines, total = [], scores.num_predictions
     if scores.unknown_videos:
-        lines.append(f'{scores.predictions_in_unknown_videos} of {total} predictions are false positives: the ground truth '
-                     f'does not list their video (such videos: {scores.unknown_videos})')
+        lines.append(f'{scores.predictions_in_unknown_videos} of {total} predictions are false positives: the ground '
+                     f'truth does not list their video (such videos: {scores.unknown_videos})')
     if scores.unknown_labels:
-        lines.append(f'{scores.predictions_of_unknown_labels} of {total} predictions change nothing: the ground truth '
-                     f'does not use their label (such labels: {scores.unknown_labels})')
+        lines.append(f'{scores.predictions_of_unknown_labels} of {total} predictions change nothing: the ground '
+                     f'truth does not use their label (such labels: {scores.unknown_labels})')
     return lines
 
 
