@@ -1,0 +1,146 @@
+"""From snippet scores to detections: runs above thresholds, outer-inner contrast and NMS, for all videos at once.
+
+The order of the steps and every quirk are those of the released code. Nothing here knows the network or the data set.
+"""
+from typing import NamedTuple
+
+import numpy as np
+
+THRESHOLDS = np.arange(0.1, 1, 0.1)      # with numpy's rounding, as in the reference: the third is 0.30000000000000004
+CHUNK_SAMPLES = 2 ** 17                  # upsampled scores held at once, about 60 bytes each: few enough for the cache
+
+
+class LocalizationOptions(NamedTuple):
+    """What steers the localization; the values are those of the THUMOS14 recipe."""
+    class_th: float = 0.25               # classes of at least this probability are localized
+    scale: int = 24                      # samples a snippet after upsampling
+    oic_margin: float = 0.2              # outer region on each side, as a share of the run's length; not negative
+    oic_class_weight: float = 0.2        # weight of the class probability in a run's score
+    nms_thresh: float = 0.4              # runs that overlap a better one by this much or more are suppressed
+    nms_alpha: float = 0.35              # soft NMS multiplies their scores by exp(-overlap^2 / nms_alpha)
+    soft_nms: bool = True                # False: suppressed runs are dropped
+    feature_fps: float = 25.0            # video frames a second when the features were made
+    snippet_frames: int = 16             # video frames a snippet
+
+
+class Runs(NamedTuple):
+    """R maximal runs of samples at or above a threshold, sorted by row, then threshold, then time."""
+    row: np.ndarray                      # (R,) int64
+    start: np.ndarray                    # (R,) int64, first sample
+    end: np.ndarray                      # (R,) int64, one past the last sample
+    contrast: np.ndarray                 # (R,) float64, mean inside minus mean around
+
+
+class Proposals(NamedTuple):
+    """R localized segments, sorted by video, then label, then falling score before soft NMS."""
+    video: np.ndarray                    # (R,) int64
+    label: np.ndarray                    # (R,) int64
+    segments: np.ndarray                 # (R, 2) float64, seconds
+    scores: np.ndarray                   # (R,) float64
+
+
+def predict_classes(class_probs: np.ndarray, class_th: float) -> np.ndarray:
+    """Tell the predicted classes of every video: those of probability >= class_th, or the most probable one if none is.
+
+    class_probs (N, C), compared in its own precision -> (N, C) bool. Source: released code.
+    """
+    predicted = class_probs >= float(class_th)
+    undecided = np.flatnonzero(~predicted.any(axis=1))
+    predicted[undecided, class_probs[undecided].argmax(axis=1)] = True
+    return predicted
+
+
+def upsample(rows: np.ndarray, scale: float) -> np.ndarray:
+    """Interpolate rows of scores linearly at np.arange(0, T, 1 / scale).
+
+    rows (R, T) float64 -> (R, M), bit for bit those of scipy's `interp1d(..., fill_value='extrapolate')`, which the
+    released code uses; a single snippet has no slope and stays constant.
+    """
+    num_snippets = rows.shape[1]
+    x = np.arange(0, num_snippets, 1 / scale)
+    # quirk: a snippet's score sits at its start, so the samples after the last one are extrapolated from the last two
+    lo = (np.ceil(x).astype(np.int64) - 1).clip(0, max(num_snippets - 2, 0))
+    samples = np.take(np.diff(rows, append=rows[:, -1:]), lo, axis=1)
+    samples *= x - lo
+    samples += np.take(rows, lo, axis=1)
+    return samples
+
+
+def find_runs(samples: np.ndarray, margin: float) -> Runs:
+    """Find all runs at all thresholds, and how much each stands out from its surroundings (outer-inner contrast).
+
+    samples (R, M) float64; the surroundings are `margin` times the run's length on each side. Source: released code.
+    """
+    num_rows, num_samples = samples.shape
+    inside = samples[:, None] >= THRESHOLDS[:, None]                               # (R, thresholds, M)
+    edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))           # start, end, start, end, ...
+    start, end = (edges % (num_samples + 1)).reshape(-1, 2).T
+    cell = edges[::2] // (num_samples + 1)                                         # row and threshold of each run
+    found = (end > 1) | (np.bincount(cell)[cell] > 1)       # quirk: sample 0, alone at a threshold, gives nothing
+    row, start, end = cell[found] // len(THRESHOLDS), start[found], end[found]
+
+    # Means are differences of prefix sums. Roundings before a run cancel, so that the error stays about 1e-12.
+    prefix = np.zeros((num_rows, num_samples + 1))
+    np.cumsum(samples, axis=1, out=prefix[:, 1:])
+    reach = margin * (end - start)
+    outer_start = np.maximum(0, (start - reach).astype(np.int64))                  # truncated, not rounded
+    outer_end = np.minimum(num_samples - 1, (end - 1 + reach).astype(np.int64)) + 1
+    at_start, at_end = prefix[row, start], prefix[row, end]
+    outer_sum = (at_start - prefix[row, outer_start]) + (prefix[row, outer_end] - at_end)
+    outer_size = (start - outer_start) + (outer_end - end)                         # may be 0; then the sum is 0, too
+    return Runs(row, start, end, (at_end - at_start) / (end - start) - outer_sum / np.maximum(outer_size, 1))
+
+
+def suppress(group: np.ndarray, segments: np.ndarray, scores: np.ndarray, thresh: float, alpha: float
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy NMS inside every group, all groups at once: each round keeps the best segment left of every group.
+
+    group (R,) from 0, segments (R, 2) seconds and scores (R,), all sorted by group, then falling score -> (R,) bool:
+    the segments kept; and (R,) scores: a suppressed segment's is lowered once, by the kept one that suppressed it.
+    Source: released code.
+    """
+    start, end = segments.T
+    kept, scores = np.zeros(len(group), dtype=bool), scores.copy()
+    left = np.arange(len(group))
+    while left.size:
+        is_best = np.diff(group[left], prepend=-1) != 0
+        best = left[is_best][np.cumsum(is_best) - 1]            # (left,) the best one of the same group
+        # quirk: one second is added to every length and to the intersection
+        inter = np.maximum(0, np.minimum(end[left], end[best]) - np.maximum(start[left], start[best]) + 1)
+        union = (end[left] - start[left] + 1) + (end[best] - start[best] + 1) - inter
+        overlap = inter / union
+        hit = (overlap >= thresh) & ~is_best
+        kept[left[is_best]] = True
+        scores[left[hit]] *= np.exp(-overlap[hit] ** 2 / alpha)
+        left = left[~(hit | is_best)]
+    return kept, scores
+
+
+def localize(selection: np.ndarray, class_probs: np.ndarray, num_snippets: np.ndarray,
+             options: LocalizationOptions = LocalizationOptions()) -> Proposals:
+    """Localize the predicted classes of N videos.
+
+    selection (N, T, C): a score for each sampled snippet and class, any float type, computed with in float64;
+    class_probs (N, C); num_snippets (N,): the snippets L that each video really has. Runs of equal score come in the
+    order of their thresholds, then of time. Memory grows with the number of runs only. Source: released code.
+    """
+    video, label = np.nonzero(predict_classes(class_probs, options.class_th))
+    num_sampled = selection.shape[1]
+    step = max(1, int(CHUNK_SAMPLES / (num_sampled * options.scale)))
+    chunks = []
+    for first in range(0, max(1, len(video)), step):            # one empty chunk if there is no video
+        some = slice(first, first + step)
+        rows = selection[video[some], :, label[some]].astype(np.float64)           # (step, T)
+        runs = find_runs(upsample(rows, options.scale), options.oic_margin)
+        chunks.append(runs._replace(row=first + runs.row))
+    row, start, end, contrast = map(np.concatenate, zip(*chunks))
+
+    scores = contrast + options.oic_class_weight * class_probs[video, label].astype(np.float64)[row]
+    order = np.lexsort((-scores, row))                          # a stable sort
+    row, scores = row[order], scores[order]
+    sample_seconds = options.snippet_frames * num_snippets / (options.scale * num_sampled * options.feature_fps)
+    segments = np.stack([start, end], axis=1)[order] * sample_seconds[video[row], None]
+    kept, scores = suppress(row, segments, scores, options.nms_thresh, options.nms_alpha)
+    if not options.soft_nms:
+        row, segments, scores = row[kept], segments[kept], scores[kept]
+    return Proposals(video[row], label[row], segments, scores)
