@@ -1,0 +1,108 @@
+"""curves.npz: what the network says of every snippet of the test videos, so that it can be drawn without the network.
+
+Of the class scores only the classes that matter in a video are kept (predicted or annotated), as float16: enough for a
+picture. The actionnesses stay float32, because what is consistent is decided at their medians: 1 - 1e-4 and 1 - 2e-4, as
+saturated sigmoids give them, are one number in float16.
+"""
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from eval.files import InputError
+
+ACTION, INCONSISTENT, BACKGROUND = 2, 1, 0  # regions
+
+
+class Curves(NamedTuple):
+    """N videos sampled to T snippets each; M pairs of a video and a class that matters in it."""
+    videos: list[str]  # N
+    labels: list[str]  # C
+    seconds: np.ndarray  # (N,) float64, length of one of the T snippets: snippet i begins at i * seconds
+    num_snippets: np.ndarray  # (N,) int64, L: feature rows of the video before sampling
+    aware: np.ndarray  # (N, T) float32, class-aware actionness
+    agnostic: np.ndarray  # (N, T) float32, class-agnostic actionness
+    video: np.ndarray  # (M,) int64 index into videos, rising
+    label: np.ndarray  # (M,) int64 index into labels
+    selection: np.ndarray  # (M, T) float16, selection score P
+    cas: np.ndarray  # (M, T) float16, class activation sequence
+
+
+def pick_curves(videos: Sequence[str], labels: Sequence[str], seconds: np.ndarray, num_snippets: np.ndarray,
+                aware: np.ndarray, agnostic: np.ndarray, selection: np.ndarray, cas: np.ndarray, keep: np.ndarray) -> Curves:
+    """The curves of N videos from whole outputs: selection and cas (N, T, C), where `keep` (N, C) bool is true."""
+    video, label = np.nonzero(keep)
+    largest = np.finfo(np.float16).max
+    half = [np.clip(values[video, :, label], -largest, largest).astype(np.float16) for values in (selection, cas)]
+    return Curves(list(videos), list(labels), np.asarray(seconds, np.float64), np.asarray(num_snippets, np.int64),
+                  np.asarray(aware, np.float32), np.asarray(agnostic, np.float32), video, label, *half)
+
+
+def regions(aware: np.ndarray, agnostic: np.ndarray) -> np.ndarray:
+    """Where both actionnesses (..., T) agree: uint8 ACTION, BACKGROUND or INCONSISTENT (section 3.3 of the paper).
+
+    Each is binarised at its own median over time, strictly greater is action.
+    """
+    aware_on, agnostic_on = (a > np.median(a, axis=-1, keepdims=True) for a in (aware, agnostic))
+    return aware_on.astype(np.uint8) + agnostic_on
+
+
+def write_curves(path: str | os.PathLike, curves: Curves) -> None:
+    """Writes a curves.npz whole: beside its place, then renamed. Raises InputError if it cannot be written."""
+    place = Path(path)
+    temporary = place.with_name(f'.{place.name}.tmp')
+    arrays = curves._replace(videos=np.array(curves.videos, np.str_), labels=np.array(curves.labels, np.str_))._asdict()
+    try:
+        try:
+            with open(temporary, 'wb') as file:
+                np.savez_compressed(file, **arrays)
+            os.replace(temporary, place)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f'{path}: cannot be written: {error.strerror}') from None
+
+
+def read_curves(path: str | os.PathLike) -> Curves:
+    """Reads a curves.npz; InputError naming the file if it is not one, or does not hang together."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            curves = Curves(*(file[name] for name in Curves._fields))
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read: {error.strerror or "not a curves.npz"}') from None
+    except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+            MemoryError):
+        raise InputError(f'{path}: not a curves.npz of this program, or damaged; write it again with --inference_only') from None
+    fault = _fault(curves)
+    if fault:
+        raise InputError(f'{path}: {fault}; write it again with --inference_only')
+    return curves._replace(videos=curves.videos.tolist(), labels=curves.labels.tolist())
+
+
+def _fault(curves: Curves) -> str | None:
+    """What is wrong with arrays as they came from a file, None if nothing is."""
+    n, m = np.size(curves.videos), np.size(curves.video)
+    t = curves.aware.shape[-1] if curves.aware.ndim else 0
+    shapes = {'videos': (n,), 'labels': (np.size(curves.labels),), 'seconds': (n,), 'num_snippets': (n,), 'aware': (n, t),
+              'agnostic': (n, t), 'video': (m,), 'label': (m,), 'selection': (m, t), 'cas': (m, t)}
+    kinds = {'videos': 'U', 'labels': 'U', 'num_snippets': 'i', 'video': 'i', 'label': 'i'}
+    for name, shape in shapes.items():
+        array = getattr(curves, name)
+        if array.shape != shape or not t:
+            return f'"{name}" has the shape {array.shape}, which does not fit the others'
+        if array.dtype.kind != kinds.get(name, 'f'):
+            return f'"{name}" has the type {array.dtype}'
+        if array.dtype.kind == 'f' and not np.isfinite(array).all():
+            return f'"{name}" holds NaN or infinity'
+    for name, length in (('video', n), ('label', np.size(curves.labels))):
+        index = getattr(curves, name)
+        if m and not 0 <= index.min() <= index.max() < length:
+            return f'"{name}" points outside its list'
+    if (np.diff(curves.video) < 0).any() or len(set(curves.videos.tolist())) < n or (curves.seconds <= 0).any():
+        return 'its videos are not in order, not different, or have no length'
+    return None
