@@ -48,30 +48,26 @@ def generalized_cross_entropy(attention: Tensor, target: Tensor, q: float = 0.7)
     return (side(attention, target) + side(1 - attention, 1 - target)).mean()
 
 
-def info_nce(query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:
-    """One contrastive term: mean embeddings query and key (N, H) against negatives (N, K, H)."""
-    query, key, negatives = (F.normalize(x, dim=-1) for x in (query, key, negatives))
-    positive = (query * key).sum(dim=1, keepdim=True)             # (N, 1)
-    negative = torch.einsum('nh,nkh->nk', query, negatives)       # (N, K)
-    logits = torch.cat([positive, negative], dim=1) / TEMPERATURE
-    return (torch.logsumexp(logits, dim=1) - logits[:, 0]).mean()
-
-
 def contrastive(embedding: Tensor, mined) -> Tensor:
-    """Sum of the four contrastive terms on one embedding (N, T, H).
+    """The four contrastive (InfoNCE) terms on one embedding (N, T, H), summed.
 
-    `mined` holds four index sets (N, K): consistent_action, consistent_background, inconsistent_action and
-    inconsistent_background. Inconsistent snippets are drawn to the consistent ones of their kind, and the other way.
+    `mined` holds four index sets (N, K): consistent action (CA) and background (CB), inconsistent action (IA) and
+    background (IB). The means of CA and IA are each other's key with CB as negatives, those of CB and IB with CA.
     """
-    def gather(index: Tensor) -> Tensor:
-        return embedding.gather(1, index.unsqueeze(-1).expand(-1, -1, embedding.shape[-1]))    # (N, K, H)
+    index = torch.stack(mined, dim=1)                                                     # (N, 4, K)
+    snippets = embedding.gather(1, index.flatten(1).unsqueeze(-1).expand(-1, -1, embedding.shape[-1]))
+    snippets = snippets.unflatten(1, index.shape[1:])                                     # (N, 4, K, H)
+    action, background, like_action, like_background = F.normalize(snippets.mean(dim=2), dim=-1).unbind(dim=1)
+    action_negatives, background_negatives = F.normalize(snippets[:, :2], dim=-1).unbind(dim=1)    # (N, K, H)
 
-    action, background = gather(mined.consistent_action), gather(mined.consistent_background)
-    like_action, like_background = gather(mined.inconsistent_action), gather(mined.inconsistent_background)
-    mean = {name: snippets.mean(dim=1) for name, snippets in
-            (('CA', action), ('CB', background), ('IA', like_action), ('IB', like_background))}
-    return (info_nce(mean['IA'], mean['CA'], background) + info_nce(mean['IB'], mean['CB'], action)
-            + info_nce(mean['CA'], mean['IA'], background) + info_nce(mean['CB'], mean['IB'], action))
+    loss = 0
+    for consistent, inconsistent, negatives in ((action, like_action, background_negatives),
+                                                (background, like_background, action_negatives)):
+        positive = (consistent * inconsistent).sum(dim=1, keepdim=True)                   # (N, 1)
+        for query in (inconsistent, consistent):
+            logits = torch.cat([positive, torch.einsum('nh,nkh->nk', query, negatives)], dim=1) / TEMPERATURE
+            loss = loss + (torch.logsumexp(logits, dim=1) - logits[:, 0]).mean()
+    return loss
 
 
 def aicl_losses(outputs, mined, labels: Tensor, pseudo_targets: Tensor, weights: LossWeights, q: float = 0.7) -> Losses:

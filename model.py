@@ -35,19 +35,20 @@ class Mined(NamedTuple):
     inconsistent_background: Tensor
 
 
-def temporal_convolution(features: Tensor, weights: Tensor) -> Tensor:
-    """Convolution over time, kernel 3, zero padding, no bias, as three shifted matrix products.
+def temporal_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolution over time, kernel 3, zero padding, as three shifted matrix products.
 
-    features (N, T, D), weights (3, D, H) -> (N, T, H). The zero rows between the videos of the padded batch let
-    one product run over all videos at once; the two rows a video that mix neighbours are cut off at the end.
+    features (N, T, D), weight (H, D, 3), bias (H,) -> (N, T, H). Zero rows between the videos of the padded batch let one
+    product run over all of them; the two rows a video that mix neighbours are cut off. Faster than Conv1d on a CPU.
     """
     num_videos, length, width = features.shape
     rows = num_videos * (length + 2)
     padded = features.new_zeros(rows + 2, width)
     padded[:rows].unflatten(0, (num_videos, length + 2))[:, 1:-1] = features
-    out = padded[:rows] @ weights[0]
-    out = torch.addmm(out, padded[1:rows + 1], weights[1])
-    out = torch.addmm(out, padded[2:], weights[2])
+    first, middle, last = weight.permute(2, 1, 0).contiguous()    # (D, H) each
+    out = torch.addmm(bias, padded[:rows], first)
+    out.addmm_(padded[1:rows + 1], middle)
+    out.addmm_(padded[2:], last)
     return out.unflatten(0, (num_videos, length + 2))[:, :length]
 
 
@@ -67,19 +68,18 @@ class ActionnessModule(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """features (N, T, M D) -> embedding (N, T, H), CAS (N, T, C), and embeddings and attentions (N, T) by modality."""
-        base = self.base_module[0]
-        hidden = base.out_channels
-        joint, embeddings, attentions = base.bias, {}, {}
+        base, hidden, embeddings, attentions = self.base_module[0], 0, {}, {}
         for i, modality in enumerate(self.modalities):
-            own, columns = getattr(self, f'action_module_{modality}')[0], slice(i * self.feature_dim, (i + 1) * self.feature_dim)
+            columns = slice(i * self.feature_dim, (i + 1) * self.feature_dim)
+            own, attention = getattr(self, f'action_module_{modality}')[0], getattr(self, f'cls_{modality}')
             # The modality's share of the class-aware embedding and its own embedding read the same input: one product.
-            weights = torch.cat([base.weight[:, columns], own.weight]).permute(2, 1, 0)       # (3, D, 2H)
-            both = temporal_convolution(features[..., columns], weights.contiguous())         # (N, T, 2H)
-            joint = joint + both[..., :hidden]
-            embeddings[modality] = F.relu(both[..., hidden:] + own.bias)
-            attention = getattr(self, f'cls_{modality}')
+            both = temporal_convolution(features[..., columns], torch.cat([base.weight[:, columns], own.weight]),
+                                        torch.cat([base.bias / len(self.modalities), own.bias]))
+            share, own_hidden = both.chunk(2, dim=-1)
+            hidden = hidden + share
+            embeddings[modality] = F.relu(own_hidden)
             attentions[modality] = torch.sigmoid(pointwise(embeddings[modality], attention)).squeeze(-1)
-        embedding = F.relu(joint)
+        embedding = F.relu(hidden)
         return embedding, pointwise(embedding, self.cls[0]), embeddings, attentions
 
 
