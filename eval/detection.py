@@ -211,14 +211,14 @@ def scored_subset(truth: GroundTruth, videos: Sequence[str], subset: str | None 
         listed = match_videos(videos, truth.videos)
         held = Counter(subsets[listed[listed >= 0]]) or Counter(subsets[annotated])
         if len(held) > 1:
-            names = ' and '.join(f'{quote(name)} ({number} videos)' for name, number in sorted(held.items()))
+            names = ' and '.join(f'{quote(name)} ({number} videos)' for name, number in held.most_common(5))
             problem = ('the predicted videos lie in several subsets of the ground truth' if (listed >= 0).any() else
                        'the ground truth lists none of the predicted videos, and has several subsets')
             raise InputError(f'{problem}, {names}: name the one to score with --subset')
         subset = next(iter(held), '')
     keep = annotated & (subsets == subset_name(subset))
     if not keep.any():
-        names = ', '.join(map(quote, sorted({*subsets[annotated]}))) or 'none'
+        names = ', '.join(quote(name) for name, _ in Counter(subsets[annotated]).most_common(5)) or 'none'
         raise InputError(f'no video of the subset {quote(subset)} is annotated; subsets with annotated videos: {names}')
     return select_videos(truth, keep)
 
@@ -289,17 +289,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scores = evaluate(truth, detections, args.tiou)
         for line in warnings(scores):
             print(f'warning: {line}', file=sys.stderr)
-        print(f'subset {truth.subsets[0]!a}:', format_table(scores), flush=True)
         if args.output:
             write_json(args.output, to_json(scores))
+        print(f'subset {truth.subsets[0]!a}:', format_table(scores), flush=True)
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever reads, as `| head`, has enough; nothing is left to flush at the exit
+    except OSError as error:  # a full disk, or a reader who has left; what waits to be flushed at the exit goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        print(f'error: the table cannot be written to standard output: {error.strerror}', file=sys.stderr)
+        return 2
     return 0
 
 

@@ -1,0 +1,426 @@
+"""mAP: against a slow and obvious implementation of the definition, against published numbers, and as a command."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import eval.detection
+from eval.detection import (average_precision, averages, check_tiou, evaluate, format_table, main, match, scored_subset,
+                            temporal_iou, to_json, warnings)
+from eval.files import Detections, GroundTruth, InputError, read_detections, read_ground_truth, select_videos
+
+ROOT = Path(__file__).resolve().parents[1]
+ACTIVITYNET = [i / 20 for i in range(10, 20)]
+
+
+def truth_of(*instances: tuple[str, str, float, float], subset: str = 'testing') -> GroundTruth:
+    """A ground truth from rows of video, label, start, end."""
+    videos, labels = sorted({row[0] for row in instances}), sorted({row[1] for row in instances})
+    return GroundTruth(videos, [subset] * len(videos), np.full(len(videos), np.nan), labels,
+                       np.array([videos.index(row[0]) for row in instances], np.int64),
+                       np.array([labels.index(row[1]) for row in instances], np.int64),
+                       np.array([row[2:] for row in instances], float).reshape(-1, 2))
+
+
+def detections_of(*rows: tuple[str, str, float, float, float]) -> Detections:
+    """Detections from rows of video, label, start, end, score."""
+    videos, labels = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
+    return Detections(videos, labels, np.array([videos.index(row[0]) for row in rows], np.int64),
+                      np.array([labels.index(row[1]) for row in rows], np.int64),
+                      np.array([row[2:4] for row in rows], float).reshape(-1, 2), np.array([row[4] for row in rows], float))
+
+
+def slow_iou(a: list[float], b: list[float]) -> float:
+    intersection = max(0., min(a[1], b[1]) - max(a[0], b[0]))
+    union = (a[1] - a[0]) + (b[1] - b[0]) - intersection
+    return intersection / union if union > 0 else 0.
+
+
+def slow_average_precision(hits: list[bool], positives: int) -> float:
+    """The area under the precision envelope, point by point."""
+    found, points = 0, []
+    for rank, hit in enumerate(hits, start=1):
+        found += hit
+        points.append((found / positives, found / rank))
+    area, recall = 0., 0.
+    for i, (reached, _) in enumerate(points):
+        area += (reached - recall) * max(precision for _, precision in points[i:])
+        recall = reached
+    return area
+
+
+def slow_ap(truth: GroundTruth, detections: Detections, tiou: list[float]) -> np.ndarray:
+    """The definition, one prediction after the other; equal tIoUs in the order of the reference's sort."""
+    ap = []
+    for label in sorted({truth.labels[i] for i in truth.label}):
+        rows = [i for i in range(len(detections.scores)) if detections.labels[detections.label[i]] == label]
+        rows.sort(key=lambda i: -detections.scores[i])
+        positives = sum(truth.labels[i] == label for i in truth.label)
+        ranked = []  # of each prediction the instances of its video and class with their tIoU, best first
+        for row in rows:
+            video = detections.videos[detections.video[row]]
+            own = [i for i in range(len(truth.label))
+                   if truth.videos[truth.video[i]] == video and truth.labels[truth.label[i]] == label]
+            overlaps = np.array([slow_iou(detections.segments[row].tolist(), truth.segments[i].tolist()) for i in own])
+            ranked.append([(own[i], overlaps[i]) for i in overlaps.argsort()[::-1]])
+        ap.append([])
+        for threshold in tiou:
+            taken, hits = set(), []
+            for candidates in ranked:
+                free = [i for i, overlap in candidates if overlap >= threshold and i not in taken]
+                taken.update(free[:1])
+                hits.append(bool(free))
+            ap[-1].append(slow_average_precision(hits, positives))
+    return np.array(ap)
+
+
+@st.composite
+def scenes(draw) -> tuple[GroundTruth, Detections]:
+    """A small crowded world: times on a coarse grid, few scores, segments of no or negative length, unknown names."""
+    rng = np.random.default_rng(draw(st.integers(0, 2 ** 32)))
+    num_videos, num_labels, grid = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([3, 8, 40]))
+    num_instances, num_rows = draw(st.integers(1, 40)), draw(st.integers(0, 60))
+
+    def rows(number: int, extra: int) -> list[tuple]:
+        names = [f'{kind}{i}' for kind, top in (('video', num_videos), ('label', num_labels))
+                 for i in rng.integers(top + extra, size=number)]
+        times = rng.integers(grid, size=(number, 2)) / 4
+        ordered = np.where(rng.random((number, 1)) < 0.8, np.sort(times), times)
+        return [(names[i], names[number + i], *ordered[i]) for i in range(number)]
+
+    scored = [(*row, score) for row, score in zip(rows(num_rows, 1), rng.integers(4, size=num_rows) / 3)]
+    return truth_of(*rows(num_instances, 0)), detections_of(*scored)
+
+
+@settings(deadline=None)
+@given(scenes(), st.lists(st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 0.75, 1.0]), min_size=1, max_size=4, unique=True))
+def test_any_scene_as_the_definition_says(scene, tiou):
+    truth, detections = scene
+    scores = evaluate(truth, detections, tiou)
+    assert scores.ap.shape == (len(scores.labels), len(tiou))
+    np.testing.assert_allclose(scores.ap, slow_ap(truth, detections, tiou), rtol=0, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=30)
+@given(scenes(), st.integers(1, 50))
+def test_blocks_change_nothing(scene, block):
+    truth, detections = scene
+    whole = match(truth, detections, [0.1, 0.5]).instance
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eval.detection, 'BLOCK', block)
+        np.testing.assert_array_equal(match(truth, detections, [0.1, 0.5]).instance, whole)
+
+
+@settings(deadline=None, max_examples=50)
+@given(scenes())
+def test_what_a_match_says(scene):
+    truth, detections = scene
+    matches = match(truth, detections, [0.3, 0.6])
+    counted = matches.order
+    assert sorted(counted) == [i for i, name in enumerate(detections.labels[i] for i in detections.label)
+                               if name in {truth.labels[i] for i in truth.label}]
+    keys = [(matches.label[i], -detections.scores[i], i) for i in counted]
+    assert keys == sorted(keys)
+    for threshold, instance in zip([0.3, 0.6], matches.instance):
+        taken = instance[instance >= 0]
+        assert len(set(taken)) == len(taken)
+        for place in np.flatnonzero(instance >= 0):
+            row, own = counted[place], instance[place]
+            assert truth.videos[truth.video[own]] == detections.videos[detections.video[row]]
+            assert truth.labels[truth.label[own]] == detections.labels[detections.label[row]]
+            assert slow_iou(detections.segments[row], truth.segments[own]) >= threshold
+
+
+def test_average_precision_by_hand():
+    # Four instances; hits at ranks 1, 3, 4: precision 1, 2/3, 3/4, whose envelope is 1, 3/4, 3/4.
+    hits = np.array([[True, False, True, True, False], [False] * 5])
+    np.testing.assert_allclose(average_precision(hits, 4), [(1 + 0.75 + 0.75) / 4, 0], atol=1e-15)
+    assert average_precision(np.zeros((2, 0), bool), 3).tolist() == [0, 0]
+
+
+def test_tiou_by_hand():
+    segments = np.array([[0, 10], [5, 15], [10, 20], [0, 0], [7, 3], [2, 4]], float)
+    np.testing.assert_allclose(temporal_iou(segments[0], segments), [1, 1 / 3, 0, 0, 0, 0.2])
+    assert not temporal_iou(segments[3:5, None], segments).any()
+
+
+def test_a_prediction_goes_on_to_its_second_best():
+    truth = truth_of(('v', 'a', 0, 10), ('v', 'a', 4, 14))
+    rows = [('v', 'a', 0, 10, 0.9), ('v', 'a', 1, 11, 0.8)]  # the second overlaps the first instance more: 9/11 to 7/13
+    assert match(truth, detections_of(*rows), [0.5, 0.6]).instance.tolist() == [[0, 1], [0, -1]]
+    assert evaluate(truth, detections_of(*rows), [0.5, 0.6]).ap.tolist() == [[1, 0.5]]
+
+
+def test_a_prediction_that_is_ousted_asks_again():
+    # In the order of the scores: the first takes the middle instance, and every one after it moves on by one.
+    truth = truth_of(*(('v', 'a', 10 * i, 10 * i + 12) for i in range(6)))
+    rows = [('v', 'a', 10 * i + shift, 10 * i + 12 + shift, 1 - 0.1 * i)
+            for i, shift in ((0, 0), (0, 2), (1, 2), (2, 2), (3, 2))]
+    np.testing.assert_allclose(evaluate(truth, detections_of(*rows), [0.01]).ap, slow_ap(truth, detections_of(*rows), [0.01]))
+
+
+def test_equal_scores_keep_the_order_of_the_file():
+    truth = truth_of(('u', 'a', 0, 1), ('v', 'a', 0, 1))
+    hit, miss = ('v', 'a', 0, 1, 0.5), ('u', 'a', 5, 6, 0.5)
+    assert evaluate(truth, detections_of(hit, miss), [0.5]).average == 0.5
+    assert evaluate(truth, detections_of(miss, hit), [0.5]).average == 0.25
+
+
+def test_a_tiou_at_the_threshold_is_enough():
+    scores = evaluate(truth_of(('v', 'a', 0, 3)), detections_of(('v', 'a', 0, 1.5, 1)), [0.5, 0.50001])
+    assert scores.ap.tolist() == [[1, 0]]
+
+
+def test_classes_without_predictions_count_and_classes_without_instances_do_not():
+    truth = truth_of(('v', 'a', 0, 1), ('v', 'b', 0, 1), ('w', 'c', 0, 1))
+    truth = select_videos(truth, np.array([True, False]))
+    scores = evaluate(truth, detections_of(('v', 'a', 0, 1, 1), ('v', 'c', 0, 1, 1)), [0.5])
+    assert (scores.labels, scores.ap.tolist(), scores.average) == (['a', 'b'], [[1], [0]], 0.5)
+    assert (scores.unknown_labels, scores.predictions_of_unknown_labels) == (1, 1)
+
+
+def test_unknown_videos_are_false_positives_and_unknown_labels_change_nothing():
+    truth = truth_of(('v', 'a', 0, 1), ('w', 'a', 0, 1))
+    known = [('v', 'a', 0, 1, 0.5)]
+    stray = [('x', 'a', 0, 1, 0.9), ('y', 'a', 0, 1, 0.9), ('y', 'a', 3, 4, 0.9)]
+    other = [('v', 'z', 0, 1, 0.9), ('v', 'zz', 0, 1, 0.9)]
+    assert evaluate(truth, detections_of(*known), [0.5]).average == 0.5
+    assert evaluate(truth, detections_of(*known, *other), [0.5]).average == 0.5
+    scores = evaluate(truth, detections_of(*known, *stray, *other), [0.5])
+    assert scores.average == 0.125  # rank 4 of 4, one of two instances
+    assert (scores.num_videos, scores.num_instances, scores.num_predictions) == (2, 2, 6)
+    assert (scores.videos_without_prediction, scores.unknown_videos, scores.predictions_in_unknown_videos) == (1, 2, 3)
+    assert (scores.unknown_labels, scores.predictions_of_unknown_labels) == (2, 2)
+    assert [line[:6] for line in warnings(scores)] == ['3 of 6', '2 of 6']
+    assert not warnings(evaluate(truth, detections_of(*known), [0.5]))
+
+
+def test_a_video_has_one_id_whatever_its_spelling():
+    truth = truth_of(('v_UmAH95xls', 'a', 0, 1), ('abc', 'a', 0, 1))
+    rows = [('v_v_UmAH95xls', 'a', 0, 1, 1), ('v_abc', 'a', 0, 1, 1)]
+    assert evaluate(truth, detections_of(*rows), [0.5]).average == 1
+    assert evaluate(truth, detections_of(('UmAH95xls', 'a', 0, 1, 1), rows[1]), [0.5]).average == 1
+
+
+@pytest.mark.parametrize('tiou', [[], [0], [-0.1], [1.1], [float('nan')], [float('inf')], [0.5, 0.5]])
+def test_bad_thresholds(tiou):
+    with pytest.raises(InputError, match='tIoU'):
+        check_tiou(tiou)
+
+
+def test_nothing_to_score():
+    with pytest.raises(InputError, match='nothing to score'):
+        evaluate(truth_of(), detections_of(), [0.5])
+
+
+def test_scored_subset():
+    train, test = truth_of(('a', 'x', 0, 1), subset='training'), truth_of(('b', 'x', 0, 1), ('c', 'x', 0, 1))
+    both = GroundTruth([*train.videos, *test.videos, 'bare'], [*train.subsets, *test.subsets, 'testing'],
+                       np.full(4, np.nan), ['x'], np.array([0, 1, 2]), np.zeros(3, np.int64), np.tile([0., 1], (3, 1)))
+    assert scored_subset(both, ['v_b']).videos == ['b', 'c']
+    assert scored_subset(both, ['bare', 'unknown']).videos == ['b', 'c']
+    assert scored_subset(both, ['b'], ' Train ').videos == ['a']
+    with pytest.raises(InputError, match="several subsets.*'testing' .2 videos. and 'training' .1 videos."):
+        scored_subset(both, ['a', 'b', 'c'])
+    with pytest.raises(InputError, match='none of the predicted videos'):
+        scored_subset(both, ['unknown'])
+    with pytest.raises(InputError, match="subset 'val' is annotated.*'testing', 'training'"):
+        scored_subset(both, ['a'], 'val')
+    assert scored_subset(test, ['unknown']).videos == ['b', 'c']  # there is but one
+
+
+def test_table_and_averages():
+    truth, perfect = truth_of(('v', 'a', 0, 1)), detections_of(('v', 'a', 0, 1, 1))
+    tiou = [i / 10 for i in range(1, 8)]
+    scores = evaluate(truth, perfect, tiou)._replace(ap=np.array([tiou]))
+    assert averages(scores) == pytest.approx({'0.1:0.5': 0.3, '0.3:0.7': 0.5, '0.1:0.7': 0.4})
+    table = format_table(scores).splitlines()
+    assert table[1].split() == ['tIoU', '0.1', '0.2', '0.3', '0.4', '0.5', '0.6', '0.7']
+    assert table[2].split() == ['mAP', '(%)', '10.00', '20.00', '30.00', '40.00', '50.00', '60.00', '70.00']
+    assert table[3].split() == ['average', '0.1:0.5', '30.00', '0.3:0.7', '50.00', '0.1:0.7', '40.00']
+    scores = evaluate(truth, perfect, ACTIVITYNET)
+    assert averages(scores) == {'0.5:0.95': 1.0}
+    assert max(map(len, format_table(scores).splitlines())) <= 80
+    assert averages(evaluate(truth, perfect, [0.5, 0.75])) == {'all': 1.0}
+
+
+# The numbers of published files
+
+
+@pytest.mark.parametrize(('name', 'mean_ap', 'average'), [
+    ('gt.json', [0.73236012, 0.68024299, 0.57946204, 0.48824059, 0.36685992, 0.24994267, 0.14807955], 0.46359827),
+    ('gt_212.json', None, 0.45775983)])
+def test_the_released_detections(shared, name, mean_ap, average, tmp_path):
+    """The reference's numbers. Those at 0.1 and 0.2 also hang on the order in which numpy's sort leaves equal tIoUs."""
+    folder, output = shared / 'data' / 'thumos14', tmp_path / 'results.json'
+    assert main([str(folder / name), str(folder / 'released_detections.json'), '--output', str(output)]) == 0
+    results = json.loads(output.read_text())
+    assert list(results['mAP']) == ['0.1', '0.2', '0.3', '0.4', '0.5', '0.6', '0.7']
+    if mean_ap:
+        np.testing.assert_allclose(list(results['mAP'].values()), mean_ap, rtol=0, atol=1e-6)
+    assert results['average_mAP'] == pytest.approx(average, abs=1e-6)
+    assert len(results['AP']) == 20 and results['num_predictions'] == 36195
+    assert results['num_videos'] == (212 if '212' in name else 210)
+
+
+def test_the_released_detections_against_the_definition(shared):
+    """Two crowded classes, prediction by prediction."""
+    truth = read_ground_truth(shared / 'data' / 'thumos14' / 'gt.json')
+    detections = read_detections(shared / 'data' / 'thumos14' / 'released_detections.json')
+    truth = scored_subset(truth, detections.videos)
+    for name in 'CricketShot', 'TennisSwing':
+        one = truth.label == truth.labels.index(name)
+        part = truth._replace(video=truth.video[one], label=truth.label[one], segments=truth.segments[one])
+        rows = detections.label == detections.labels.index(name)
+        found = detections._replace(video=detections.video[rows], label=detections.label[rows],
+                                    segments=detections.segments[rows], scores=detections.scores[rows])
+        np.testing.assert_allclose(evaluate(part, found, [0.1, 0.5]).ap, slow_ap(part, found, [0.1, 0.5]), rtol=0, atol=1e-12)
+
+
+@pytest.fixture(params=['1.2', '1.3'])
+def validation(request, shared) -> GroundTruth:
+    truth = read_ground_truth(shared / 'data' / f'activitynet{request.param}' / 'gt.json')
+    assert truth.labels == sorted(truth.labels) and len(truth.labels) == {'1.2': 100, '1.3': 200}[request.param]
+    truth = scored_subset(truth, [], 'validation')
+    assert (len(truth.videos), len(truth.label)) == {'1.2': (2383, 3582), '1.3': (4926, 7654)}[request.param]
+    return truth
+
+
+def as_detections(truth: GroundTruth, rows: np.ndarray | slice = slice(None), shift: float = 0) -> Detections:
+    """Instances as predictions of score 1, moved by so many times their length."""
+    segments = truth.segments[rows]
+    return Detections(truth.videos, truth.labels, truth.video[rows], truth.label[rows],
+                      segments + shift * np.diff(segments), np.ones(len(segments)))
+
+
+def without(truth: GroundTruth, rows: np.ndarray) -> GroundTruth:
+    return truth._replace(video=truth.video[~rows], label=truth.label[~rows], segments=truth.segments[~rows])
+
+
+def test_activitynet_scores_itself_with_one(validation):
+    rows = set(zip(validation.video, validation.label, map(tuple, validation.segments)))
+    assert len(rows) < len(validation.label)  # exact duplicates are among them
+    tidy = without(validation, validation.segments[:, 1] <= validation.segments[:, 0])
+    assert len(tidy.label) < len(validation.label)
+    assert (evaluate(tidy, as_detections(tidy), ACTIVITYNET).ap == 1).all()
+
+
+def test_what_instances_of_no_length_cost(validation):
+    """They cannot be matched: never found, and as predictions false positives at their place in the file."""
+    empty = validation.segments[:, 1] <= validation.segments[:, 0]
+    found, both = (evaluate(validation, as_detections(validation, rows), ACTIVITYNET) for rows in (~empty, slice(None)))
+    for c, label in enumerate(found.labels):
+        own = validation.label == validation.labels.index(label)
+        np.testing.assert_allclose(found.ap[c], 1 - empty[own].sum() / own.sum(), rtol=0, atol=1e-12)
+        expected = slow_average_precision((~empty[own]).tolist(), own.sum())
+        np.testing.assert_allclose(both.ap[c], expected, rtol=0, atol=1e-12)
+    assert both.average < found.average < 1
+
+
+def test_activitynet_shifted_by_half_a_length(validation):
+    """Alone in its video, a segment shifted by half its length has tIoU 1/3; with neighbours, what the definition says."""
+    scores = evaluate(validation, as_detections(validation, shift=0.5), [0.3, 0.35, 0.5])
+    few = np.bincount(validation.video)
+    np.testing.assert_allclose(scores.ap, fast_enough_ap(validation, 0.5, [0.3, 0.35, 0.5]), rtol=0, atol=1e-12)
+    assert (few == 1).sum() > len(few) / 2 and scores.mean_ap[0] > 0.8 > 0.2 > scores.mean_ap[1] > scores.mean_ap[2]
+
+
+def fast_enough_ap(truth: GroundTruth, shift: float, tiou: list[float]) -> np.ndarray:
+    """The definition for predictions that are the shifted instances in the file's order, with equal scores."""
+    by_group: dict[tuple[int, int], list[int]] = {}
+    for i, group in enumerate(zip(truth.video.tolist(), truth.label.tolist())):
+        by_group.setdefault(group, []).append(i)
+    segments = truth.segments.tolist()
+    hits = {threshold: [False] * len(segments) for threshold in tiou}
+    for own in by_group.values():
+        for threshold in tiou:
+            taken = set()
+            for row in own:
+                start, end = segments[row]
+                moved = [start + shift * (end - start), end + shift * (end - start)]
+                overlaps = np.array([slow_iou(moved, segments[i]) for i in own])
+                free = [own[i] for i in overlaps.argsort()[::-1] if overlaps[i] >= threshold and own[i] not in taken]
+                taken.update(free[:1])
+                hits[threshold][row] = bool(free)
+    return np.array([[slow_average_precision([hits[threshold][i] for i in np.flatnonzero(truth.label == label)],
+                                             (truth.label == label).sum()) for threshold in tiou]
+                     for label in np.unique(truth.label)])
+
+
+# The command
+
+
+@pytest.fixture
+def files(tmp_path) -> tuple[str, str]:
+    """A ground truth of two subsets, and detections of the test videos."""
+    database = {'a': {'subset': 'Test', 'annotations': [{'label': 'x', 'segment': ['0', '1']}]},
+                'b': {'subset': 'test', 'annotations': [{'label': 'y', 'segment': [0, 1]}]},
+                'c': {'subset': 'train', 'annotations': [{'label': 'y', 'segment': [0, 1]}]}}
+    results = {'a': [{'label': 'x', 'score300': 1, 'segment': [0, 0.6]}]}
+    (tmp_path / 'gt.json').write_text(json.dumps({'database': database}))
+    (tmp_path / 'detections.json').write_text(json.dumps({'results': results}))
+    return str(tmp_path / 'gt.json'), str(tmp_path / 'detections.json')
+
+
+def test_the_command(files, tmp_path, capsys):
+    output = tmp_path / 'results.json'
+    assert main([*files, '--tiou', '0.5', '0.65', '--output', str(output)]) == 0
+    out, err = capsys.readouterr()
+    assert "subset 'testing': 2 videos (1 without a prediction), 2 instances, 1 predictions" in out and not err
+    assert '50.00' in out
+    assert json.loads(output.read_text()) == {
+        'average_mAP': 0.25, 'mAP': {'0.5': 0.5, '0.65': 0}, 'AP': {'x': {'0.5': 1, '0.65': 0}, 'y': {'0.5': 0, '0.65': 0}},
+        'num_videos': 2, 'num_predictions': 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['detections.json', 'gt.json', 'results.json']
+
+
+def test_the_command_scores_another_subset_and_warns(files, capsys):
+    assert main([*files, '--subset', 'Training']) == 0
+    out, err = capsys.readouterr()
+    assert "subset 'training': 1 videos (1 without" in out
+    assert err.count('\n') == 2 and all(line.startswith('warning: 1 of 1 predictions') for line in err.splitlines())
+
+
+@pytest.mark.parametrize(('extra', 'words'), [
+    (['--tiou', '0'], 'above 0'), (['--tiou', 'nan'], 'above 0'), (['--tiou', 'x'], "invalid float value: 'x'"),
+    (['--tiou', '0.5', '0.50'], 'twice'), (['--subset', 'none such'], "'none such'"), (['--frobnicate'], '--frobnicate'),
+    (['--output', '{tmp}'], 'Is a directory'), (['--output', '{tmp}/none/results.json'], 'No such file')])
+def test_bad_usage_is_one_line_and_status_2(files, tmp_path, capsys, extra, words):
+    try:
+        status = main([*files, *(word.replace('{tmp}', str(tmp_path)) for word in extra)])
+    except SystemExit as leave:
+        status = leave.code
+    out, err = capsys.readouterr()
+    assert status == 2 and not out
+    assert err.startswith('error: ') and words in err and err.count('\n') == 1
+
+
+def test_predictions_in_two_subsets(files, tmp_path, capsys):
+    path = tmp_path / 'both.json'
+    path.write_text(json.dumps({'results': {'a': [], 'c': []}}))
+    assert main([files[0], str(path)]) == 2
+    err = capsys.readouterr().err
+    assert "'testing'" in err and "'training'" in err and '--subset' in err and err.count('\n') == 1
+
+
+def test_the_files_in_the_wrong_order(files, capsys):
+    assert main([files[1], files[0]]) == 2
+    assert 'not a file of ground truth' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('line', ['({command}) > /dev/full', '(sleep 0.1; {command}) | true'])
+def test_a_full_disk_and_a_reader_who_leaves_give_no_traceback(files, line):
+    command = f'{sys.executable} -m eval.detection {" ".join(files)}'
+    done = subprocess.run(['bash', '-c', line.format(command=command)], cwd=ROOT, text=True, capture_output=True)
+    assert done.stderr.startswith('error: the table') and done.stderr.count('\n') == 1, done.stderr
+
+
+def test_scoring_imports_no_heavy_library():
+    code = 'import sys, eval.detection; print(*{"torch", "pandas", "scipy", "matplotlib", "tqdm"} & set(sys.modules))'
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert not done.stdout.strip()
