@@ -1,0 +1,299 @@
+"""The files of the field: what is read, what is refused and with which words, and what is written."""
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eval.files import (Detections, InputError, match_videos, quote, read_detections, read_ground_truth, read_json,
+                        select_videos, subset_name, write_detections, write_json, write_text)
+
+ROW = {'label': 'x', 'segment': [0, 1], 'score': 0.5}
+
+
+def written(folder, content) -> str:
+    """The path of a file with these bytes, this text, or this value as JSON."""
+    path = folder / 'file.json'
+    if not isinstance(content, bytes):
+        content = (content if isinstance(content, str) else json.dumps(content)).encode()
+    path.write_bytes(content)
+    return str(path)
+
+
+def truth_file(folder, annotations) -> str:
+    return written(folder, {'database': {'fine': {'annotations': [ROW, ROW]}, 'odd': {'annotations': annotations}}})
+
+
+def test_ground_truth(tmp_path):
+    rows = [{'label': label, 'segment': segment} for label, segment in
+            (('b', ['0.5', 2]), ('a', [3, 3]), ('b', [5.5, ' 4 ']))]
+    truth = read_ground_truth(written(tmp_path, {'version': 1, 'database': {
+        'u': {'subset': 'Validation', 'duration': 9, 'annotations': rows, 'url': None},
+        'bare': {'subset': 'test', 'duration': -1}, 'null': {'annotations': None, 'duration': None},
+        'w': {'subset': 'Wild', 'duration': '7.5', 'annotations': [{'label': 'a', 'segment': [0, 1]}]}}}))
+    assert truth.videos == ['u', 'bare', 'null', 'w'] and truth.labels == ['a', 'b']
+    assert truth.subsets == ['validation', 'testing', '', 'wild']
+    np.testing.assert_array_equal(truth.durations, [9, np.nan, np.nan, 7.5])
+    assert (truth.video.tolist(), truth.label.tolist()) == ([0, 0, 0, 3], [1, 0, 1, 0])
+    assert truth.segments.tolist() == [[0.5, 2], [3, 3], [5.5, 4], [0, 1]] and truth.segments.dtype == np.float64
+
+    some = select_videos(truth, np.array([False, True, False, True]))
+    assert (some.videos, some.subsets, some.labels) == (['bare', 'w'], ['testing', 'wild'], ['a', 'b'])
+    assert (some.video.tolist(), some.label.tolist(), some.segments.tolist()) == ([1], [0], [[0, 1]])
+
+
+@pytest.mark.parametrize(('name', 'spellings'), [
+    ('training', ['train', 'Train', 'training', 'TRAINING', ' train']), ('testing', ['test', 'Test', 'testing']),
+    ('validation', ['val', 'Val', 'validation', 'Validation']), ('trainval', ['TrainVal']), ('', [''])])
+def test_subset_names(name, spellings):
+    assert {subset_name(spelling) for spelling in spellings} == {name}
+
+
+def test_detections_there_and_back(tmp_path):
+    path = written(tmp_path, {'results': {'v': [{'label': 'b', 'score': 0.25, 'segment': [0, 1.5]},
+                                                {'label': 'a', 'score300': 1, 'segment': ['2', 3]}],
+                                          'none': [], 'w': [{'label': 'b', 'score': -2, 'segment': [4, 3]}]}})
+    detections = read_detections(path)
+    assert (detections.videos, detections.labels) == (['v', 'none', 'w'], ['a', 'b'])
+    assert (detections.video.tolist(), detections.label.tolist()) == ([0, 0, 2], [1, 0, 1])
+    assert (detections.scores.tolist(), detections.segments.tolist()) == ([0.25, 1, -2], [[0, 1.5], [2, 3], [4, 3]])
+
+    write_detections(path, detections)
+    assert all(np.array_equal(a, b) for a, b in zip(read_detections(path), detections))
+    content = json.loads((tmp_path / 'file.json').read_text())
+    assert set(content) == {'version', 'results', 'external_data'}
+    assert content['results']['v'][1] == {'label': 'a', 'score': 1, 'segment': [2, 3]}
+    assert content['results']['none'] == []
+
+
+@pytest.mark.parametrize('content', [{}, {'u': []}])
+def test_files_without_rows(tmp_path, content):
+    detections = read_detections(written(tmp_path, {'results': content}))
+    assert detections.segments.shape == (0, 2) and detections.scores.shape == (0,)
+    truth = read_ground_truth(written(tmp_path, {'database': {video: {} for video in content}}))
+    assert truth.segments.shape == (0, 2) and truth.videos == list(content)
+    assert not select_videos(truth, np.zeros(len(content), bool)).videos
+
+
+def test_one_id_whatever_its_spelling():
+    known = ['abc', 'v_UmAH95xls', 'v_def']
+    names = ['v_abc', 'v_UmAH95xls', 'UmAH95xls', 'v_v_UmAH95xls', 'def', 'v_def', 'xyz']
+    assert match_videos(names, known).tolist() == [0, 1, 1, 1, 2, 2, -1]
+    assert match_videos([], known).dtype == np.int64
+    assert match_videos(['v_a', 'a'], ['a', 'v_a']).tolist() == [1, 0]  # the exact spelling comes first
+
+
+BAD_ROWS = {  # what is wrong: the words that say so
+    '"fast"': 'must be an object', 'null': 'must be an object', '[]': 'must be an object',
+    '{"segment": [0, 1]}': '"label"', '{"label": 3, "segment": [0, 1]}': '"label"',
+    '{"label": null, "segment": [0, 1]}': '"label"', '{"label": ["x"], "segment": [0, 1]}': '"label"',
+    '{"label": "x"}': '"segment"', '{"label": "x", "segment": null}': '"segment"',
+    '{"label": "x", "segment": "12"}': '"segment"',
+    '{"label": "x", "segment": {"0": 1, "1": 2}}': '"segment"', '{"label": "x", "segment": [0]}': '"segment"',
+    '{"label": "x", "segment": [0, 1, 2]}': '"segment"', '{"label": "x", "segment": [0, null]}': 'finite',
+    '{"label": "x", "segment": [0, true]}': 'finite', '{"label": "x", "segment": [0, "soon"]}': 'finite',
+    '{"label": "x", "segment": [0, ""]}': 'finite', '{"label": "x", "segment": [0, [1]]}': 'finite',
+    '{"label": "x", "segment": [NaN, 1]}': 'finite', '{"label": "x", "segment": [0, Infinity]}': 'finite',
+    '{"label": "x", "segment": [0, "nan"]}': 'finite', '{"label": "x", "segment": [0, 1e400]}': 'finite',
+    '{"label": "x", "segment": [-1e13, 1]}': 'finite', '{"label": "x", "segment": [0, 1%s]}' % ('0' * 400): 'finite',
+}
+
+
+def message(read, path: str) -> str:
+    """What the reader says; one line of a sensible length, whatever the file holds."""
+    with pytest.raises(InputError) as caught:
+        read(path)
+    text = str(caught.value)
+    assert text.startswith(path) and text.isprintable() and len(text) < len(path) + 300, text
+    return text
+
+
+@pytest.mark.parametrize('row', BAD_ROWS)
+def test_bad_rows(tmp_path, row):
+    good = json.dumps(ROW)
+    text = f'{{"database": {{"fine": {{"annotations": [{good}]}}, "odd": {{"annotations": [{good}, {row}, {good}]}}}}}}'
+    said = message(read_ground_truth, written(tmp_path, text))
+    assert "video 'odd', annotation 2" in said and BAD_ROWS[row] in said
+    text = f'{{"results": {{"fine": [{good}], "odd": [{good}, {row}, {good}]}}}}'
+    said = message(read_detections, written(tmp_path, text))
+    assert "video 'odd', detection 2" in said and BAD_ROWS[row] in said
+
+
+@pytest.mark.parametrize('score', ['null', 'true', '""', '"high"', 'NaN', '-Infinity', '[1]', '1e999', '9' * 400])
+def test_bad_scores(tmp_path, score):
+    text = f'{{"results": {{"odd": [{{"label": "x", "segment": [0, 1], "score": {score}}}]}}}}'
+    assert "video 'odd', detection 1: needs a \"score\"" in message(read_detections, written(tmp_path, text))
+
+
+@pytest.mark.parametrize(('entry', 'words'), [
+    ([], 'must be an object'), (None, 'must be an object'), ('x', 'must be an object'), ({'subset': 3}, '"subset"'),
+    ({'subset': ['test']}, '"subset"'), ({'duration': 'long'}, '"duration"'), ({'duration': True}, '"duration"'),
+    ({'duration': float('inf')}, '"duration"'), ({'annotations': {}}, '"annotations"'),
+    ({'annotations': ''}, '"annotations"'), ({'annotations': False}, '"annotations"'),
+    ({'annotations': 0}, '"annotations"')])
+def test_bad_videos(tmp_path, entry, words):
+    said = message(read_ground_truth, written(tmp_path, {'database': {'fine': {}, 'odd': entry}}))
+    assert "video 'odd'" in said and words in said
+
+
+@pytest.mark.parametrize('value', [
+    'null', '"x"', '3', '[]', '{}', '{"database": [], "results": null}', '[{"results": {}}]'])
+def test_files_of_another_kind(tmp_path, value):
+    assert 'it needs {"database"' in message(read_ground_truth, written(tmp_path, value))
+    assert 'it needs {"results"' in message(read_detections, written(tmp_path, value))
+
+
+@pytest.mark.parametrize('rows', [None, {}, 'x', 3, True])
+def test_detections_that_are_no_list(tmp_path, rows):
+    assert "video 'odd': must have a list" in message(read_detections, written(tmp_path, {'results': {'odd': rows}}))
+
+
+@pytest.mark.parametrize(('content', 'words'), [
+    (b'', 'empty'), (b'   ', 'not a JSON'), (b'{"database": ', 'not a JSON'), (b'\xff\xfe{}', "can't decode"),
+    (b'\x80\x02}q\x00.', "can't decode"), (b'{"results": {}} more', 'not a JSON'), (b'[' * 10 ** 5, 'nested too deep'),
+    (b'{"a":' * 10 ** 5, 'nested too deep'), (b'{"database": {"a": {}, "a": {}}}', "'a' stands twice"),
+    (b'[1' + b'0' * 5000 + b']', 'digits')])
+def test_files_that_are_no_json(tmp_path, content, words):
+    assert words in message(read_json, written(tmp_path, content))
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert 'No such file' in message(read_json, str(tmp_path / 'missing.json'))
+    assert 'directory' in message(read_json, str(tmp_path))
+
+
+def test_a_byte_order_mark_is_fine(tmp_path):
+    assert read_json(written(tmp_path, b'\xef\xbb\xbf{"a": 1}')) == {'a': 1}
+
+
+def test_a_video_under_both_spellings(tmp_path):
+    path = written(tmp_path, {'database': {'v_X': {}, 'Y': {}, 'X': {}}})
+    assert "'X' and 'v_X' name the same video" in message(read_ground_truth, path)
+    path = written(tmp_path, {'results': {'v_X': [], 'X': []}})
+    assert "'X' and 'v_X' name the same video" in message(read_detections, path)
+
+
+def test_hostile_names_are_escaped_and_shortened(tmp_path):
+    said = message(read_detections, written(tmp_path, {'results': {'a\n\x1b[31m\ud800' + 'z' * 5000: [3]}}))
+    assert r"'a\n\x1b[31m\ud800zzz" in said
+    assert len(quote('\0' * 10 ** 6)) < 300
+
+
+def test_labels_are_told_apart_to_the_last_character(tmp_path):
+    labels = ['a', 'a\0', 'a ', '../a', 'Ä', 'B']
+    truth = read_ground_truth(truth_file(tmp_path, [{'label': label, 'segment': [0, 1]} for label in labels]))
+    assert truth.labels == sorted([*labels, 'x'])
+    assert [truth.labels[i] for i in truth.label[2:]] == labels
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(10 ** 400),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4))
+TIMES = st.floats() | st.integers(-5, 50) | st.sampled_from(['0.2', 'x', None, True, 10 ** 400])
+ROWS = st.just(ROW) | VALUES | st.fixed_dictionaries({}, optional={
+    'label': st.sampled_from(['x', 'y', 3, None]), 'segment': st.lists(TIMES, max_size=3), 'score': TIMES,
+    'score300': TIMES})
+LISTS = st.lists(ROWS, max_size=4)
+ENTRIES = VALUES | st.fixed_dictionaries({}, optional={
+    'subset': st.sampled_from(['Train', 3]), 'duration': TIMES, 'annotations': LISTS | VALUES})
+VIDEOS = st.text(max_size=4) | st.sampled_from(['v_a', 'a'])
+FILES = st.builds(lambda database, results: json.dumps({'database': database, 'results': results}).encode(),
+                  st.dictionaries(VIDEOS, ENTRIES, max_size=3), st.dictionaries(VIDEOS, LISTS, max_size=3))
+WITH_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@WITH_FOLDER
+@given(content=FILES | VALUES.map(lambda value: json.dumps(value).encode()) | st.binary())
+def test_any_file_is_read_or_refused_in_one_line(tmp_path, content):
+    path = written(tmp_path, content)
+    for read in read_ground_truth, read_detections:
+        try:
+            found = read(path)
+        except InputError:
+            message(read, path)
+        else:
+            assert np.isfinite(found.segments).all() and found.segments.shape == (len(found.video), 2)
+            assert found.labels == sorted({found.labels[i] for i in found.label})
+            assert np.isfinite(getattr(found, 'scores', 0)).all()
+
+
+@WITH_FOLDER
+@given(number=st.integers(0, 30), seed=st.integers(0, 2 ** 32))
+def test_any_detections_survive_the_way_through_a_file(tmp_path, number, seed):
+    rng = np.random.default_rng(seed)
+    found = Detections(['v', 'none', 'w'], ['a', 'b'], np.sort(rng.integers(3, size=number)),
+                       rng.permutation(np.arange(number) % 2), rng.normal(size=(number, 2)), rng.normal(size=number))
+    write_detections(tmp_path / 'detections.json', found)
+    again = read_detections(tmp_path / 'detections.json')
+    assert again.videos == found.videos
+    np.testing.assert_array_equal(again.segments, found.segments)
+    np.testing.assert_array_equal(again.scores, found.scores)
+    assert [again.labels[i] for i in again.label] == [found.labels[i] for i in found.label]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / 'results.json'
+    write_json(path, {'a': 1})
+    assert json.loads(path.read_text()) == {'a': 1} and os.listdir(tmp_path) == ['results.json']
+
+    def fail(*_):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'replace', fail)
+    with pytest.raises(InputError, match='results.json: cannot be written: No space left'):
+        write_json(path, {'a': 2})
+    assert json.loads(path.read_text()) == {'a': 1} and os.listdir(tmp_path) == ['results.json']
+
+
+def test_not_a_number_is_never_written(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / 'results.json', {'a': float('nan')})
+    assert not os.listdir(tmp_path)
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    with pytest.raises(InputError, match='cannot be written: No such file'):
+        write_text(tmp_path / 'none' / 'file', 'x')
+    with pytest.raises(InputError, match='cannot be written: Is a directory'):
+        write_text(tmp_path, 'x')
+    with pytest.raises(InputError, match='cannot be written'):
+        write_text('/dev/full', 'x')
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path):
+    (tmp_path / 'link').symlink_to(tmp_path / 'file')
+    write_text(tmp_path / 'link', 'x')
+    assert (tmp_path / 'link').is_symlink() and (tmp_path / 'file').read_text() == 'x'
+    (tmp_path / 'null').symlink_to('/dev/null')
+    write_text(tmp_path / 'null', 'x')
+    assert not os.path.isfile('/dev/null')
+
+
+# Published files
+
+
+@pytest.mark.parametrize(('name', 'videos', 'instances', 'labels', 'untidy', 'duplicates'), [
+    ('thumos14/gt.json', 410, 6318, 20, None, None), ('activitynet1.2/gt.json', 9092, 10170, 100, 9, 33),
+    ('activitynet1.3/gt.json', 19426, 22513, 200, 12, 47)])
+def test_published_annotations(shared, name, videos, instances, labels, untidy, duplicates):
+    truth = read_ground_truth(shared / 'data' / name)
+    assert (len(truth.videos), len(truth.label), len(truth.labels)) == (videos, instances, labels)
+    assert truth.labels == sorted(truth.labels)
+    if untidy:
+        assert (truth.segments[:, 0] >= truth.segments[:, 1]).sum() == untidy
+        assert instances - len(set(zip(truth.video, truth.label, map(tuple, truth.segments)))) == duplicates
+
+
+def test_published_lists_find_their_videos(shared):
+    folder = shared / 'data' / 'activitynet1.3'
+    truth = read_ground_truth(folder / 'gt.json')
+    annotated = np.bincount(truth.video, minlength=len(truth.videos)) > 0
+    for name, listed, found in ('test', 4427, 4427), ('train', 9032, 9019):
+        place = match_videos((folder / f'split_{name}.txt').read_text().split(), truth.videos)
+        assert len(place) == listed and annotated[place[place >= 0]].sum() == found
+
+
+def test_released_detections(shared):
+    detections = read_detections(shared / 'data' / 'thumos14' / 'released_detections.json')
+    assert (len(detections.videos), len(detections.labels), len(detections.scores)) == (210, 20, 36195)
