@@ -11,7 +11,7 @@ to resolve in it:
 - The background moves too: distractor motions that belong to no class come in runs that look like actions in time, and
   the camera shakes.
 - Actions last 2 to 30 snippets, begin and end anywhere within a snippet, fade in and out, and differ in strength.
-- A quarter of the videos or more hold actions of two classes.
+- About a quarter of the videos hold actions of two classes.
 
 What it is not: video. No feature comes from a camera or a network, and a number measured on it says that the program
 works and learns, nothing about AICL on real videos.
@@ -77,7 +77,7 @@ def draw_runs(random: np.random.RandomState, length: int, share: float) -> list[
 
 
 def envelope(random: np.random.RandomState, length: int, start: float, end: float) -> np.ndarray:
-    """Draw how strongly a run shows in each snippet (L,): its share of the snippet, with soft borders, times a strength."""
+    """Draw how strongly a run shows in each snippet (L,): its share of it, with soft borders, times a strength."""
     snippets = np.arange(length)
     inside = np.clip(np.minimum(end, snippets + 1) - np.maximum(start, snippets), 0, 1)
     return np.convolve(inside, [0.2, 0.6, 0.2], 'same') * random.uniform(0.7, 1.3)
@@ -134,8 +134,9 @@ def write_files(folder: Path, seed: int) -> None:
             database[name] = {
                 'subset': subset,
                 'duration': round(len(video.rgb) * SNIPPET_SECONDS, 2),
-                'annotations': [{'label': CLASSES[action], 'segment': [round(edge * SNIPPET_SECONDS, 2) for edge in edges]}
-                                for action, *edges in video.actions]}
+                'annotations': [
+                    {'label': CLASSES[action], 'segment': [round(edge * SNIPPET_SECONDS, 2) for edge in edges]}
+                    for action, *edges in video.actions]}
         (folder / f'split_{subset}.txt').write_text('\n'.join(names) + '\n', encoding='utf-8')
     (folder / 'gt.json').write_text(json.dumps({'version': version(seed), 'database': database}), encoding='utf-8')
 

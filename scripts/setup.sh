@@ -11,8 +11,8 @@ fail() {
 }
 
 # satisfies PYTHON FILE: is PYTHON 3.11 or newer, with every version that FILE pins? (2.13.0+cpu is 2.13.0.)
-# It asks the installed packages' metadata: importing torch takes seconds. -P, new in Python 3.11, keeps it from importing
-# what lies in the caller's folder.
+# It asks the installed packages' metadata, because importing torch takes seconds. -P, new in Python 3.11, keeps it from
+# importing what lies in the caller's folder.
 satisfies() {
     "$1" -P - "$2" >/dev/null 2>&1 <<'END'
 import sys
@@ -66,7 +66,7 @@ install() {
                 break
             fi
         done
-        [ "$base" ] || fail 'no Python 3.11 or newer with its venv module here; install it (Debian, Ubuntu: python3-venv).'
+        [ "$base" ] || fail 'no Python 3.11 or newer with its venv module; install it (Debian, Ubuntu: python3-venv).'
     elif ! "$VENV/bin/python" -P -c 'import pip' >/dev/null 2>&1; then
         fail "$VENV has no pip or no Python 3.11 or newer; remove it and run this again."
     fi
@@ -80,25 +80,24 @@ install() {
     rm "$VENV/.incomplete"
 }
 
-# read_settings "$@": completes the settings, and leaves in ARGS the flags to pass on. A setting may be given as a
-# variable (EXP_NAME=first) or as main.py's flag of that name (--exp_name first), which wins.
+# read_settings NAMES "$@": completes the settings, and leaves in ARGS the flags to pass on. A setting can be given as a
+# variable (EXP_NAME=first) or as main.py's flag of that name (--exp_name first), which wins; NAMES lists these flags.
 read_settings() {
+    local names=" $1 " name
+    shift
     ARGS=()
     while [ $# -gt 0 ]; do
-        case "$1" in
-            --dataset=* | --data_path=* | --exp_name=* | --output_dir=* | --model_file=*)
-                set -- "${1%%=*}" "${1#*=}" "${@:2}"
-                ;;
-            --dataset | --data_path | --exp_name | --output_dir | --model_file)
-                [ $# -ge 2 ] || fail "$1 needs a value."
-                printf -v "$(tr '[:lower:]' '[:upper:]' <<<"${1#--}")" %s "$2"
-                shift 2
-                ;;
-            *)
-                ARGS+=("$1")
-                shift
-                ;;
-        esac
+        name=${1%%=*}
+        if [[ $names != *" $name "* ]]; then
+            ARGS+=("$1")
+            shift
+        elif [[ $1 == *=* ]]; then
+            set -- "$name" "${1#*=}" "${@:2}"
+        else
+            [ $# -ge 2 ] || fail "$name needs a value."
+            printf -v "$(tr '[:lower:]' '[:upper:]' <<<"${name#--}")" %s "$2"
+            shift 2
+        fi
     done
     DATASET=${DATASET:-thumos14}
     OUTPUT_DIR=${OUTPUT_DIR:-$ROOT/outputs}

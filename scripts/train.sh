@@ -11,7 +11,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-read_settings "$@"
+read_settings '--dataset --data_path --exp_name --output_dir' "$@"
 find_python requirements.txt
 if [ "$SAMPLE" = yes ]; then
     use_sample --num_steps 800 --detection_inf_step 50
