@@ -321,7 +321,7 @@ def draw(diagnosis: Diagnosis) -> 'Figure':
                            bbox={'color': 'white', 'pad': 0.5})
             axes.axhline(whole, color='black', linestyle='--', linewidth=1, zorder=0, label=f'all: {whole:.1f}')
             axes.legend(loc='upper right', frameon=False, borderpad=0)
-            axes.set(ylim=(0, 115), yticks=range(0, 101, 25), ylabel='' if column else what,
+            axes.set(ylim=(0, 135), yticks=range(0, 101, 25), ylabel='' if column else what,
                      title='' if row else f'by {TITLES[c.name]}', xticks=np.arange(len(values)),
                      xticklabels=[f'{size}\n{span.replace("<=", "≤")}\nn = {number}' if row else ''
                                   for size, span, number in zip(c.bins, c.ranges, c.instances)])
