@@ -93,19 +93,20 @@ def match(truth: GroundTruth, detections: Detections, tiou: Sequence[float]) -> 
     before = np.cumsum(count) - count
     segments, instances = detections.segments[order], truth.segments[grouped]
 
-    # Who holds each instance at each threshold: a place in `order`, or NOBODY, who comes after all.
-    holder = np.full((len(tiou), len(group)), NOBODY)
+    matched = np.full((len(tiou), len(order)), -1)
+    holder = np.full(len(tiou) * len(group), NOBODY)  # who has each instance, at each threshold
     blocks = np.flatnonzero(np.diff(before // BLOCK, prepend=-1))
     for a, b in pairwise([*blocks, len(order)]):
         place = np.repeat(np.arange(a, b), count[a:b])
         candidate = np.arange(len(place)) + np.repeat(start[a:b] - before[a:b] + before[a], count[a:b])
         overlap = temporal_iou(np.repeat(segments[a:b], count[a:b], axis=0), instances.take(candidate, axis=0))
         near = _ranked(place, overlap, tiou.min())
-        _assign((a, b), place[near], grouped[candidate[near]], overlap[near], tiou, holder)
-
-    matched = np.full((len(tiou), len(order)), -1)
-    threshold, instance = np.nonzero(holder < NOBODY)
-    matched[threshold, holder[threshold, instance]] = instance
+        # The wishes that can still come true: by threshold, by place in the order, then from the best overlap down.
+        wanted = np.arange(len(tiou))[:, None] * len(group) + grouped[candidate[near]]
+        threshold, wish = np.nonzero((overlap[near] >= tiou[:, None]) & (holder[wanted] == NOBODY))
+        place, wanted = place[near][wish], wanted[threshold, wish]
+        granted = _assign(threshold * len(order) + place, wanted, holder)
+        matched[threshold[granted], place[granted]] = wanted[granted] % len(group)
     return Matches(video, label, order, matched)
 
 
@@ -126,33 +127,23 @@ def _ranked(place: np.ndarray, overlap: np.ndarray, lowest: float) -> np.ndarray
     return near
 
 
-def _assign(span: tuple[int, int], place: np.ndarray, instance: np.ndarray, overlap: np.ndarray, tiou: np.ndarray,
-            holder: np.ndarray) -> None:
-    """Lets the predictions at places `span` take instances; `holder` (K, G) has those before them, and is updated.
+def _assign(asker: np.ndarray, wanted: np.ndarray, holder: np.ndarray) -> np.ndarray:
+    """The wishes that are granted: `asker` (W,), sorted, wants the instance `wanted` (W,) of those that nobody holds.
 
-    The pairs (`place`, `instance`, `overlap`) are sorted by place, then by falling overlap. Every instance prefers the
-    better score, so there is one stable matching, and going through the predictions one by one gives the same. Deferred
-    acceptance finds it for all groups and thresholds together: whoever is free asks the next instance on the list, and
-    each instance stays with the best who ever asked.
+    Of one asker the best wish stands first, and every instance prefers the earlier asker: the better score. So there is
+    one stable matching, and going through the predictions one by one gives the same. Deferred acceptance finds it for
+    all groups and thresholds together: whoever has nothing asks for the next instance on the list, and each instance
+    stays with the first of those who asked. `holder` is updated: anything but NOBODY is taken.
     """
-    a, b = span
-    sizes = [np.bincount(place[overlap >= threshold] - a, minlength=b - a) for threshold in tiou]
-    first = np.searchsorted(place, np.arange(a, b))
-    wish = np.tile(first, len(tiou))  # (K * (b - a),) the pair with which each place asks next, at each threshold
-    end = (first + sizes).ravel()
-    holders = holder.reshape(-1)
-    free = np.flatnonzero(wish < end)
-    while len(free):
-        threshold, me = np.divmod(free, b - a)
-        me += a
-        wanted = threshold * holder.shape[1] + instance[wish[free]]
-        previous = holders[wanted]
-        np.minimum.at(holders, wanted, me)
-        won = holders[wanted] == me
-        ousted = won & (previous < NOBODY)
-        free = np.concatenate((free[~won], (free - me + previous)[ousted]))
-        wish[free] += 1
-        free = free[wish[free] < end[free]]
+    next_asker = np.append(asker[1:], -1)
+    asking = np.flatnonzero(np.diff(asker, prepend=-1))
+    while len(asking):
+        previous = holder[wanted[asking]]
+        np.minimum.at(holder, wanted[asking], asking)
+        won = holder[wanted[asking]] == asking
+        refused = np.concatenate((asking[~won], previous[won & (previous < NOBODY)]))
+        asking = refused[next_asker[refused] == asker[refused]] + 1
+    return np.flatnonzero(holder[wanted] == np.arange(len(wanted)))
 
 
 def average_precision(hit: np.ndarray, positives: int) -> np.ndarray:
