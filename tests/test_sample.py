@@ -193,7 +193,7 @@ def test_background_shows_the_scene_of_the_action(sample):
 
 
 def test_motion_tells_the_action_and_background_moves_too(sample):
-    """The mean flow of a class in training finds its actions in test videos; strength of motion finds them less well."""
+    """The mean flow of a class in training finds its actions in test videos, the strength of motion less well."""
     motion = defaultdict(list)
     for name in sample.names['train']:
         flow = sample.features[name][1]

@@ -256,7 +256,7 @@ def test_wrong_data_path_is_one_line(tmp_path):
 def test_the_sample_is_learned_and_its_weights_localize_the_same(tmp_path):
     project = Project(tmp_path / 'my project', RUN_REAL_MAIN)
     small = ['--hidden_dim', '64']
-    ended = project.run('train.sh', *small, '--lr', '0', '--num_steps', '1', EXP_NAME='untrained')
+    ended = project.run('train.sh', *small, '--lr', '1e-9', '--num_steps', '1', EXP_NAME='untrained')
     assert ended.returncode == 0, ended.stderr
     ended = project.run('train.sh', *small, '--lr', '1e-3', '--num_steps', '50')
     assert ended.returncode == 0, ended.stderr
