@@ -1,0 +1,188 @@
+"""A report page: one HTML file that shows how good detections are, where their errors lie, and every video.
+
+    python -m eval.report gt.json detections.json -o report.html
+    python -m eval.report gt.json detections.json --curves curves.npz --tiou 0.5 0.75 0.95 --bins activitynet -o report.html
+
+The page needs no network and no other file. It draws plain SVG with its own script, report.js, and not with a charting
+library: the timeline (hundreds of detections placed by score, instances, curves and regions on one time axis, redrawn while
+a slider moves) is what no library has ready made, the other charts are bars and lines, and an embedded library would be
+one to four megabytes, more than the data of all THUMOS14 videos. SVG takes its colours from the style sheet, so light and dark
+come for free, stays sharp, and can be counted by a test.
+
+Text from the files cannot run: it is escaped where it enters the page, the script shows it as text only, and the page's
+content security policy allows nothing but the one script and the one style sheet that stand in it, by their hashes. All
+numbers are packed as little-endian arrays in base64; the same input gives the same page, byte for byte.
+"""
+import argparse
+import base64
+import hashlib
+import html
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from eval.curves import Curves, read_curves, regions
+from eval.detection import TIOU, Matches, averages, evaluate, match, scored_subset, tiou_key, warnings
+from eval.diagnosis import BINS, COLOURS, KINDS, TITLES, diagnose, judge, notes
+from eval.files import Detections, GroundTruth, InputError, match_videos, read_detections, read_ground_truth, write_text
+
+PLACE = Path(__file__).parent
+NOT_JUDGED = len(KINDS)  # a detection behind the 10 N_c best of its class, or of a label that no instance has
+
+
+def build_report(truth: GroundTruth, detections: Detections, tiou: Sequence[float] = TIOU, curves: Curves | None = None,
+                 bins: Mapping[str, Sequence[float]] = BINS['thumos14'], title: str = 'Detections') -> str:
+    """The page, as text, for detections in the videos of `truth` (see `eval.detection.scored_subset`).
+
+    `bins` are those of `eval.diagnosis`. Raises InputError if there is nothing to score.
+    """
+    scores, matches = evaluate(truth, detections, tiou), match(truth, detections, tiou)
+    found = diagnose(truth, detections, tiou, bins)
+    labels = truth.labels + sorted({*detections.labels} - {*truth.labels})
+    videos = truth.videos + [name for name, v in zip(detections.videos, match_videos(detections.videos, truth.videos)) if v < 0]
+    number = np.bincount(truth.label, minlength=len(truth.labels))
+    data = {
+        'tiou': [tiou_key(threshold) for threshold in scores.tiou],
+        'labels': labels,
+        'mean_ap': scores.mean_ap.tolist(),
+        'averages': averages(scores),
+        'classes': [{'label': c, 'instances': int(number[c]), 'ap': ap}
+                    for c, ap in zip(np.flatnonzero(number).tolist(), scores.ap.tolist())],
+        'facts': f'{scores.num_videos} annotated videos of the subset “{truth.subsets[0]}” '
+                 f'({scores.videos_without_prediction} without a detection), {scores.num_instances} instances of '
+                 f'{len(scores.labels)} classes, {scores.num_predictions} detections',
+        'notes': warnings(scores) + notes(found),
+        'kinds': [*KINDS, 'not judged'],
+        'errors': {
+            'shares': found.shares.tolist(), 'gain': found.gain.tolist(), 'mean_ap': found.mean_ap.tolist(),
+            'missed': found.missed.tolist(), 'normalized': found.normalized_mean_ap.tolist(), 'kept': found.num_kept,
+            'characteristics': [{
+                'title': TITLES[c.name], 'bins': c.bins, 'ranges': c.ranges, 'instances': c.instances.tolist(),
+                'missed': _nullable(c.missed), 'normalized': _nullable(c.mean_ap)} for c in found.characteristics]},
+        'videos': videos,
+        'durations': [*_nullable(truth.durations), *[None] * (len(videos) - len(truth.videos))],
+        'instances': _instances(truth, matches),
+        'detections': _detections(truth, detections, tiou, matches, videos, labels),
+        'curves': None if curves is None else _curves(curves, videos, labels)}
+    return _page(title, json.dumps(data, allow_nan=False, separators=(',', ':')))
+
+
+def _nullable(values: np.ndarray) -> list:
+    """An array as lists, None for NaN."""
+    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+
+
+def _pack(values: np.ndarray, dtype: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, np.dtype(dtype).newbyteorder('<')).tobytes()).decode()
+
+
+def _instances(truth: GroundTruth, matches: Matches) -> dict:
+    """The G instances as columns; `found` (K, G) tells which are matched at each threshold."""
+    found = np.zeros((len(matches.instance), len(truth.segments)), bool)
+    threshold, place = np.nonzero(matches.instance >= 0)
+    found[threshold, matches.instance[threshold, place]] = True
+    return {'video': _pack(truth.video, 'i4'), 'label': _pack(truth.label, 'i4'), 'start': _pack(truth.segments[:, 0], 'f8'),
+            'end': _pack(truth.segments[:, 1], 'f8'), 'found': _pack(found, 'u1')}
+
+
+def _detections(truth: GroundTruth, detections: Detections, tiou: Sequence[float], matches: Matches, videos: list[str],
+                labels: list[str]) -> dict:
+    """The R detections as columns: class by class, inside a class by falling score, as mAP ranks them; `kind` is (K, R)."""
+    judgement = judge(truth, detections, tiou, matches)
+    kind = np.full((len(matches.instance), len(detections.scores)), NOT_JUDGED)
+    kind[:, judgement.prediction] = judgement.kind
+    kind[:, matches.order] = np.where(matches.instance >= 0, 0, kind[:, matches.order])
+    order = np.concatenate((matches.order, np.flatnonzero(matches.label < 0)))
+    video = match_videos(detections.videos, videos)[detections.video]
+    place = {name: index for index, name in enumerate(labels)}
+    label = np.array([place[name] for name in detections.labels], np.int64)[detections.label]
+    return {'video': _pack(video[order], 'i4'), 'label': _pack(label[order], 'i4'),
+            'start': _pack(detections.segments[order, 0], 'f4'), 'end': _pack(detections.segments[order, 1], 'f4'),
+            'score': _pack(detections.scores[order], 'f8'),  # exact: the page counts who reaches a threshold
+            'kind': _pack(kind[:, order], 'u1')}
+
+
+def _curves(curves: Curves, videos: list[str], labels: list[str]) -> dict:
+    """The curves of the page's videos, a byte a value: actionness and selection from 0 to 1, each CAS over its own range."""
+    place = {name: index for index, name in enumerate(labels)}
+    video, label = match_videos(curves.videos, videos), np.array([place.get(name, -1) for name in curves.labels], np.int64)
+    rows = np.flatnonzero(video >= 0)
+    pairs = np.flatnonzero((video[curves.video] >= 0) & (label[curves.label] >= 0))
+    if not len(rows):
+        raise InputError('the curves are of other videos than the detections: give the curves.npz of the same run')
+    aware, agnostic, cas = curves.aware[rows], curves.agnostic[rows], curves.cas[pairs].astype(np.float64)
+    low, high = cas.min(axis=1), cas.max(axis=1)
+    scale = np.maximum(high - low, 1e-9)
+    return {'count': curves.aware.shape[1], 'video': video[rows].tolist(), 'seconds': curves.seconds[rows].tolist(),
+            'snippets': curves.num_snippets[rows].tolist(),
+            'medians': [np.median(a.astype(np.float64), axis=1).tolist() for a in (aware, agnostic)],
+            'aware': _bytes(aware), 'agnostic': _bytes(agnostic), 'region': _pack(regions(aware, agnostic), 'u1'),
+            'pair_video': video[curves.video[pairs]].tolist(), 'pair_label': label[curves.label[pairs]].tolist(),
+            'selection': _bytes(curves.selection[pairs]), 'cas': _bytes((cas - low[:, None]) / scale[:, None]),
+            'low': low.tolist(), 'high': high.tolist()}
+
+
+def _bytes(values: np.ndarray) -> str:
+    """Values from 0 to 1 as 0 to 255."""
+    return _pack(np.rint(np.clip(values, 0, 1).astype(np.float32) * 255), 'u1')
+
+
+def _page(title: str, data: str) -> str:
+    """The template with style sheet, script and data in place."""
+    colours = ''.join(f'--k{kind}:{colour};' for kind, colour in enumerate(COLOURS))
+    style = f':root{{{colours}}}\n' + (PLACE / 'report.css').read_text(encoding='utf-8')
+    script = (PLACE / 'report.js').read_text(encoding='utf-8')
+
+    def sha256(text: str) -> str:
+        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+    title = html.escape(title.encode('utf-8', 'replace').decode())
+    policy = (f"default-src 'none'; script-src {sha256(script)}; style-src {sha256(style)}; img-src data:; "
+              "base-uri 'none'; form-action 'none'")
+    parts = {'policy': policy, 'title': title, 'style': style, 'script': script,
+             'data': data.replace('<', '\\u003c')}  # so that no label ends the element or opens a comment
+    pieces = (PLACE / 'report.html').read_text(encoding='utf-8').split('@')
+    return ''.join(parts.get(piece, piece) for piece in pieces)
+
+
+def write_report(path: str | os.PathLike, *arguments, **options) -> None:
+    """Writes what `build_report` makes of the same arguments to a file, whole or not at all."""
+    write_text(path, build_report(*arguments, **options))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        self.exit(2, f'error: {message} (--help tells more)\n')
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    parser = _Parser(prog='python -m eval.report', description='A report page of a result file.')
+    parser.add_argument('ground_truth', metavar='GT.json')
+    parser.add_argument('detections', metavar='DETECTIONS.json')
+    parser.add_argument('--curves', metavar='FILE', help='curves.npz of the same run')
+    parser.add_argument('--subset', metavar='NAME', help='what to score (default: the subset of the predicted videos)')
+    parser.add_argument('--tiou', type=float, nargs='+', default=TIOU, metavar='T', help='thresholds (default: 0.1 0.2 ... 0.7)')
+    parser.add_argument('--bins', choices=BINS, default='thumos14', help='bins of the error diagnosis (default: thumos14)')
+    parser.add_argument('-o', '--output', required=True, metavar='FILE', help='the page, an .html')
+    args = parser.parse_args(arguments)
+    try:
+        truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
+        curves = read_curves(args.curves) if args.curves else None
+        truth = scored_subset(truth, detections.videos, args.subset)
+        write_report(args.output, truth, detections, args.tiou, curves, BINS[args.bins], title=str(Path(args.detections)))
+    except InputError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    print(f'{args.output}: {os.path.getsize(args.output) / 1e6:.1f} MB')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
