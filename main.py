@@ -1,34 +1,42 @@
 """AICL: weakly-supervised temporal action localization from video-level labels.
 
     python main.py --dataset thumos14 --data_path DIR --exp_name NAME                                       trains
+    python main.py --dataset thumos14 --data_path DIR --exp_name NAME --resume                              goes on
     python main.py --dataset thumos14 --data_path DIR --exp_name NAME --inference_only --model_file FILE    localizes
+    torchrun --nproc_per_node=N main.py ...                                                                 on N GPUs
 
-Both localize the test videos and, where annotations are there, score the detections. Files go to outputs/NAME.
+All localize the test videos and, where annotations are there, score the detections. Files go to outputs/NAME.
 """
 import argparse
 import math
 import platform
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dataset import SnippetSampler, VideoDataset, loader
-from eval.detection import Scores, evaluate, format_table, scored_subset, to_json
+from dataset import Batch, SnippetSampler, VideoDataset, loader
+from eval.command import Parser, run as run_command
+from eval.curves import Curves, pick_curves, write_curves
+from eval.detection import Scores, evaluate, format_table, scored_subset, tiou_key, to_json
 from eval.files import Detections, GroundTruth, InputError, read_ground_truth, write_detections, write_json, write_text
 from eval.localization import LocalizationOptions, localize, predict_classes
 from losses import Losses, LossWeights, aicl_losses
 from model import AICL, mine, pseudo_targets
-from utils import Table, load_weights, num_classes_of, pick_device, read_checkpoint, save, seed_everything, warn
+from utils import (Ranks, Run, StopSignal, load_weights, num_classes_of, pick_device, random_state, read_checkpoint,
+                   read_weights, rows_state, save, seed_everything, set_random_state, set_rows_state, warn, write_checkpoint)
 
 MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}
-PRECISIONS = {'fp32': torch.float32, 'fp64': torch.float64}
+PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
+CHECKPOINT_SECONDS = 60    # between two checkpoints, at least
 
 
 # ---- the recipes ----------------------------------------------------------------------------------------------------
@@ -36,7 +44,7 @@ PRECISIONS = {'fp32': torch.float32, 'fp64': torch.float64}
 @dataclass(frozen=True)
 class Recipe:
     """What differs between the data sets (supplement of the paper); every value has a flag of its own."""
-    tiou: tuple[float, ...]
+    tiou: list[float]
     num_segments: int = 50
     topk_ratio: int = 2
     hidden_dim: int = 512
@@ -53,10 +61,10 @@ class Recipe:
     nms_thresh: float = 0.7
 
 
-ACTIVITYNET_TIOU = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())
+ACTIVITYNET_TIOU = np.linspace(0.5, 0.95, 10).round(2).tolist()
 RECIPES = {
     'thumos14': Recipe(
-        tiou=tuple(np.linspace(0.1, 0.7, 7).round(1).tolist()), num_segments=750, topk_ratio=8, fusion_weight=1 / 3,
+        tiou=np.linspace(0.1, 0.7, 7).round(1).tolist(), num_segments=750, topk_ratio=8, fusion_weight=1 / 3,
         batch_size=16, drop_last=False, num_epochs=900, num_steps=None, detection_inf_step=50, seed=1, class_th=0.25,
         nms_thresh=0.4),
     'activitynet1.2': Recipe(tiou=ACTIVITYNET_TIOU),
@@ -65,11 +73,6 @@ RECIPES = {
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        self.exit(2, f'error: {message} (see python main.py --help)\n')
-
 
 def number(kind: type, low: float, high: float = math.inf):
     """An argparse type: a finite `kind` between low and high."""
@@ -89,7 +92,7 @@ def step_interval(text: str) -> int:
 def get_parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     switch = argparse.BooleanOptionalAction
-    count, amount, share = number(int, 1), number(float, 0), number(float, 0, 1)
+    count, amount, positive, share = number(int, 1), number(float, 0), number(float, 1e-9), number(float, 0, 1)
 
     run = parser.add_argument_group('run')
     run.add_argument('--dataset', choices=RECIPES, default='thumos14', help='sets the recipe; further flags win over it')
@@ -99,15 +102,21 @@ def get_parser() -> Parser:
     run.add_argument('--inference_only', action='store_true', help='localize and evaluate with --model_file')
     run.add_argument('--model_file', help='weights to load: released or written here')
     run.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    run.add_argument('--precision', choices=PRECISIONS, default='fp32')
+    run.add_argument('--precision', choices=PRECISIONS, default='fp32',
+                     help='tf32 and bf16 speed up the large products on a GPU; fp64 is for comparisons')
+    run.add_argument('--compile', action='store_true', help='compile the training step (torch.compile)')
+    run.add_argument('--resume', action='store_true', help='go on where the run of this name stopped, or begin it')
+    run.add_argument('--overwrite', action='store_true', help='replace the run of this name')
     run.add_argument('--seed', type=number(int, 0, 2 ** 32 - 1), help='recipe: 1 on THUMOS14, 0 on ActivityNet')
     run.add_argument('--num_workers', type=number(int, 0), default=0, help='processes that read features')
 
     data = parser.add_argument_group('data')
+    data.add_argument('--cache', choices=('auto', 'ram', 'device', 'none'), default='auto',
+                      help='where features are kept: auto takes what fits, none reads sampled rows from disk')
     data.add_argument('--modal', choices=MODALITIES, default='all', help='feature streams to use')
     data.add_argument('--num_segments', type=count, help='T, snippets sampled from a video')
-    data.add_argument('--feature_fps', type=amount, default=25.0, help='frames a second that features were extracted at')
-    data.add_argument('--snippet_frames', type=amount, default=16, help='frames a feature row')
+    data.add_argument('--feature_fps', type=positive, default=25.0, help='frames a second that features were extracted at')
+    data.add_argument('--snippet_frames', type=positive, default=16, help='frames a feature row')
 
     model = parser.add_argument_group('network')
     model.add_argument('--hidden_dim', type=count, help='H, width of the embeddings')
@@ -120,9 +129,9 @@ def get_parser() -> Parser:
     training.add_argument('--drop_last', action=switch, help='leave out the last, smaller batch of an epoch')
     training.add_argument('--num_epochs', type=count)
     training.add_argument('--num_steps', type=count, help='wins over --num_epochs')
-    training.add_argument('--lr', type=amount, default=1e-4)
+    training.add_argument('--lr', type=positive, default=1e-4)
     training.add_argument('--weight_decay', type=amount, default=5e-4)
-    training.add_argument('--q_val', type=number(float, 1e-6, 1), default=0.7, help='q of the generalized cross entropy')
+    training.add_argument('--q_val', type=number(float, 1e-9, 1), default=0.7, help='q of the generalized cross entropy')
     training.add_argument('--lambda_modality', type=amount, default=5.0, help='weight of the modality consistency')
     training.add_argument('--lambda_contrast', type=amount, default=0.01, help='weight of the contrastive terms')
     training.add_argument('--lambda_action', type=amount, default=0.1, help='weight of the action consistency')
@@ -137,9 +146,9 @@ def get_parser() -> Parser:
                            help='outer part of the outer-inner contrast (--gamma is the released name)')
     inference.add_argument('--oic_class_weight', type=amount, default=0.2, help='weight of the class probability in a score')
     inference.add_argument('--nms_thresh', type=share)
-    inference.add_argument('--nms_alpha', type=number(float, 1e-6), default=0.35, help='decay of soft NMS')
+    inference.add_argument('--nms_alpha', type=positive, default=0.35, help='decay of soft NMS')
     inference.add_argument('--soft_nms', action=switch, default=True)
-    inference.add_argument('--tiou', type=number(float, 1e-6, 1), nargs='+', help='tIoU thresholds of the mAP')
+    inference.add_argument('--tiou', type=number(float, 1e-9, 1), nargs='+', help='tIoU thresholds of the mAP')
     return parser
 
 
@@ -155,8 +164,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             setattr(args, name, value)
     if args.inference_only and not args.model_file:
         parser.error('--inference_only needs --model_file')
-    if args.model_file and not args.inference_only:
-        parser.error('--model_file needs --inference_only')
+    for name in ('model_file',) if not args.inference_only else ('resume', 'overwrite'):
+        if getattr(args, name):
+            parser.error(f'--{name} is for {"--inference_only" if name == "model_file" else "training"}')
+    if args.resume and args.overwrite:
+        parser.error('--resume goes on with a run and --overwrite replaces it; give one')
     return args
 
 
@@ -169,59 +181,24 @@ def open_annotations(args: argparse.Namespace) -> GroundTruth | None:
     return None if args.inference_only and not path.exists() else read_ground_truth(path)
 
 
+def open_videos(args: argparse.Namespace, split: str, truth: GroundTruth | None, class_names: list[str],
+                device: torch.device) -> VideoDataset:
+    return VideoDataset(args.data_path, split, truth, class_names, MODALITIES[args.modal], args.cache, device)
+
+
 def annotated_test_videos(truth: GroundTruth | None, test_set: VideoDataset) -> GroundTruth | None:
     """The ground truth that the test videos are scored against; None where none of them is annotated."""
-    if truth is None or not test_set.labels.any():
-        return None
     annotated = test_set.labels.any(dim=1)
+    if truth is None or not annotated.any():
+        return None
     return scored_subset(truth, [name for name, known in zip(test_set.names, annotated) if known])
 
 
-def build_model(args: argparse.Namespace, feature_dim: int, num_classes: int) -> AICL:
-    model = AICL(feature_dim, num_classes, args.hidden_dim, args.fusion_weight, args.topk_ratio, MODALITIES[args.modal])
-    return model.to(pick_device(args.device), PRECISIONS[args.precision])
-
-
-class Evaluation(NamedTuple):
-    """Detections of the test videos and, where they are annotated, how good they are."""
-    detections: Detections
-    scores: Scores | None
-    video_accuracy: float | None    # share of annotated videos whose predicted set of classes is the true one
-    num_videos: int
-
-    def to_json(self) -> dict:
-        counts = {'num_videos': self.num_videos, 'num_predictions': len(self.detections.scores)}
-        if self.scores is None:
-            return counts
-        return {**to_json(self.scores), 'video_accuracy': self.video_accuracy,
-                'num_ground_truth_videos': self.scores.num_videos, **counts}
-
-
-@torch.inference_mode()
-def evaluate_model(model: AICL, test_set: VideoDataset, truth: GroundTruth | None, class_names: list[str],
-                   args: argparse.Namespace) -> Evaluation:
-    """Localize every test video and score the detections (sections 7 and 8 of the method)."""
-    reference = next(model.parameters())
-    sampler = SnippetSampler(test_set.lengths, args.num_segments, args.batch_size)
-    selections, logits = [], []
-    # Iterating the loader draws one number from torch's global generator, as the reference's evaluation does.
-    for batch in loader(test_set, sampler, args.num_workers):
-        outputs = model(batch.features.to(reference.device, reference.dtype))
-        selections.append(outputs.selection.cpu())
-        logits.append(outputs.video_logits)
-    selection, probabilities = torch.cat(selections).numpy(), torch.cat(logits).softmax(dim=1).cpu().numpy()
-
-    options = LocalizationOptions(**{name: getattr(args, name) for name in LocalizationOptions._fields})
-    proposals = localize(selection, probabilities, np.array(test_set.lengths), options)
-    detections = Detections(test_set.names, class_names, proposals.video, proposals.label, proposals.segments,
-                            proposals.scores)
-    if truth is None:
-        return Evaluation(detections, None, None, len(test_set))
-    labels = test_set.labels.numpy() > 0
-    annotated = labels.any(axis=1)
-    correct = (predict_classes(probabilities, args.class_th) == labels).all(axis=1)
-    return Evaluation(detections, evaluate(truth, detections, np.array(args.tiou)),
-                      float(correct[annotated].mean()), len(test_set))
+def build_model(args: argparse.Namespace, feature_dim: int, num_classes: int, device: torch.device) -> AICL:
+    torch.set_float32_matmul_precision('high' if args.precision == 'tf32' else 'highest')
+    model = AICL(feature_dim, num_classes, args.hidden_dim, args.fusion_weight, args.topk_ratio, MODALITIES[args.modal],
+                 torch.bfloat16 if args.precision == 'bf16' else None)
+    return model.to(device, torch.float64 if args.precision == 'fp64' else torch.float32)
 
 
 def make_folder(args: argparse.Namespace) -> Path:
@@ -234,74 +211,96 @@ def make_folder(args: argparse.Namespace) -> Path:
     return folder
 
 
-def describe(args: argparse.Namespace, datasets: list[VideoDataset], num_classes: int) -> None:
+def describe(args: argparse.Namespace, datasets: list[VideoDataset], num_classes: int, device: torch.device) -> None:
     """Say what this run works with."""
     print(f'data       {args.data_path}: {num_classes} classes, {datasets[0].feature_dim} features a modality ({args.modal})')
     for dataset in datasets:
         print(f'           {len(dataset)} videos in {dataset.folder} ({dataset.layout}), {min(dataset.lengths)} to '
-              f'{max(dataset.lengths)} snippets')
-    given = {name: getattr(args, name) for name in asdict(RECIPES[args.dataset]) if getattr(args, name) is not None}
-    print(f'recipe     {args.dataset}: ' + ', '.join(f'{name} {value}' for name, value in given.items() if name != 'tiou'))
-    print(f'device     {pick_device(args.device)}, {args.precision}', flush=True)
+              f'{max(dataset.lengths)} snippets, cache {dataset.cache}')
+    recipe = {name: getattr(args, name) for name in asdict(RECIPES[args.dataset]) if getattr(args, name) is not None}
+    print(f'recipe     {args.dataset}: ' + ', '.join(f'{name} {value}' for name, value in recipe.items() if name != 'tiou'))
+    print(f'device     {device}, {args.precision}', flush=True)
 
 
-def report(blocks: dict[str, Evaluation], folder: Path) -> None:
+def report(evaluations: dict[str, 'Evaluation'], folder: Path) -> None:
     """Print the table of mAP of each evaluation and where the files are."""
-    for title, evaluation in blocks.items():
+    for title, evaluation in evaluations.items():
+        found = f'{title}: {len(evaluation.detections.scores)} detections in {evaluation.num_videos} videos'
         if evaluation.scores is None:
-            print(f'\n{title}: no test video is annotated, so there is nothing to score; '
-                  f'{len(evaluation.detections.scores)} detections in {evaluation.num_videos} videos')
+            print(f'\n{found}; no test video is annotated, so there is nothing to score')
         else:
-            print(f'\n{title}: {len(evaluation.detections.scores)} detections in {evaluation.num_videos} videos, '
-                  f'video accuracy {100 * evaluation.video_accuracy:.1f} %\n{format_table(evaluation.scores)}')
-    print(f'\nfiles in {folder}: ' + ', '.join(sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))))
+            print(f'\n{found}, video accuracy {100 * evaluation.video_accuracy:.1f} %\n{format_table(evaluation.scores)}')
+    files = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
+    print(f'\nfiles in {folder}: {", ".join(files)}')
+
+
+class Evaluation(NamedTuple):
+    """Detections of the test videos and, where they are annotated, how good they are."""
+    detections: Detections
+    curves: Curves
+    num_videos: int
+    scores: Scores | None = None
+    video_accuracy: float | None = None    # share of annotated videos whose predicted set of classes is the true one
+
+    def to_json(self) -> dict:
+        counts = {'num_videos': self.num_videos, 'num_predictions': len(self.detections.scores)}
+        if self.scores is None:
+            return counts
+        return {**to_json(self.scores), 'video_accuracy': self.video_accuracy,
+                'num_ground_truth_videos': self.scores.num_videos, **counts}
+
+    def write(self, folder: Path) -> None:
+        write_detections(folder / 'detections.json', self.detections)
+        write_curves(folder / 'curves.npz', self.curves)
+
+
+@torch.inference_mode()
+def evaluate_model(model: AICL, test_set: VideoDataset, truth: GroundTruth | None, class_names: list[str],
+                   args: argparse.Namespace, ranks: Ranks) -> Evaluation | None:
+    """Localize every test video and score the detections (sections 7 and 8 of the method); None but on rank 0."""
+    reference = next(model.parameters())
+    sampler = SnippetSampler(test_set.lengths, args.num_segments, args.batch_size, part=(ranks.rank, ranks.count))
+    videos, outputs = [], []
+    # Iterating the loader draws one number from torch's global generator, as the reference's evaluation does.
+    for batch in loader(test_set, sampler, args.num_workers, reference.is_cuda):
+        out = model(batch.features.to(reference.device, reference.dtype, non_blocking=True))
+        videos += batch.videos
+        outputs.append((out.video_logits.softmax(dim=1), out.selection, out.cas, out.actionness_aware, out.actionness_agnostic))
+    parts = ranks.gather((videos, [torch.cat(column).cpu().numpy() for column in zip(*outputs)]))
+    if parts is None:
+        return None
+    _, first = np.unique(np.concatenate([videos for videos, _ in parts]), return_index=True)    # of each video, in order
+    probabilities, selection, cas, aware, agnostic = (np.concatenate(column)[first]
+                                                      for column in zip(*(arrays for _, arrays in parts)))
+    num_snippets = np.array(test_set.lengths)
+    options = LocalizationOptions(**{name: getattr(args, name) for name in LocalizationOptions._fields})
+    found = localize(selection, probabilities, num_snippets, options)
+    predicted, labels = predict_classes(probabilities, args.class_th), test_set.labels.numpy() > 0
+    seconds = num_snippets * args.snippet_frames / args.feature_fps / args.num_segments
+    evaluation = Evaluation(
+        Detections(test_set.names, class_names, found.video, found.label, found.segments, found.scores),
+        pick_curves(test_set.names, class_names, seconds, num_snippets, aware, agnostic, selection, cas, predicted | labels),
+        len(test_set))
+    if truth is None:
+        return evaluation
+    correct = (predicted == labels).all(axis=1)[labels.any(axis=1)]
+    return evaluation._replace(scores=evaluate(truth, evaluation.detections, args.tiou), video_accuracy=float(correct.mean()))
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
 
-class Run:
-    """The folder of a training run: its tables, TensorBoard events, weights and results."""
+HARMLESS = {'resume', 'overwrite', 'num_steps', 'num_epochs', 'num_workers', 'cache', 'compile', 'device', 'data_path',
+            'output_dir', 'exp_name'}    # arguments that a resumed run may change
 
-    def __init__(self, args: argparse.Namespace, class_names: list[str]):
-        self.folder = make_folder(args)
-        write_json(self.folder / 'args.json', {**vars(args), 'torch': torch.__version__, 'numpy': np.__version__,
-                                               'python': platform.python_version()})
-        write_text(self.folder / 'labels.txt', ''.join(f'{name}\n' for name in class_names))
-        self.losses = Table(self.folder / 'losses.csv', ['step', 'epoch', *Losses._fields])
-        self.metrics = Table(self.folder / 'metrics.csv', ['step', 'epoch', 'average_mAP', 'video_accuracy', 'num_predictions',
-                                                           *(f'mAP@{t:g}' for t in args.tiou)])
-        self.board = SummaryWriter(str(self.folder))
-        self.best: tuple[int, Evaluation] | None = None
-        self.last: tuple[int, Evaluation] | None = None
 
-    def log_losses(self, rows: list[tuple[int, int, list[float]]]) -> None:
-        self.losses.append([[step, epoch, *values] for step, epoch, values in rows])
-        for step, _, values in rows:
-            for name, value in zip(Losses._fields, values):
-                self.board.add_scalar(f'loss/{name}', value, step)
-
-    def log_evaluation(self, step: int, epoch: int, evaluation: Evaluation, model: AICL) -> None:
-        """Record an evaluation; the weights are kept as `last`, and as `best` if their average mAP is the largest yet."""
-        self.last = step, evaluation
-        save(model.state_dict(), self.folder / 'last.pt')
-        # quirk: the best weights are chosen on the test videos, as in the reference; so `last` stands beside them.
-        if self.best is None or evaluation.scores is None or evaluation.scores.average > self.best[1].scores.average:
-            self.best = self.last
-            save(model.state_dict(), self.folder / 'best.pt')
-            write_detections(self.folder / 'detections.json', evaluation.detections)
-        write_json(self.folder / 'results.json', {name: {'step': at, **found.to_json()} for name, (at, found) in
-                                                  (('best', self.best), ('last', self.last))})
-        scores = evaluation.scores
-        if scores is None:
-            return
-        self.metrics.append([[step, epoch, scores.average, evaluation.video_accuracy, scores.num_predictions,
-                              *scores.mean_ap.tolist()]])
-        for name, value in (('average', scores.average), *((f'{t:g}', m) for t, m in zip(scores.tiou, scores.mean_ap))):
-            self.board.add_scalar(f'mAP/{name}', value, step)
-        self.board.add_scalar('video_accuracy', evaluation.video_accuracy, step)
-        tqdm.write(f'step {step:>6}   average mAP {100 * scores.average:5.2f}   video accuracy '
-                   f'{100 * evaluation.video_accuracy:5.1f}   best so far {100 * self.best[1].scores.average:5.2f} '
-                   f'(step {self.best[0]})', file=sys.stdout)
+@dataclass
+class Progress:
+    """How far a run is, and the random states from which the order and the rows of this epoch can be drawn again."""
+    step: int = 0
+    epoch: int = 0
+    position: int = 0                   # batches of this epoch that are done
+    epoch_start: dict | None = None     # of torch's and Python's generators
+    rows_start: list | None = None      # of the generator that draws the rows
 
 
 class Pending(NamedTuple):
@@ -309,83 +308,205 @@ class Pending(NamedTuple):
     step: int
     epoch: int
     losses: torch.Tensor
-    videos: list[str]
+    videos: list[int]
 
 
-def fetch_losses(pending: list[Pending]) -> list[tuple[int, int, list[float]]]:
+def fetch_losses(pending: list[Pending], names: list[str]) -> list[tuple[int, int, list[float]]]:
     """Bring losses from the device, all at once. Raises InputError at the first that is not finite."""
     rows = torch.stack([p.losses for p in pending]).tolist() if pending else []
-    for p, values in zip(pending, rows):
-        if not all(map(math.isfinite, values)):
-            term = next(name for name, value in zip(Losses._fields[1:] + Losses._fields[:1], values[1:] + values[:1])
-                        if not math.isfinite(value))
-            raise InputError(f'step {p.step}: the loss term {term} is not finite on {", ".join(p.videos)}; '
-                             f'no weights were saved since; lower --lr or check these features')
+    for p, (total, *terms) in zip(pending, rows):
+        if not math.isfinite(total):
+            term = next((name for name, value in zip(Losses._fields[1:], terms) if not math.isfinite(value)), 'total')
+            raise InputError(f'step {p.step}: the loss term {term} is not finite, on the videos '
+                             f'{", ".join(names[v] for v in p.videos)}; the weights saved before stay as they are, '
+                             f'try a lower --lr and check the features of these videos')
     return [(p.step, p.epoch, values) for p, values in zip(pending, rows)]
 
 
-def train(args: argparse.Namespace) -> None:
+def open_run(args: argparse.Namespace, class_names: list[str], identity: dict) -> tuple[Path, dict | None]:
+    """The run's folder and the checkpoint to go on from, None for a new run.
+
+    `identity` is what a resumed run must share besides its arguments. Raises InputError where it does not.
+    """
+    folder = make_folder(args)
+    held = (folder / 'args.json').exists()
+    if held and not (args.resume or args.overwrite):
+        raise InputError(f'{folder}: holds a run already; add --resume to go on with it or --overwrite to replace it, '
+                         f'or choose another --exp_name')
+    state = read_checkpoint(folder) if args.resume else None
+    if state is None:
+        return folder, None
+    changed = [f'--{name} was {value!r} and is {vars(args)[name]!r}' for name, value in state['args'].items()
+               if name not in HARMLESS and vars(args).get(name, value) != value]
+    changed += [f'the {name} differ' for name, value in identity.items() if state['identity'][name] != value]
+    if changed:
+        raise InputError(f'{folder}: cannot be resumed with other settings: {"; ".join(changed)}')
+    return folder, state
+
+
+def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
+    """Train, evaluate on the way and at the end; the exit status, 128 + signal where one ended the run early."""
     # 1. Data. Nothing here draws a random number.
     truth = open_annotations(args)
     class_names = truth.labels
-    modalities = MODALITIES[args.modal]
-    train_set = VideoDataset(args.data_path, 'train', truth, class_names, modalities)
-    test_set = VideoDataset(args.data_path, 'test', truth, class_names, modalities)
+    train_set, test_set = (open_videos(args, split, truth, class_names, device) for split in ('train', 'test'))
     if train_set.feature_dim != test_set.feature_dim:
         raise InputError(f'{args.data_path}: training features are {train_set.feature_dim} wide a modality, '
                          f'test features {test_set.feature_dim}')
     test_truth = annotated_test_videos(truth, test_set)
-    describe(args, [train_set, test_set], len(class_names))
 
     # 2. Network and optimiser. Seeded before the network and again before the first batch, as the reference is.
     seed_everything(args.seed)
-    model = build_model(args, train_set.feature_dim, len(class_names))
-    reference = next(model.parameters())
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
+    model = build_model(args, train_set.feature_dim, len(class_names), device)
+    dtype = next(model.parameters()).dtype
+    optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, weight_decay=args.weight_decay, fused=True)
     seed_everything(args.seed)
-    sampler = SnippetSampler(train_set.lengths, args.num_segments, args.batch_size, np.random.RandomState(args.seed),
-                             args.drop_last)
+    rng = np.random.RandomState(args.seed)
+    sampler = SnippetSampler(train_set.lengths, args.num_segments, args.batch_size, rng, args.drop_last,
+                             (ranks.rank, ranks.count))
     if not len(sampler):
         raise InputError(f'--batch_size {args.batch_size} is more than the {len(train_set)} training videos; '
                          f'lower it or add --no-drop_last')
     num_steps = args.num_steps or args.num_epochs * len(sampler)
-    num_mined = max(1, args.num_segments // args.contrast_ratio)
+
+    # 3. The run's folder: new, or that of a run to go on with.
+    identity = {'classes': class_names, 'training videos': train_set.names, 'their lengths': train_set.lengths,
+                'test videos': test_set.names}
+    folder, state = open_run(args, class_names, identity)
+    progress = Progress()
+    if state:
+        progress = Progress(**state['progress'])
+        load_weights(model, state['model'], folder / 'checkpoint.pt')
+        optimizer.load_state_dict(state['optimizer'])
+    run = None
+    if ranks.is_first:
+        describe(args, [train_set, test_set], len(class_names), device)
+        if state is None:
+            Run.clear(folder)
+        metric_names = ('average_mAP', 'video_accuracy', 'num_predictions', *(f'mAP@{tiou_key(t)}' for t in args.tiou))
+        run = Run(folder, Losses._fields, metric_names, progress.step)
+        write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in class_names))
+        write_json(folder / 'args.json', {**vars(args), 'versions': {'python': platform.python_version(),
+                                                                     'torch': torch.__version__, 'numpy': np.__version__}})
+        if state:
+            print(f'resumed    at step {progress.step} of {num_steps}', flush=True)
+            run.results = state['results']
+            if state['best']:    # the file may be that of a later step, which was not saved
+                save(state['best'], folder / 'best.pt')
+
+    # 4. The step. With several ranks each has its part of the batch, weighted so that the gradients are the whole's.
+    network = model if ranks.count == 1 else DistributedDataParallel(model)
     weights = LossWeights(args.lambda_modality, args.lambda_contrast, args.lambda_action)
+    num_mined = max(1, args.num_segments // args.contrast_ratio)
 
-    # 3. The steps. Losses stay on the device and are fetched about once a second, so that no step waits for them.
-    run = Run(args, class_names)
-    step, epoch, pending, fetched = 0, 0, [], time.monotonic()
-    with tqdm(total=num_steps, desc='training', unit='step', dynamic_ncols=True) as bar:
-        while step < num_steps:
-            for batch in loader(train_set, sampler, args.num_workers, reference.is_cuda):
-                features = batch.features.to(reference.device, reference.dtype, non_blocking=True)
-                labels = batch.labels.to(reference.device, reference.dtype, non_blocking=True)
-                outputs = model(features)
-                mined = mine(outputs.actionness_aware, outputs.actionness_agnostic, num_mined)
-                losses = aicl_losses(outputs, mined, labels, pseudo_targets(outputs, labels), weights, args.q_val)
-                optimizer.zero_grad(set_to_none=True)
-                losses.total.backward()
-                optimizer.step()
-                step += 1
-                bar.update()
-                if step % args.log_every == 0:
-                    pending.append(Pending(step, epoch, torch.stack(losses).detach(), [train_set.names[v] for v in batch.videos]))
+    def losses_of(features: torch.Tensor, labels: torch.Tensor) -> Losses:
+        outputs = network(features)
+        mined = mine(outputs.actionness_aware, outputs.actionness_agnostic, num_mined)
+        return aicl_losses(outputs, mined, labels, pseudo_targets(outputs, labels), weights, args.q_val)
 
-                evaluate_now = step == num_steps or (args.detection_inf_step and step % args.detection_inf_step == 0)
-                if evaluate_now or time.monotonic() - fetched > 1:
-                    rows, pending, fetched = fetch_losses(pending), [], time.monotonic()
-                    run.log_losses(rows)
-                    if rows:
-                        bar.set_postfix({name: f'{value:.3f}' for name, value in zip(('total', 'mil', 'gce_rgb', 'gce_flow'), rows[-1][2])})
-                if evaluate_now:
-                    evaluation = evaluate_model(model, test_set, test_truth, class_names, args)
-                    run.log_evaluation(step, epoch, evaluation, model)
-                if step == num_steps:
-                    break
-            epoch += 1
-    run.board.close()
-    report({f'{name} weights (step {at})': found for name, (at, found) in (('best', run.best), ('last', run.last))},
-           run.folder)
+    losses_of = torch.compile(losses_of) if args.compile else losses_of
+
+    # 5. The loop. Losses stay on the device and are fetched about once a second, so that no step waits for them.
+    stop, pending, evaluations = StopSignal(), [], {}
+    fetched = saved = time.monotonic()
+    bar = tqdm(total=num_steps, initial=progress.step, desc='training', unit='step', dynamic_ncols=True,
+               disable=not ranks.is_first, mininterval=0.1 if sys.stderr.isatty() else 30)
+    if state:
+        set_random_state(state['random'])
+    for batch in endless_batches(train_set, sampler, progress, args.num_workers, device):
+        if progress.step >= num_steps:
+            break
+        losses = losses_of(batch.features.to(device, dtype, non_blocking=True), batch.labels.to(device, dtype, non_blocking=True))
+        whole = min(args.batch_size, len(train_set) - progress.position * args.batch_size)
+        part = len(range(ranks.rank, whole, ranks.count)) / whole    # of the batch's videos that this rank has
+        optimizer.zero_grad(set_to_none=True)
+        (losses.total * (part * ranks.count)).backward()
+        optimizer.step()
+        progress.step += 1
+        progress.position += 1
+        pending.append(Pending(progress.step, progress.epoch, ranks.sum(torch.stack(losses).detach() * part), batch.videos))
+        bar.update()
+
+        is_last = progress.step == num_steps
+        evaluate_now = is_last or (args.detection_inf_step and progress.step % args.detection_inf_step == 0)
+        stopped_by = ranks.largest(stop.number) if ranks.count == 1 or progress.step % 10 == 0 else 0
+        save_now = is_last or stopped_by or time.monotonic() - saved > CHECKPOINT_SECONDS
+        if evaluate_now or save_now or time.monotonic() - fetched > 1:
+            rows, pending, fetched = fetch_losses(pending, train_set.names), [], time.monotonic()
+            if run:
+                run.log_losses([row for row in rows if row[0] % args.log_every == 0])
+            bar.set_postfix({name: f'{value:.3f}' for name, value in zip(Losses._fields[:4], rows[-1][2])})
+        if evaluate_now:
+            evaluation = evaluate_model(model, test_set, test_truth, class_names, args, ranks)
+            if run:
+                keep_evaluation(run, evaluation, progress, model, evaluations)
+        if run and save_now:
+            saved = time.monotonic()
+            best = folder / 'best.pt'
+            write_checkpoint(folder, {
+                'args': vars(args), 'identity': identity, 'progress': vars(progress), 'random': random_state(),
+                'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'results': run.results,
+                'best': read_weights(best) if run.results else None})
+        if stopped_by and not is_last:
+            bar.close()
+            print(f'{signal.Signals(stopped_by).name} after step {progress.step}: go on with the same command and --resume')
+            return 128 + stopped_by
+        if is_last:
+            break
+    bar.close()
+
+    # 6. The best and the last weights, side by side; those that this process has not evaluated itself are again.
+    for name in ('best', 'last'):
+        if ranks.largest(ranks.is_first and name not in evaluations):
+            load_weights(model, read_weights(folder / f'{name}.pt'), folder / f'{name}.pt')
+            evaluation = evaluate_model(model, test_set, test_truth, class_names, args, ranks)
+            if run:
+                evaluations[name] = run.results[name]['step'], evaluation
+                if name == 'best':
+                    evaluation.write(folder)
+    if run:
+        run.board.close()
+        report({f'{name} weights (step {evaluations[name][0]})': evaluations[name][1] for name in ('best', 'last')}, folder)
+    return 0
+
+
+def endless_batches(train_set: VideoDataset, sampler: SnippetSampler, progress: Progress, num_workers: int,
+                    device: torch.device) -> Iterator[Batch]:
+    """Batches of one epoch after the other, from where `progress` stands; the caller counts steps and positions."""
+    while True:
+        now = None
+        if progress.position:    # resumed: draw this epoch's order and rows again and pass over the batches that are done
+            now = random_state()
+            set_random_state(progress.epoch_start)
+            set_rows_state(sampler.rng, progress.rows_start)
+            sampler.start = progress.position
+        else:
+            progress.epoch_start, progress.rows_start = random_state(), rows_state(sampler.rng)
+        for batch in loader(train_set, sampler, num_workers, device.type == 'cuda'):
+            if now:
+                set_random_state(now)
+                now = None
+            yield batch
+        if now:
+            set_random_state(now)
+        progress.epoch, progress.position = progress.epoch + 1, 0
+
+
+def keep_evaluation(run: Run, evaluation: Evaluation, progress: Progress, model: AICL,
+                    evaluations: dict[str, tuple[int, Evaluation]]) -> None:
+    """Write what an evaluation found, and remember it in `evaluations` as the last and, if it is, the best."""
+    evaluations['last'] = progress.step, evaluation
+    if run.keep(progress.step, evaluation.to_json(), model.state_dict()):
+        evaluations['best'] = evaluations['last']
+        evaluation.write(run.folder)
+    scores = evaluation.scores
+    if scores is not None:
+        run.log_metrics(progress.step, progress.epoch, [scores.average, evaluation.video_accuracy, scores.num_predictions,
+                                                        *scores.mean_ap.tolist()])
+        best = run.results['best']
+        tqdm.write(f'step {progress.step:>6}   average mAP {100 * scores.average:5.2f}   video accuracy '
+                   f'{100 * evaluation.video_accuracy:5.1f}   best so far {100 * best["average_mAP"]:5.2f} '
+                   f'(step {best["step"]})', file=sys.stdout)
 
 
 # ---- inference ------------------------------------------------------------------------------------------------------
@@ -405,30 +526,38 @@ def class_names_of(args: argparse.Namespace, truth: GroundTruth | None, num_clas
     return [f'class_{c}' for c in range(num_classes)]
 
 
-def infer(args: argparse.Namespace) -> None:
-    state = read_checkpoint(args.model_file)
+def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
+    """Localize the test videos with given weights and score the detections; the exit status."""
+    state = read_weights(args.model_file)
     truth = open_annotations(args)
     class_names = class_names_of(args, truth, num_classes_of(state, args.model_file))
-    test_set = VideoDataset(args.data_path, 'test', truth, class_names, MODALITIES[args.modal])
+    test_set = open_videos(args, 'test', truth, class_names, device)
     test_truth = annotated_test_videos(truth, test_set)
-    describe(args, [test_set], len(class_names))
-    model = build_model(args, test_set.feature_dim, len(class_names))
+    model = build_model(args, test_set.feature_dim, len(class_names), device)
     load_weights(model, state, args.model_file)
-    evaluation = evaluate_model(model, test_set, test_truth, class_names, args)
     folder = make_folder(args)
-    write_detections(folder / 'detections.json', evaluation.detections)
-    write_json(folder / 'results.json', evaluation.to_json())
-    report({args.model_file: evaluation}, folder)
+    if ranks.is_first:
+        describe(args, [test_set], len(class_names), device)
+    evaluation = evaluate_model(model, test_set, test_truth, class_names, args, ranks)
+    if evaluation:
+        evaluation.write(folder)
+        write_json(folder / 'results.json', evaluation.to_json())
+        report({args.model_file: evaluation}, folder)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status: 0, 2 after bad input, 128 + signal after a signal."""
     args = parse_args(argv)
-    try:
-        infer(args) if args.inference_only else train(args)
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    return 0
+
+    def command() -> int:
+        device = pick_device(args.device)
+        ranks = Ranks(device)
+        status = (infer if args.inference_only else train)(args, device, ranks)
+        ranks.close()
+        return status
+
+    return run_command(command)
 
 
 if __name__ == '__main__':

@@ -55,9 +55,10 @@ def temporal_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tens
 class ActionnessModule(nn.Module):
     """Class-aware branch and one attention branch a modality, under the released parameter names."""
 
-    def __init__(self, feature_dim: int, num_classes: int, hidden_dim: int, modalities: tuple[str, ...]):
+    def __init__(self, feature_dim: int, num_classes: int, hidden_dim: int, modalities: tuple[str, ...],
+                 product_dtype: torch.dtype | None):
         super().__init__()
-        self.modalities, self.feature_dim = modalities, feature_dim
+        self.modalities, self.feature_dim, self.product_dtype = modalities, feature_dim, product_dtype
         # Creation order decides the random initial values: it is the released one.
         self.base_module = nn.Sequential(nn.Conv1d(len(modalities) * feature_dim, hidden_dim, 3, padding=1), nn.ReLU())
         self.cls = nn.Sequential(nn.Conv1d(hidden_dim, num_classes, 1))
@@ -73,8 +74,9 @@ class ActionnessModule(nn.Module):
             columns = slice(i * self.feature_dim, (i + 1) * self.feature_dim)
             own, attention = getattr(self, f'action_module_{modality}')[0], getattr(self, f'cls_{modality}')
             # The modality's share of the class-aware embedding and its own embedding read the same input: one product.
-            both = temporal_convolution(features[..., columns], torch.cat([base.weight[:, columns], own.weight]),
-                                        torch.cat([base.bias / len(self.modalities), own.bias]))
+            operands = (features[..., columns], torch.cat([base.weight[:, columns], own.weight]),
+                        torch.cat([base.bias / len(self.modalities), own.bias]))
+            both = temporal_convolution(*(x.to(self.product_dtype or x.dtype) for x in operands)).to(base.weight.dtype)
             share, own_hidden = both.chunk(2, dim=-1)
             hidden = hidden + share
             embeddings[modality] = F.relu(own_hidden)
@@ -92,13 +94,15 @@ class AICL(nn.Module):
     """The two-branch network (section 3.2 of the paper).
 
     feature_dim: D; fusion_weight: share g of the class scores in the selection score;
-    topk_ratio: k = T // topk_ratio snippets a class make its video logit.
+    topk_ratio: k = T // topk_ratio snippets a class make its video logit; product_dtype: that of the large products, the
+    parameters' own if None.
     """
 
     def __init__(self, feature_dim: int, num_classes: int, hidden_dim: int = 512, fusion_weight: float = 1 / 3,
-                 topk_ratio: int = 8, modalities: tuple[str, ...] = ('rgb', 'flow')):
+                 topk_ratio: int = 8, modalities: tuple[str, ...] = ('rgb', 'flow'),
+                 product_dtype: torch.dtype | None = None):
         super().__init__()
-        self.actionness_module = ActionnessModule(feature_dim, num_classes, hidden_dim, modalities)
+        self.actionness_module = ActionnessModule(feature_dim, num_classes, hidden_dim, modalities, product_dtype)
         self.fusion_weight, self.topk_ratio = fusion_weight, topk_ratio
 
     def forward(self, features: Tensor) -> Outputs:

@@ -1,21 +1,28 @@
 """Seeds, device, checkpoints, the run's folder and its logs."""
 import csv
+import hashlib
+import io
 import os
 import pickle
 import random
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
-from eval.files import InputError
+from eval.files import InputError, write_bytes, write_json
 
 
 def warn(message: str) -> None:
-    """One line on standard error."""
-    print(f'warning: {message}', file=sys.stderr, flush=True)
+    """One line on standard error, from the first rank alone."""
+    if os.environ.get('RANK', '0') == '0':
+        print(f'warning: {message}', file=sys.stderr, flush=True)
 
 
 def shorten(text: object, length: int = 200) -> str:
@@ -24,6 +31,8 @@ def shorten(text: object, length: int = 200) -> str:
     return text if len(text) <= length else text[:length - 3] + '...'
 
 
+# ---- seeds ----------------------------------------------------------------------------------------------------------
+
 def seed_everything(seed: int) -> None:
     """Seed torch (all devices), numpy's and Python's global generators."""
     torch.manual_seed(seed)
@@ -31,42 +40,123 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
 
 
+def random_state() -> dict:
+    """The state of torch's and Python's global generators, in types that a checkpoint may hold."""
+    return {'torch': torch.get_rng_state(), 'python': random.getstate(), 'cuda': torch.cuda.get_rng_state_all()}
+
+
+def set_random_state(state: dict) -> None:
+    """Bring the global generators back to a `random_state`."""
+    torch.set_rng_state(state['torch'])
+    random.setstate(state['python'])
+    if len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state['cuda'])
+
+
+def rows_state(rng: np.random.RandomState) -> list:
+    """The state of the generator that draws the rows, in types that a checkpoint may hold."""
+    name, keys, *rest = rng.get_state()
+    return [name, torch.from_numpy(keys.copy()), *rest]
+
+
+def set_rows_state(rng: np.random.RandomState, state: list) -> None:
+    name, keys, *rest = state
+    rng.set_state((name, keys.numpy(), *rest))
+
+
+# ---- device and ranks -----------------------------------------------------------------------------------------------
+
 def pick_device(name: str) -> torch.device:
-    """'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'. Raises InputError where there is no such device."""
+    """'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'. Raises InputError where there is no such device.
+
+    Under torchrun 'auto' and 'cuda' are the device of the local rank.
+    """
     if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f'--device {name}: unknown; use auto, cpu, cuda or cuda:N') from None
+        raise InputError(f'--device {shorten(name)}: unknown; use auto, cpu, cuda or cuda:N') from None
     if device.type not in ('cpu', 'cuda'):
-        raise InputError(f'--device {name}: only cpu and cuda are supported')
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f'--device {shorten(name)}: only cpu and cuda are supported')
+    if device.type == 'cpu':
+        return device
+    index = int(os.environ.get('LOCAL_RANK', 0)) if device.index is None else device.index
+    if index >= torch.cuda.device_count():
         raise InputError(f'--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices '
                          f'here; use --device cpu')
-    return device
+    torch.cuda.set_device(index)
+    return torch.device('cuda', index)
+
+
+class Ranks:
+    """The processes that torchrun started together, or this one alone. Rank 0 writes the files."""
+
+    def __init__(self, device: torch.device):
+        self.count = int(os.environ.get('WORLD_SIZE', 1))
+        if self.count > 1:
+            dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+        self.rank = dist.get_rank() if self.count > 1 else 0
+        self.is_first = self.rank == 0
+
+    def gather(self, value: Any) -> list | None:
+        """The values of all ranks, in order, on rank 0; None elsewhere."""
+        if self.count == 1:
+            return [value]
+        values = [None] * self.count if self.is_first else None
+        dist.gather_object(value, values)
+        return values
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of all ranks' tensors, on every rank and on the device; `value` itself is used up."""
+        if self.count > 1:
+            dist.all_reduce(value)
+        return value
+
+    def largest(self, value: int) -> int:
+        """The largest of all ranks' numbers, on every rank."""
+        if self.count == 1:
+            return int(value)
+        number = torch.tensor(int(value), device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number)
+
+    def close(self) -> None:
+        if self.count > 1:
+            dist.destroy_process_group()
+
+
+class StopSignal:
+    """Remembers SIGINT or SIGTERM, so that a run can end after its step; a second SIGINT interrupts at once."""
+
+    def __init__(self):
+        self.number = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.receive)
+
+    def receive(self, number: int, frame: object) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
 
 
 # ---- weights and checkpoints ----------------------------------------------------------------------------------------
 
 def save(value: object, path: Path) -> None:
-    """`torch.save` beside the place, then rename: the file is whole at any moment, old or new."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        torch.save(value, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """`torch.save`, whole or not at all. Raises InputError where it cannot be written."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
-def read_checkpoint(path: str | Path) -> dict:
-    """Read a file of tensors and plain values; no pickled code is ever run."""
+def read_weights(path: str | Path) -> dict:
+    """Read a dictionary of tensors and plain values; no pickled code is ever run."""
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f'{path}: not found') from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-        raise InputError(f'{path}: not a readable checkpoint ({shorten(error)})') from None
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        raise InputError(f'{path}: not a file of weights, or a damaged one ({shorten(error)})') from None
     if not isinstance(state, dict):
         raise InputError(f'{path}: holds a {type(state).__name__}, not a dictionary of parameters')
     return state
@@ -87,7 +177,7 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
     """
     own = model.state_dict()
     faults = [f'{name} is missing' for name in own if name not in state]
-    faults += [f'{shorten(name)} is not one of AICL\'s' for name in state if name not in own]
+    faults += [f"{shorten(name)} is not one of this network's" for name in state if name not in own]
     for name in own.keys() & state.keys():
         value = state[name]
         if not isinstance(value, Tensor) or not value.is_floating_point():
@@ -101,16 +191,122 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
     model.load_state_dict(state)
 
 
-# ---- the run's logs -------------------------------------------------------------------------------------------------
+def digest(value: Any, sha: Any = None) -> str:
+    """SHA-256 of a nest of dictionaries, lists, tensors and plain values."""
+    sha = sha or hashlib.sha256()
+    if isinstance(value, Tensor):
+        sha.update(f'{value.dtype} {tuple(value.shape)}'.encode())
+        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    elif isinstance(value, (dict, list, tuple)):
+        sha.update(f'{type(value).__name__} {len(value)}'.encode())
+        for item in value.items() if isinstance(value, dict) else value:
+            digest(item, sha)
+    else:
+        sha.update(repr(value).encode())
+    return sha.hexdigest()
+
+
+def write_checkpoint(folder: Path, state: dict) -> None:
+    """Write checkpoint.pt with its digest; the one before stays as checkpoint.previous.pt."""
+    path, previous = folder / 'checkpoint.pt', folder / 'checkpoint.previous.pt'
+    fresh = folder / 'checkpoint.next.pt'
+    save({**state, 'digest': digest(state)}, fresh)
+    if path.exists():
+        os.replace(path, previous)
+    os.replace(fresh, path)
+
+
+def read_checkpoint(folder: Path) -> dict | None:
+    """The newest whole checkpoint of a run, None where it wrote none yet. Raises InputError if all are damaged."""
+    paths = [path for path in (folder / 'checkpoint.pt', folder / 'checkpoint.previous.pt') if path.exists()]
+    for path in paths:
+        try:
+            state = read_weights(path)
+            expected = state.pop('digest', None)
+            if digest(state) == expected:
+                return state
+            fault = f'{path}: damaged, its contents do not have the digest {expected}'
+        except InputError as error:
+            fault = str(error)
+        warn(f'{fault}; trying the checkpoint before it')
+    if paths:
+        raise InputError(f'{folder}: no checkpoint can be read; start again with --overwrite')
+    return None
+
+
+# ---- the run's folder -----------------------------------------------------------------------------------------------
 
 class Table:
-    """A CSV file that grows by rows; its header is `columns`."""
+    """A CSV file that grows by rows of numbers, each beginning with a step. Rows after `last_step` are dropped first."""
 
-    def __init__(self, path: Path, columns: list[str]):
-        self.path, self.columns = path, columns
-        with open(path, 'w', newline='') as file:
-            csv.writer(file).writerow(columns)
+    def __init__(self, path: Path, columns: list[str], last_step: int):
+        self.path = path
+        kept = []
+        if last_step and path.exists():
+            with open(path, newline='') as file:
+                kept = [row for row in csv.reader(file) if len(row) == len(columns) and row[0].isdigit()
+                        and int(row[0]) <= last_step]
+        write_bytes(path, self.encode([columns, *kept]))
 
     def append(self, rows: list[list]) -> None:
-        with open(self.path, 'a', newline='') as file:
-            csv.writer(file).writerows(rows)
+        try:
+            with open(self.path, 'ab') as file:
+                file.write(self.encode(rows))
+        except OSError as error:
+            raise InputError(f'{self.path}: cannot be written: {error.strerror}') from None
+
+    @staticmethod
+    def encode(rows: list[list]) -> bytes:
+        text = io.StringIO(newline='')
+        csv.writer(text, lineterminator='\n').writerows(rows)
+        return text.getvalue().encode()
+
+
+class Run:
+    """The folder of a training run: its tables, TensorBoard events, and the best and the last weights and results."""
+
+    FILES = ('args.json', 'labels.txt', 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json',
+             'detections.json', 'curves.npz', 'checkpoint.pt', 'checkpoint.previous.pt', 'events.out.tfevents.*')
+
+    def __init__(self, folder: Path, loss_names: tuple[str, ...], metric_names: tuple[str, ...], last_step: int = 0):
+        self.folder = folder
+        self.losses = Table(folder / 'losses.csv', ['step', 'epoch', *loss_names], last_step)
+        self.metrics = Table(folder / 'metrics.csv', ['step', 'epoch', *metric_names], last_step)
+        self.loss_names, self.metric_names = loss_names, metric_names
+        self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
+        self.results: dict[str, dict] = {}    # 'best' and 'last': what results.json says of them
+
+    @classmethod
+    def clear(cls, folder: Path) -> None:
+        """Remove the files of an earlier run, and nothing else."""
+        for pattern in cls.FILES:
+            for path in folder.glob(pattern):
+                path.unlink()
+
+    def log_losses(self, rows: list[tuple[int, int, list[float]]]) -> None:
+        """Rows of step, epoch and every loss term."""
+        self.losses.append([[step, epoch, *values] for step, epoch, values in rows])
+        for step, _, values in rows:
+            for name, value in zip(self.loss_names, values):
+                self.board.add_scalar(f'loss/{name}', value, step)
+
+    def log_metrics(self, step: int, epoch: int, values: list[float]) -> None:
+        self.metrics.append([[step, epoch, *values]])
+        for name, value in zip(self.metric_names, values):
+            self.board.add_scalar(name.replace('@', '/'), value, step)
+
+    def keep(self, step: int, result: dict, weights: dict) -> bool:
+        """Keep weights as the last, and as the best if their average mAP is the largest yet; whether they are the best.
+
+        Where nothing is scored the last ones count as the best.
+        """
+        self.results['last'] = {'step': step, **result}
+        save(weights, self.folder / 'last.pt')
+        best = self.results.get('best')
+        # quirk: the best weights are chosen on the test videos, as in the reference; so the last ones stand beside them
+        is_best = best is None or 'average_mAP' not in best or result['average_mAP'] > best['average_mAP']
+        if is_best:
+            self.results['best'] = self.results['last']
+            save(weights, self.folder / 'best.pt')
+        write_json(self.folder / 'results.json', {name: self.results[name] for name in ('best', 'last')})
+        return is_best

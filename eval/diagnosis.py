@@ -30,13 +30,13 @@ seconds, and the number of instances of its class in its video. `BINS` has the b
 Everything is judged at each tIoU by itself; an average is the mean over the tIoUs.
 """
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from eval.command import Parser, run
 from eval.detection import Matches, check_tiou, evaluate, match, scored_subset, temporal_iou, tiou_key, warnings
 from eval.files import Detections, GroundTruth, InputError, read_detections, read_ground_truth, write_json
 
@@ -330,14 +330,9 @@ def draw(diagnosis: Diagnosis) -> 'Figure':
     return figure
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        self.exit(2, f'error: {message} (--help tells more)\n')
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = _Parser(prog='python -m eval.diagnosis', description='Error diagnosis of a result file, after DETAD.')
+    parser = Parser(prog='python -m eval.diagnosis', description='Error diagnosis of a result file, after DETAD.')
     parser.add_argument('ground_truth', metavar='GT.json')
     parser.add_argument('detections', metavar='DETECTIONS.json')
     parser.add_argument('--subset', metavar='NAME', help='what to diagnose (default: that of the predicted videos)')
@@ -346,28 +341,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--output', metavar='FILE', help='also write the numbers there, as JSON')
     parser.add_argument('--picture', metavar='FILE', help='also draw them there, as .png or .svg')
     args = parser.parse_args(arguments)
-    try:
-        if args.picture and not args.picture.lower().endswith(('.png', '.svg')):
-            raise InputError(f'{args.picture}: the name of a picture must end in .png or .svg')
-        truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
-        truth = scored_subset(truth, detections.videos, args.subset)
-        for line in warnings(evaluate(truth, detections, args.tiou)):
-            print(f'warning: {line}', file=sys.stderr)
-        diagnosis = diagnose(truth, detections, args.tiou, BINS[args.bins])
-        print(f'subset {truth.subsets[0]!a}:', format_table(diagnosis), flush=True)
-        if args.output:
-            write_json(args.output, to_json(diagnosis))
-        if args.picture:
-            draw(diagnosis).savefig(args.picture, dpi=150)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever reads, as `| head`, has enough; nothing is left to flush at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (InputError, OSError) as error:  # OSError: the picture cannot be written
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    return 0
+    return run(lambda: diagnose_file(args))
+
+
+def diagnose_file(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    if args.picture and not args.picture.lower().endswith(('.png', '.svg')):
+        raise InputError(f'{args.picture}: the name of a picture must end in .png or .svg')
+    truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
+    truth = scored_subset(truth, detections.videos, args.subset)
+    for line in warnings(evaluate(truth, detections, args.tiou)):
+        print(f'warning: {line}', file=sys.stderr)
+    diagnosis = diagnose(truth, detections, args.tiou, BINS[args.bins])
+    print(f'subset {truth.subsets[0]!a}:', format_table(diagnosis), flush=True)
+    if args.output:
+        write_json(args.output, to_json(diagnosis))
+    if args.picture:
+        draw(diagnosis).savefig(args.picture, dpi=150)
 
 
 if __name__ == '__main__':

@@ -150,7 +150,12 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file whole: beside its place, then renamed, so that it is old or new at every moment.
+    """Writes a text file in UTF-8 as `write_bytes` does."""
+    write_bytes(path, text.encode('utf-8'))
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file whole: beside its place, then renamed, so that it is old or new at every moment.
 
     Raises InputError if it cannot be written.
     """
@@ -158,10 +163,10 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     temporary = place.with_name(f'.{place.name}.tmp')  # always the same name: the next run clears what a kill left
     try:
         if place.exists() and not place.is_file():  # /dev/null, a pipe: nothing to rename over
-            place.write_text(text, encoding='utf-8')
+            place.write_bytes(content)
             return
         try:
-            temporary.write_text(text, encoding='utf-8')
+            temporary.write_bytes(content)
             os.replace(temporary, place)
         except BaseException:
             temporary.unlink(missing_ok=True)

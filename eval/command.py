@@ -1,0 +1,37 @@
+"""What all commands share: bad usage and bad input end in one line on standard error and exit status 2."""
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from eval.files import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that complains in one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f'error: {message} (--help tells more)\n')
+
+
+def run(command: Callable[[], int | None]) -> int:
+    """Run a command; its exit status: what it returns, 0 for None, 2 after bad input, 130 after Ctrl-C."""
+    try:
+        return command() or 0
+    except InputError as error:
+        message = str(error)
+    except BrokenPipeError:  # whoever reads, as `| head`, has enough; nothing is left to flush at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        message = f'{error.filename}: {error.strerror}' if error.filename else str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in
+                                                          ('out of memory', "can't allocate memory")):
+            raise
+        message = 'out of memory: give the program less at once (main.py: --batch_size, --cache) or more memory'
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    print(f'error: {message}', file=sys.stderr)
+    return 2
