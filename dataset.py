@@ -1,12 +1,10 @@
 """Features and annotations from disk, sampling to T snippets, batches.
 
-A data folder holds `gt.json`, `split_train.txt`, `split_test.txt` and snippet features in one of two layouts:
-
-    features/{train,test}/{rgb,flow}/<video>.npy    two-stream, each (L, D)
-    [features/]{train,test}/<video>.npy             joint, each (L, 2D), RGB first
-
-The test folder may also be called `validation` or `val`. `v_X` and `X` name the same video.
+    python dataset.py DIR [--dataset NAME] [--deep]     checks a data folder before anyone trains on it
 """
+import argparse
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +13,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, get_worker_info
 from tqdm import tqdm
 
-from eval.files import GroundTruth, InputError, match_videos
+from data_folder import MAX_UNEVEN_ROWS, Split, Summary, TimeBase, find_split, first_few, noted, number_of
+from eval.command import Parser, run
+from eval.files import GroundTruth, InputError, read_ground_truth
 from utils import shorten, warn
 
-SPLIT_FOLDERS = {'train': ('train', 'training'), 'test': ('test', 'testing', 'validation', 'val')}
-MAX_UNEVEN_ROWS = 2    # RGB and flow of one video may differ by so many rows: the extractors round differently
+MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}
+SHARE = {'device': 0.6, 'ram': 0.7}    # of the free memory that `auto` gives to features; the rest is for the network
 
 
 class Batch(NamedTuple):
@@ -30,19 +30,6 @@ class Batch(NamedTuple):
     features: Tensor    # (N, T, M D), float32
     labels: Tensor      # (N, C) multi-hot, float32
     videos: list[int]   # N indices into the data set
-
-
-class FeatureFile(NamedTuple):
-    """Where the features of one video lie: one file a modality, or a single joint one."""
-    paths: tuple[Path, ...]
-    columns: slice        # of each file
-    length: int           # L snippets
-    width: int            # features a modality, D
-    dtype: np.dtype
-
-    def read(self) -> list[np.ndarray]:
-        """One (L, columns) array a file, memory-mapped."""
-        return [open_array(path)[:self.length, self.columns] for path in self.paths]
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------------
@@ -68,21 +55,27 @@ class SnippetSampler:
     """Batches of (video, rows) pairs: the video order from torch's global generator, the rows from `rng`.
 
     Without `rng` the videos come in order with uniform rows. Everything random is drawn here, in the main process and
-    in the order of the batches, so that the number of workers does not change a run.
+    in the order of the batches, so that neither the number of workers nor that of ranks changes a run: of `part` =
+    (rank, count) each rank draws all and takes its share of every batch. `start` is how many batches the next epoch,
+    and that one alone, draws but leaves out.
     """
 
     def __init__(self, lengths: list[int], num_segments: int, batch_size: int, rng: np.random.RandomState | None = None,
-                 drop_last: bool = False):
+                 drop_last: bool = False, part: tuple[int, int] = (0, 1)):
         order = RandomSampler(lengths) if rng is not None else SequentialSampler(lengths)
         self.batches = BatchSampler(order, batch_size, drop_last)
-        self.lengths, self.num_segments, self.rng = lengths, num_segments, rng
+        self.lengths, self.num_segments, self.rng, self.part, self.start = lengths, num_segments, rng, part, 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, np.ndarray]]]:
-        for batch in self.batches:
-            yield [(video, self.rows(video)) for video in batch]
+        rank, count = self.part
+        start, self.start = self.start, 0
+        for i, batch in enumerate(self.batches):
+            drawn = [(video, self.rows(video)) for video in batch]
+            if i >= start:
+                yield drawn[rank::count] or drawn[:1]    # a rank without a share takes part with a video of weight 0
 
     def rows(self, video: int) -> np.ndarray:
         if self.rng is None:
@@ -90,220 +83,269 @@ class SnippetSampler:
         return random_rows(self.lengths[video], self.num_segments, self.rng)
 
 
-# ---- files ----------------------------------------------------------------------------------------------------------
-
-def open_array(path: Path) -> np.ndarray:
-    """Memory-map a feature file. Raises InputError where it is not a whole, plain `.npy` file of (L, D) floats."""
-    try:
-        array = np.load(path, mmap_mode='r', allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f'{path}: not a readable .npy file ({shorten(error)}); extract or download it again') from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or not all(array.shape):
-        raise InputError(f'{path}: features must be one array of shape (snippets, width), '
-                         f'found {getattr(array, "shape", "an archive")}')
-    if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(f'{path}: features must be floating point numbers, found {array.dtype}')
-    return array
-
-
-class FeatureFolder:
-    """The feature files of one split, its layout found by looking."""
-
-    def __init__(self, root: Path, split: str, modalities: tuple[str, ...]):
-        self.modalities = modalities
-        candidates = [base / name for base in (root / 'features', root) for name in SPLIT_FOLDERS[split]]
-        for folder in candidates:
-            streams = [folder / modality for modality in modalities]
-            if all(stream.is_dir() for stream in streams):
-                self.layout, self.folder, self.streams = 'two-stream', folder, streams
-                break
-            if folder.is_dir() and any(folder.glob('*.npy')):
-                self.layout, self.folder, self.streams = 'joint', folder, [folder]
-                break
-        else:
-            raise InputError(f'{root}: no {split} features found; expected features/{split}/rgb and flow, or {split}/*.npy')
-        self.stems = [sorted(path.stem for path in stream.glob('*.npy')) for stream in self.streams]
-        for stream, stems in zip(self.streams, self.stems):
-            if not stems:
-                raise InputError(f'{stream}: holds no .npy file')
-
-    def locate(self, names: list[str]) -> list[tuple[Path | None, ...]]:
-        """The files of each video, by either spelling of its name; None where there is none.
-
-        Names are looked up in the folder's listing, never joined to a path, so that none can lead out of it.
-        """
-        found = [match_videos(names, stems) for stems in self.stems]
-        return [tuple(None if index[i] < 0 else stream / f'{stems[index[i]]}.npy'
-                      for stream, stems, index in zip(self.streams, self.stems, found)) for i in range(len(names))]
-
-    def inspect(self, paths: tuple[Path, ...]) -> FeatureFile:
-        """Read the headers of one video's files. Raises InputError where shapes do not fit."""
-        arrays = [open_array(path) for path in paths]
-        lengths, widths = [len(a) for a in arrays], [a.shape[1] for a in arrays]
-        if max(lengths) - min(lengths) > MAX_UNEVEN_ROWS:
-            raise InputError(f'{paths[0].stem}: {lengths[0]} rgb rows but {lengths[1]} flow rows '
-                             f'({paths[0]}, {paths[1]}); extract both again with one stride')
-        if len(set(widths)) > 1:
-            raise InputError(f'{paths[0].stem}: rgb features are {widths[0]} wide but flow features {widths[1]}')
-        width, columns = widths[0], slice(None)
-        if self.layout == 'joint':
-            if width % 2:
-                raise InputError(f'{paths[0]}: joint features hold RGB and flow side by side, '
-                                 f'so their width must be even, found {width}')
-            width //= 2
-            columns = slice(width * ('rgb' not in self.modalities), width * (1 + ('flow' in self.modalities)))
-        return FeatureFile(paths, columns, min(lengths), width, np.result_type(*arrays))
-
-
-def read_split_file(path: Path) -> list[str]:
-    """Video names, one a line, in the file's order."""
-    try:
-        names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: not a readable text file ({shorten(error)})') from None
-    names = [name for name in names if name]
-    if not names:
-        raise InputError(f'{path}: names no video; write one a line')
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InputError(f'{path}: names {shorten(twice[0])} more than once; keep one line')
-    return names
-
-
-def split_videos(root: Path, split: str, truth: GroundTruth | None) -> list[str] | None:
-    """Who belongs to a split: its list file, else a subset of the annotations, else None (whoever has features).
-
-    The first annotated subset of (training, validation, testing) is trained on, the last one is tested on.
-    """
-    path = root / f'split_{split}.txt'
-    if path.is_file():
-        return read_split_file(path)
-    annotated = set() if truth is None else {truth.subsets[v] for v in truth.video}
-    subsets = [name for name in ('training', 'validation', 'testing') if name in annotated]
-    if split == 'test' and not subsets:
-        return None
-    if len(subsets) < 2:
-        raise InputError(f'{path}: not found, and gt.json does not have two annotated subsets to go by; write the list')
-    chosen, has_instance = subsets[0 if split == 'train' else -1], set(truth.video.tolist())
-    return [name for i, name in enumerate(truth.videos) if truth.subsets[i] == chosen and i in has_instance]
-
-
 # ---- the data set ---------------------------------------------------------------------------------------------------
 
-class VideoDataset(Dataset):
-    """The videos of one split, their features in memory as one table of rows, and their multi-hot labels.
+def free_memory() -> float:
+    """Bytes of memory that this process may still take: what the machine has free, or its control group."""
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+        free = [1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
+        groups = [line.split(':', 2) for line in Path('/proc/self/cgroup').read_text().splitlines()]
+    except OSError:    # not Linux
+        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2
+    for _, controllers, group in groups:
+        if not controllers:
+            root, limit, usage = '/sys/fs/cgroup', 'memory.max', 'memory.current'
+        elif 'memory' in controllers.split(','):
+            root, limit, usage = '/sys/fs/cgroup/memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes'
+        else:
+            continue
+        own = Path(root + group)
+        for folder in (own, *own.parents):
+            try:
+                stat = dict(line.split() for line in (folder / 'memory.stat').read_text().splitlines())
+                used = int((folder / usage).read_text()) - int(stat['inactive_file'])    # page cache gives way
+                free.append(int((folder / limit).read_text()) - used)
+            except (OSError, KeyError, ValueError):    # above the root, or 'max'
+                continue
+    return max(0, min(free)) / int(os.environ.get('LOCAL_WORLD_SIZE', 1))    # each process of a machine keeps its own
 
-    names: V, spelled as in gt.json where they are annotated; lengths: V; labels: (V, C);
-    `__getitems__` takes (video, rows) pairs of a SnippetSampler and gives a Batch.
+
+def choose_cache(cache: str, num_bytes: int, device: torch.device) -> str:
+    """Where `num_bytes` of features are kept: 'device', 'ram' or 'none'; 'auto' takes the first that fits.
+
+    Raises InputError where a choice of the user cannot hold them.
+    """
+    free = {'device': torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else 0, 'ram': free_memory()}
+    if cache == 'auto':
+        return next((place for place in free if num_bytes <= SHARE[place] * free[place]), 'none')
+    if cache == 'device' and device.type != 'cuda':
+        cache = 'ram'    # the memory of this device
+    if num_bytes > free.get(cache, num_bytes):
+        raise InputError(f'--cache {cache}: the features take {num_bytes / 1e9:.1f} GB, but {free[cache] / 1e9:.1f} GB '
+                         f'are free; use --cache auto or none')
+    return cache
+
+
+class VideoDataset(Dataset):
+    """The videos of one split, their features and their multi-hot labels.
+
+    names: V, spelled as in gt.json where that knows them; lengths: V; labels: (V, C);
+    cache: 'ram' or 'device' where all rows are kept in one table in memory, 'none' where they are read when sampled.
+    `__getitems__` takes (video, rows) pairs of a SnippetSampler and gives a Batch, the same whatever the cache.
     """
 
     def __init__(self, root: str | Path, split: str, truth: GroundTruth | None, labels: list[str],
-                 modalities: tuple[str, ...] = ('rgb', 'flow')):
-        root = Path(root)
-        folder = FeatureFolder(root, split, modalities)
-        names = split_videos(root, split, truth)
-        listed = (root / f'split_{split}.txt').is_file()
-        if names is None:
-            names = folder.stems[0]
-        names, paths = drop_missing(names, folder.locate(names), listed, folder)
-        known = match_videos(names, truth.videos) if truth else np.full(len(names), -1)
-        multi_hot = label_matrix(known, truth, labels)
-        if split == 'train':
-            keep = annotated_only(names, multi_hot)
-            names, paths, known, multi_hot = [names[i] for i in keep], [paths[i] for i in keep], known[keep], multi_hot[keep]
-        self.names = [truth.videos[v] if v >= 0 else name for name, v in zip(names, known)]
-        self.labels = torch.from_numpy(multi_hot)
-        self.files = [folder.inspect(p) for p in paths]
-        self.layout, self.folder = folder.layout, folder.folder
+                 modalities: tuple[str, ...] = ('rgb', 'flow'), cache: str = 'auto',
+                 device: torch.device = torch.device('cpu')):
+        self.split = find_split(Path(root), split, truth, labels, modalities)
+        self.warn_of_mends(split)
+        self.names, self.files, self.labels = self.split.names, self.split.files, torch.from_numpy(self.split.labels)
+        self.layout, self.folder = self.split.folder.layout, self.split.folder.path
         self.lengths = [file.length for file in self.files]
-        self.feature_dim = self.common_width()
-        self.table, self.offsets = self.load()
+        self.feature_dim = self.files[0].width
+        self.num_features = self.split.shape[1]
+        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])    # where each video begins in the table
+        self.cache = choose_cache(cache, self.split.shape[0] * self.num_features * self.split.dtype.itemsize, device)
+        self.table = None if self.cache == 'none' else self.load(device)
 
-    def common_width(self) -> int:
-        """D, the same for every video."""
-        first = self.files[0]
-        for file in self.files:
-            if file.width != first.width:
-                raise InputError(f'{file.paths[0]}: features are {file.width} wide a modality, '
-                                 f'but {first.width} in {first.paths[0]}')
-        return first.width
+    def warn_of_mends(self, name: str) -> None:
+        found = self.split
+        left_out = [(found.without_features, 'have no features')]
+        if name == 'train':
+            left_out.append((found.without_annotation, 'have no annotation in gt.json'))
+        for names, what in left_out:
+            if names:
+                warn(f'{found.folder.path}: {len(names)} of the {len(found.listed)} {name} videos by {found.source} '
+                     f'{what} and are left out: {first_few(names)}')
+        if found.uneven:
+            warn(f'{found.folder.path}: {number_of(len(found.uneven), "video")} with 1 or {MAX_UNEVEN_ROWS} rows more of one '
+                 f' modality than of the other, cut to the shorter: {first_few(found.uneven)}')
 
-    def load(self) -> tuple[Tensor, np.ndarray]:
-        """Read every feature once: the rows of all videos (sum L, M D) and where each video begins (V,)."""
-        half = all(file.dtype == np.float16 for file in self.files)
-        offsets = np.concatenate([[0], np.cumsum(self.lengths)])
-        widths = [array.shape[1] for array in self.files[0].read()]
-        table = torch.empty(int(offsets[-1]), sum(widths), dtype=torch.float16 if half else torch.float32)
-        view = table.numpy()
-        uneven = []
-        for i, file in enumerate(tqdm(self.files, desc=f'reading {self.folder.name} features', unit='video', leave=False)):
-            rows = view[offsets[i]:offsets[i + 1]]
-            arrays = file.read()
-            for array, path, column in zip(arrays, file.paths, np.cumsum([0, *widths])):
-                part = rows[:, column:column + array.shape[1]]
-                with np.errstate(over='ignore'):    # float64 beyond float32 becomes infinite and is reported below
-                    part[...] = array
-                if not np.isfinite(part).all():
-                    row = int(np.argmin(np.isfinite(part).all(axis=1)))
-                    raise InputError(f'{path}: NaN or infinite feature in row {row}; extract it again')
-            if len({len(open_array(path)) for path in file.paths}) > 1:
-                uneven.append(self.names[i])
-        if uneven:
-            warn(f'{len(uneven)} videos have 1 or {MAX_UNEVEN_ROWS} rows more of one modality than of the other and were cut to the '
-                 f'shorter: {shorten(", ".join(uneven))}')
-        return table, offsets[:-1]
+    def load(self, device: torch.device) -> Tensor:
+        """Read every feature once, video by video: (sum L, M D), in memory or on `device`."""
+        shape, dtype, on_device = self.split.shape, self.split.dtype, self.cache == 'device'
+        stage = allocate((max(self.lengths), self.num_features), dtype) if on_device else None
+        table = torch.empty(shape, dtype=stage.dtype, device=device) if on_device else allocate(shape, dtype)
+        videos = tqdm(self.files, desc=f'reading {self.folder.name} features', unit='video', leave=False, delay=1)
+        for file, start in zip(videos, self.offsets):
+            rows = table[start:start + file.length]
+            part = stage[:file.length] if on_device else rows
+            file.read(slice(None), part.numpy())
+            if on_device:
+                rows.copy_(part)
+        return table
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitems__(self, items: list[tuple[int, np.ndarray]]) -> Batch:
+    def __getitems__(self, items: list[tuple[int, np.ndarray]]) -> Batch | InputError:
         videos = [video for video, _ in items]
-        rows = np.stack([self.offsets[video] + rows for video, rows in items])
-        features = self.table.index_select(0, torch.from_numpy(rows.ravel())).float()
-        return Batch(features.view(*rows.shape, -1), self.labels[videos], videos)
+        try:
+            return Batch(self.sample(items), self.labels[videos], videos)
+        except InputError as error:
+            if get_worker_info() is None:
+                raise
+            return error    # raised in a worker it would arrive wrapped in a traceback; the Loader raises it
+
+    def sample(self, items: list[tuple[int, np.ndarray]]) -> Tensor:
+        """The sampled rows of each (video, rows) pair: (N, T, M D) float32, on the device where the table is there."""
+        shape = len(items), len(items[0][1]), self.num_features
+        if self.table is None:
+            features = allocate(shape, np.dtype(np.float32))
+            for (video, rows), out in zip(items, features.numpy()):
+                self.files[video].read(rows, out)
+            return features
+        rows = torch.from_numpy(np.concatenate([self.offsets[video] + rows for video, rows in items]))
+        if self.table.is_cuda:
+            rows = rows.pin_memory().to(self.table.device, non_blocking=True)    # pinned: nothing waits for the copy
+            return self.table.index_select(0, rows).float().view(shape)
+        picked = allocate((len(rows), self.num_features), self.table.numpy().dtype)
+        torch.index_select(self.table, 0, rows, out=picked)
+        if picked.dtype != torch.float32:
+            picked = allocate(picked.shape, np.dtype(np.float32)).copy_(picked)
+        return picked.view(shape)
+
+    def summary(self, feature_fps: float = 25, snippet_frames: float = 16) -> Summary:
+        return self.split.summary(feature_fps, snippet_frames)
+
+    def time_base(self, feature_fps: float = 25, snippet_frames: float = 16) -> TimeBase | None:
+        return self.split.time_base(feature_fps, snippet_frames)
 
 
-def drop_missing(names: list[str], paths: list[tuple[Path | None, ...]], listed: bool, folder: FeatureFolder):
-    """Leave out videos without features; one that a list file names is an error instead."""
-    missing = [i for i, files in enumerate(paths) if None in files]
-    if missing:
-        where = folder.streams[paths[missing[0]].index(None)]
-        message = (f'{where}: no features for {len(missing)} of {len(names)} videos: '
-                   f'{shorten(", ".join(names[i] for i in missing))}')
-        if listed or len(missing) == len(names):
-            raise InputError(f'{message}; add the files or take the names out of the split file')
-        warn(f'{message}; left out')
-    keep = [i for i in range(len(names)) if i not in set(missing)]
-    return [names[i] for i in keep], [paths[i] for i in keep]
+def allocate(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
+    """Uninitialised memory from numpy, which asks for huge pages: to touch 100 MB first takes 10 ms, not 100."""
+    return torch.from_numpy(np.empty(shape, dtype))
 
 
-def label_matrix(known: np.ndarray, truth: GroundTruth | None, labels: list[str]) -> np.ndarray:
-    """(V, C) multi-hot float32 of the classes annotated in each video; `known` indexes truth.videos, -1 if not there."""
-    matrix = np.zeros((len(known), len(labels)), np.float32)
-    if truth is not None:
-        position = {video: i for i, video in enumerate(known.tolist()) if video >= 0}
-        column = np.array([labels.index(label) for label in truth.labels], np.int64)
-        for video, label in zip(truth.video.tolist(), truth.label.tolist()):
-            if video in position:
-                matrix[position[video], column[label]] = 1
-    return matrix
+class Loader(DataLoader):
+    """Batches as the sampler orders them; iterating draws one number from torch's global generator."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
 
 
-def annotated_only(names: list[str], multi_hot: np.ndarray) -> np.ndarray:
-    """Indices of the videos that have a label: a video without one teaches nothing."""
-    keep = np.flatnonzero(multi_hot.any(axis=1))
-    if len(keep) < len(names):
-        without = [name for name, row in zip(names, multi_hot) if not row.any()]
-        if not len(keep):
-            raise InputError(f'gt.json annotates none of the {len(names)} training videos; check the names: {shorten(", ".join(without))}')
-        warn(f'{len(without)} training videos have no annotation and are left out: {shorten(", ".join(without))}')
-    return keep
-
-
-def loader(dataset: VideoDataset, sampler: SnippetSampler, num_workers: int = 0, pin_memory: bool = False) -> DataLoader:
-    """Batches of `dataset` as `sampler` orders them. Iterating it draws one number from torch's global generator."""
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory, collate_fn=identity)
+def loader(dataset: VideoDataset, sampler: SnippetSampler, num_workers: int = 0, pin_memory: bool = False) -> Loader:
+    """Batches of `dataset` as `sampler` orders them; from a table on a GPU they come without workers or pinning."""
+    if dataset.table is not None and dataset.table.is_cuda:
+        num_workers, pin_memory = 0, False
+    return Loader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory, collate_fn=identity)
 
 
 def identity(batch: Batch) -> Batch:
     return batch
+
+
+# ---- python dataset.py ----------------------------------------------------------------------------------------------
+
+PUBLISHED = {'thumos14': (20, 200, 210), 'activitynet1.2': (100, 4441, 2383), 'activitynet1.3': (200, 9649, 4926)}
+MAX_LINES = 50    # of problems that are printed
+
+
+def show(title: str, lines: list[str]) -> None:
+    for line in lines:
+        print(f'{title:<11}{shorten(line, 500)}', flush=True)
+        title = ''
+
+
+def describe_features(split: Split) -> list[str]:
+    """Where the features of a split lie and what they look like."""
+    lengths = np.array([file.length for file in split.files])
+    kinds = Counter(str(file.dtype) for file in split.files)
+    widths = sorted({file.width for file in split.files})
+    size = np.prod(split.shape) * split.dtype.itemsize / 1e9
+    return [f'{split.folder.path} ({split.folder.layout}): {number_of(len(split.files), "video")}, '
+            f'{" or ".join(map(str, widths))} features a modality, {", ".join(kinds)}, {size:.2f} GB in memory',
+            f'{lengths.sum()} snippets; a video has {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}, '
+            f'mean {lengths.mean():.1f}']
+
+
+def read_all(split: Split, name: str, problems: list[str]) -> list[str]:
+    """Read every feature, one video at a time; NaN and infinity are noted, the range is told."""
+    ranges, empty = [], []
+    videos = tqdm(split.names, desc=f'reading {name} features', unit='video', leave=False, delay=1)
+    for video, file in zip(videos, split.files):
+        rows = np.empty((file.length, file.width * len(split.folder.modalities)), np.float32)
+        with noted(problems):
+            file.read(slice(None), rows)
+            ranges.append((rows.min(), rows.max()))
+            if not rows.any():
+                empty.append(video)
+    lines = [f'{number_of(len(empty), "video")} with nothing but zeros: {first_few(empty)}'] if empty else []
+    if ranges:
+        lines.append(f'features from {min(low for low, _ in ranges):.4g} to {max(high for _, high in ranges):.4g}')
+    return lines
+
+
+def check(args: argparse.Namespace) -> int:
+    """Print what a data folder holds and all that training would stop at; 1 if there is something, else 0."""
+    root, problems, cautions, truth, splits = Path(args.data_path), [], [], None, {}
+    with noted(problems):
+        truth = read_ground_truth(root / 'gt.json')
+        subsets = ', '.join(f'{n} {name or "without"}' for name, n in Counter(truth.subsets).items())
+        show('gt.json', [f'{len(truth.labels)} classes, {len(truth.videos)} videos ({subsets}), '
+                         f'{len(truth.video)} instances'])
+    for name in ('train', 'test'):
+        split = find_split(root, name, truth, truth.labels if truth else [], MODALITIES[args.modal], problems)
+        lines = split.summary(args.feature_fps, args.snippet_frames).lines()
+        if split.files:
+            lines += describe_features(split)
+            splits[name] = split
+        if time_base := split.time_base(args.feature_fps, args.snippet_frames):
+            lines.append(f'gt.json: videos last {time_base.ratio:.3f} times as long as their features '
+                         f'({args.snippet_frames / args.feature_fps:g} s a snippet, median of {time_base.num_videos})')
+            if time_base.is_off:
+                cautions.append(f'{name}: {time_base.advice()}')
+        if args.deep and split.files:
+            lines += read_all(split, name, problems)
+        show(name, lines)
+
+    if len(splits) == 2:
+        train, test = splits.values()
+        if train.files[0].width != test.files[0].width:
+            problems.append(f'{root}: training features are {train.files[0].width} wide a modality, '
+                            f'test features {test.files[0].width}')
+        if both := sorted(set(train.names) & set(test.names)):
+            cautions.append(f'both in training and in test: {number_of(len(both), "video")}: {first_few(both)}')
+        unseen = [label for label, column in zip(truth.labels, (train.labels.sum(0) == 0)) if column] if truth else []
+        if unseen:
+            cautions.append(f'{len(unseen)} of {len(truth.labels)} classes without training video: {first_few(unseen)}')
+        counts = len(truth.labels) if truth else 0, len(train.names), len(test.names)
+        if args.dataset and counts != PUBLISHED[args.dataset]:
+            cautions.append('{} as published: {} classes, {} training and {} test videos; this folder: {}, {} and {}'
+                            .format(args.dataset, *PUBLISHED[args.dataset], *counts))
+    show('', [f'warning: {caution}' for caution in cautions])
+    show('', [f'problem: {problem}' for problem in problems[:MAX_LINES]])
+    if len(problems) > MAX_LINES:
+        show('', [f'and {number_of(len(problems) - MAX_LINES, "problem")} more'])
+    print(f'{number_of(len(problems), "problem")}: training would fail' if problems else 'fine: ready to train')
+    return 1 if problems else 0
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float('inf'):
+        raise ValueError
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The check; exit status 0 if it is fine, 1 if training would fail, 2 for bad usage."""
+    parser = Parser(prog='python dataset.py', description='Check a data folder before training.', allow_abbrev=False)
+    parser.add_argument('data_path', metavar='DIR', help='folder of features, gt.json and split files')
+    parser.add_argument('--dataset', choices=PUBLISHED, help='compare with the published numbers of classes and videos')
+    parser.add_argument('--feature_fps', type=positive, default=25., help='frames a second of the extracted features')
+    parser.add_argument('--snippet_frames', type=positive, default=16., help='frames a feature row')
+    parser.add_argument('--modal', choices=MODALITIES, default='all', help='feature streams to use')
+    parser.add_argument('--deep', action='store_true', help='read every feature and look for NaN and infinity')
+    args = parser.parse_args(argv)
+    if not Path(args.data_path).is_dir():
+        parser.error(f'{args.data_path}: not a folder')
+    return run(lambda: check(args))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
