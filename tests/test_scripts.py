@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-VARIABLES = ('DATASET', 'DATA_PATH', 'EXP_NAME', 'OUTPUT_DIR', 'MODEL_FILE')
+VARIABLES = ('DATASET', 'DATA_PATH', 'EXP_NAME', 'OUTPUT_DIR', 'MODEL_FILE', 'RESUME')
 TOOLS = ('bash', 'cat', 'cut', 'dirname', 'flock', 'grep', 'mkdir', 'rm', 'sleep', 'tail', 'touch', 'tr', 'cp')
 
 PRINT_ARGUMENTS = "import json, sys; print(json.dumps(sys.argv[1:])); sys.exit(7 if '--fail' in sys.argv else 0)"
@@ -117,12 +117,19 @@ def test_a_run_is_named_after_its_data(project):
 
 
 def test_without_data_the_sample_is_made_and_named(project):
-    ended = project.run('train.sh', '--num_steps', '5')
+    ended = project.run('train.sh', '--num_epochs', '5')
     assert 'synthetic sample' in ended.stdout.splitlines()[0]
     arguments = json.loads(ended.stdout.splitlines()[-1])
     assert (project.root / 'data' / 'sample' / 'gt.json').is_file()
     assert flags(arguments)['--data_path'] == str(project.root / 'data' / 'sample')
-    assert flags(arguments)['--num_steps'] == '5'    # the user's stands last
+    # The user's length stands last, and no --num_steps, which would win over it, is given.
+    assert flags(arguments)['--num_epochs'] == '5' and '--num_steps' not in arguments
+
+
+def test_resume(project):
+    assert project.arguments('train.sh', '--seed', '3', DATA_PATH='/data', RESUME='1')[-2:] == ['3', '--resume']
+    for no in ('', '0'):
+        assert '--resume' not in project.arguments('train.sh', DATA_PATH='/data', RESUME=no)
 
 
 def test_inference_takes_the_best_weights_of_the_run_and_keeps_its_files(project):
