@@ -114,9 +114,9 @@ def _ranked(place: np.ndarray, overlap: np.ndarray, lowest: float) -> np.ndarray
     """The pairs whose overlap is at least `lowest`: place by place, from the best overlap down.
 
     quirk: one prediction may overlap two instances by exactly the same tIoU, and the reference takes these as numpy's
-    `argsort()[::-1]` leaves them. That sort is not stable, and not the same on every processor, but the published numbers
-    come from it, so it is called here too, on the same values. Of the authors' 36,195 detections it decides on 47, and so
-    on up to 0.01 % of mAP: 73.236 at tIoU 0.1 where numpy sorts with AVX2, 73.233 where it does not.
+    `argsort()[::-1]` leaves them. That sort is not stable, nor the same on every processor, but the published numbers
+    come from it, so it is called here too, on the same values. It decides on 47 of the authors' 36,195 detections, and
+    so on up to 0.01 % of mAP: 73.236 at tIoU 0.1 where numpy sorts with AVX2, 73.233 where it does not.
     """
     near = np.flatnonzero(overlap >= lowest)
     near = near[np.lexsort((-overlap[near], place[near]))]
