@@ -23,16 +23,19 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from data_folder import read_split_file
 from dataset import Batch, SnippetSampler, VideoDataset, loader
 from eval.command import Parser, run as run_command
 from eval.curves import Curves, pick_curves, write_curves
-from eval.detection import Scores, evaluate, format_table, scored_subset, tiou_key, to_json
-from eval.files import Detections, GroundTruth, InputError, read_ground_truth, write_detections, write_json, write_text
+from eval.detection import Scores, check_tiou, evaluate, format_table, scored_subset, tiou_key, to_json, warnings
+from eval.files import (Detections, GroundTruth, InputError, match_videos, read_ground_truth, select_videos,
+                        write_detections, write_json, write_text)
 from eval.localization import LocalizationOptions, localize, predict_classes
 from losses import Losses, LossWeights, aicl_losses
 from model import AICL, mine, pseudo_targets
-from utils import (Ranks, Run, StopSignal, load_weights, num_classes_of, pick_device, random_state, read_checkpoint,
-                   read_weights, rows_state, save, seed_everything, set_random_state, set_rows_state, warn, write_checkpoint)
+from utils import (Ranks, Run, StopSignal, check_finite, load_weights, num_classes_of, pick_device, random_state,
+                   read_checkpoint, read_weights, rows_state, save, seed_everything, set_random_state, set_rows_state, shorten,
+                   warn, write_checkpoint)
 
 MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
@@ -74,15 +77,21 @@ RECIPES = {
 
 # ---- the command line -----------------------------------------------------------------------------------------------
 
-def number(kind: type, low: float, high: float = math.inf):
-    """An argparse type: a finite `kind` between low and high."""
+def number(kind: type, low: float, high: float = 1e9):
+    """An argparse type: a `kind` between low and high."""
     def parse(text: str):
         value = kind(text)
-        if not (low <= value <= high and math.isfinite(value)):
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f'{text} is not between {low:g} and {high:g}')
         return value
     parse.__name__ = kind.__name__    # argparse names the type by it when `kind` itself refuses the text
     return parse
+
+
+def text(value: str) -> str:
+    if not value:
+        raise argparse.ArgumentTypeError('must not be empty')
+    return value
 
 
 def step_interval(text: str) -> int:
@@ -97,7 +106,7 @@ def get_parser() -> Parser:
     run = parser.add_argument_group('run')
     run.add_argument('--dataset', choices=RECIPES, default='thumos14', help='sets the recipe; further flags win over it')
     run.add_argument('--data_path', required=True, help='folder of features, gt.json and split files')
-    run.add_argument('--exp_name', required=True, help="the run's name")
+    run.add_argument('--exp_name', type=text, required=True, help="the run's name")
     run.add_argument('--output_dir', default='outputs', help='files go to OUTPUT_DIR/EXP_NAME')
     run.add_argument('--inference_only', action='store_true', help='localize and evaluate with --model_file')
     run.add_argument('--model_file', help='weights to load: released or written here')
@@ -129,7 +138,7 @@ def get_parser() -> Parser:
     training.add_argument('--drop_last', action=switch, help='leave out the last, smaller batch of an epoch')
     training.add_argument('--num_epochs', type=count)
     training.add_argument('--num_steps', type=count, help='wins over --num_epochs')
-    training.add_argument('--lr', type=positive, default=1e-4)
+    training.add_argument('--lr', type=number(float, 0, 1e38), default=1e-4)
     training.add_argument('--weight_decay', type=amount, default=5e-4)
     training.add_argument('--q_val', type=number(float, 1e-9, 1), default=0.7, help='q of the generalized cross entropy')
     training.add_argument('--lambda_modality', type=amount, default=5.0, help='weight of the modality consistency')
@@ -162,6 +171,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name, value in recipe.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    try:
+        check_tiou(args.tiou)
+    except InputError as error:
+        parser.error(f'argument --tiou: {error}')
     if args.inference_only and not args.model_file:
         parser.error('--inference_only needs --model_file')
     for name in ('model_file',) if not args.inference_only else ('resume', 'overwrite'):
@@ -186,12 +199,27 @@ def open_videos(args: argparse.Namespace, split: str, truth: GroundTruth | None,
     return VideoDataset(args.data_path, split, truth, class_names, MODALITIES[args.modal], args.cache, device)
 
 
-def annotated_test_videos(truth: GroundTruth | None, test_set: VideoDataset) -> GroundTruth | None:
-    """The ground truth that the test videos are scored against; None where none of them is annotated."""
-    annotated = test_set.labels.any(dim=1)
-    if truth is None or not annotated.any():
+def scored_videos(args: argparse.Namespace, truth: GroundTruth | None, test_set: VideoDataset) -> GroundTruth | None:
+    """The ground truth that the test videos are scored against; None where none of them is annotated.
+
+    That is every annotated video of their subset. Where the subsets do not tell training and test videos apart, those that
+    split_train.txt lists are left out.
+    """
+    annotated = test_set.labels.any(dim=1).tolist()
+    if truth is None or not any(annotated):
         return None
-    return scored_subset(truth, [name for name, known in zip(test_set.names, annotated) if known])
+    keep = np.ones(len(truth.videos), bool)
+    path = Path(args.data_path) / 'split_train.txt'
+    for names, kept in ((read_split_file(path) if path.is_file() else [], False), (test_set.names, True)):
+        known = match_videos(names, truth.videos)
+        keep[known[known >= 0]] = kept
+    truth = select_videos(truth, keep)
+    names = [name for name, known in zip(test_set.names, annotated) if known]
+    subsets = sorted({truth.subsets[i] for i in match_videos(names, truth.videos)})
+    if len(subsets) > 1:
+        raise InputError(f'{args.data_path}: the test videos lie in several subsets of gt.json, '
+                         f'{", ".join(map(repr, subsets))}; give them the same "subset" there')
+    return scored_subset(truth, names, subsets[0])
 
 
 def build_model(args: argparse.Namespace, feature_dim: int, num_classes: int, device: torch.device) -> AICL:
@@ -230,6 +258,8 @@ def report(evaluations: dict[str, 'Evaluation'], folder: Path) -> None:
             print(f'\n{found}; no test video is annotated, so there is nothing to score')
         else:
             print(f'\n{found}, video accuracy {100 * evaluation.video_accuracy:.1f} %\n{format_table(evaluation.scores)}')
+            for line in warnings(evaluation.scores):
+                warn(line)
     files = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
     print(f'\nfiles in {folder}: {", ".join(files)}')
 
@@ -311,16 +341,22 @@ class Pending(NamedTuple):
     videos: list[int]
 
 
-def fetch_losses(pending: list[Pending], names: list[str]) -> list[tuple[int, int, list[float]]]:
-    """Bring losses from the device, all at once. Raises InputError at the first that is not finite."""
-    rows = torch.stack([p.losses for p in pending]).tolist() if pending else []
-    for p, (total, *terms) in zip(pending, rows):
-        if not math.isfinite(total):
-            term = next((name for name, value in zip(Losses._fields[1:], terms) if not math.isfinite(value)), 'total')
-            raise InputError(f'step {p.step}: the loss term {term} is not finite, on the videos '
-                             f'{", ".join(names[v] for v in p.videos)}; the weights saved before stay as they are, '
-                             f'try a lower --lr and check the features of these videos')
-    return [(p.step, p.epoch, values) for p, values in zip(pending, rows)]
+def log_pending(pending: list[Pending], run: Run | None, log_every: int, names: list[str]) -> list[float]:
+    """Bring losses from the device, all at once, and log them; the newest ones.
+
+    Raises InputError at the first that is not finite, once those before it are logged.
+    """
+    rows = [(p.step, p.epoch, values) for p, values in zip(pending, torch.stack([p.losses for p in pending]).tolist())]
+    good = next((i for i, (_, _, values) in enumerate(rows) if not all(map(math.isfinite, values))), len(rows))
+    if run:
+        run.log_losses([row for row in rows[:good] if row[0] % log_every == 0])
+    if good < len(rows):
+        step, _, (total, *terms) = rows[good]
+        term = next((name for name, value in zip(Losses._fields[1:], terms) if not math.isfinite(value)), 'total')
+        raise InputError(f'step {step}: the loss term {term} is not finite, on the videos '
+                         f'{", ".join(names[v] for v in pending[good].videos)}; the weights saved before stay as they are, '
+                         f'try a lower --lr and check the features of these videos')
+    return rows[-1][2]
 
 
 def open_run(args: argparse.Namespace, class_names: list[str], identity: dict) -> tuple[Path, dict | None]:
@@ -353,7 +389,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     if train_set.feature_dim != test_set.feature_dim:
         raise InputError(f'{args.data_path}: training features are {train_set.feature_dim} wide a modality, '
                          f'test features {test_set.feature_dim}')
-    test_truth = annotated_test_videos(truth, test_set)
+    test_truth = scored_videos(args, truth, test_set)
 
     # 2. Network and optimiser. Seeded before the network and again before the first batch, as the reference is.
     seed_everything(args.seed)
@@ -432,10 +468,11 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         stopped_by = ranks.largest(stop.number) if ranks.count == 1 or progress.step % 10 == 0 else 0
         save_now = is_last or stopped_by or time.monotonic() - saved > CHECKPOINT_SECONDS
         if evaluate_now or save_now or time.monotonic() - fetched > 1:
-            rows, pending, fetched = fetch_losses(pending, train_set.names), [], time.monotonic()
-            if run:
-                run.log_losses([row for row in rows if row[0] % args.log_every == 0])
-            bar.set_postfix({name: f'{value:.3f}' for name, value in zip(Losses._fields[:4], rows[-1][2])})
+            newest = log_pending(pending, run, args.log_every, train_set.names)
+            pending, fetched = [], time.monotonic()
+            bar.set_postfix({name: f'{value:.3f}' for name, value in zip(Losses._fields[:4], newest)})
+        if evaluate_now or save_now:
+            check_finite(model, progress.step)
         if evaluate_now:
             evaluation = evaluate_model(model, test_set, test_truth, class_names, args, ranks)
             if run:
@@ -519,7 +556,10 @@ def class_names_of(args: argparse.Namespace, truth: GroundTruth | None, num_clas
                              f'has {len(truth.labels)}; use the gt.json of the training data')
         return truth.labels
     path = Path(args.model_file).with_name('labels.txt')
-    names = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
+    try:
+        names = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'{path}: not a readable text file ({shorten(error)}); write one class a line') from None
     if len(names) == num_classes:
         return names
     warn(f'{args.data_path}/gt.json names no class and there is no fitting {path}; classes are named by their number')
@@ -532,7 +572,7 @@ def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     truth = open_annotations(args)
     class_names = class_names_of(args, truth, num_classes_of(state, args.model_file))
     test_set = open_videos(args, 'test', truth, class_names, device)
-    test_truth = annotated_test_videos(truth, test_set)
+    test_truth = scored_videos(args, truth, test_set)
     model = build_model(args, test_set.feature_dim, len(class_names), device)
     load_weights(model, state, args.model_file)
     folder = make_folder(args)

@@ -3,7 +3,6 @@ import csv
 import hashlib
 import io
 import os
-import pickle
 import random
 import signal
 import sys
@@ -155,7 +154,7 @@ def read_weights(path: str | Path) -> dict:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+    except Exception as error:    # whatever bytes are in the file, torch's readers raise a dozen types
         raise InputError(f'{path}: not a file of weights, or a damaged one ({shorten(error)})') from None
     if not isinstance(state, dict):
         raise InputError(f'{path}: holds a {type(state).__name__}, not a dictionary of parameters')
@@ -184,11 +183,18 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
             faults.append(f'{name} is not a tensor of floating point numbers')
         elif value.shape != own[name].shape:
             faults.append(f'{name} is {tuple(value.shape)} where {tuple(own[name].shape)} is needed')
-        elif not torch.isfinite(value).all():
+        elif not torch.isfinite(value.to(own[name].dtype)).all():
             faults.append(f'{name} holds NaN or infinity')
     if faults:
         raise InputError(f'{path}: does not fit this network: {"; ".join(sorted(faults))}')
     model.load_state_dict(state)
+
+
+def check_finite(model: nn.Module, step: int) -> None:
+    """Raises InputError where a step has made a parameter NaN or infinite."""
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise InputError(f'step {step}: made {name} NaN or infinite, so it is not finite and not saved; lower --lr')
 
 
 def digest(value: Any, sha: Any = None) -> str:
