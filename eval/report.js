@@ -7,23 +7,21 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const TRUE_POSITIVE = 0, NOT_JUDGED = 6;    // indices into data.kinds
 const NAMES_OF_REGIONS = ['consistent background', 'inconsistent', 'consistent action'];
 
-function unpack(text, Type) {
-  const raw = atob(text), bytes = new Uint8Array(raw.length);
-  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
-  return new Type(bytes.buffer);
+const TYPES = {u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array};
+
+// The columns, those that are packed as [type, base64] as typed arrays.
+function unpack(columns) {
+  const result = {...columns};
+  for (const [name, value] of Object.entries(columns)) {
+    if (!Array.isArray(value) || !(value[0] in TYPES)) continue;
+    const raw = atob(value[1]), bytes = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+    result[name] = new TYPES[value[0]](bytes.buffer);
+  }
+  return result;
 }
 
-function unpackAll(columns, types) {
-  for (const [name, Type] of Object.entries(types)) columns[name] = unpack(columns[name], Type);
-  return columns;
-}
-
-const instances = unpackAll(data.instances, {
-  video: Int32Array, label: Int32Array, start: Float64Array, end: Float64Array, found: Uint8Array});
-const detections = unpackAll(data.detections, {
-  video: Int32Array, label: Int32Array, start: Float32Array, end: Float32Array, score: Float64Array, kind: Uint8Array});
-const curves = data.curves && unpackAll(data.curves, {
-  aware: Uint8Array, agnostic: Uint8Array, region: Uint8Array, selection: Uint8Array, cas: Uint8Array});
+const instances = unpack(data.instances), detections = unpack(data.detections), curves = data.curves && unpack(data.curves);
 
 function groupByVideo(column) {
   const groups = data.videos.map(() => []);
@@ -481,7 +479,7 @@ function drawClass(video, label, visible) {
   const found = own.filter(g => isFound(g)).length;
   return html('div', {class: 'block'}, html('p', {}, html('b', {text: data.labels[label], title: data.labels[label]}),
     html('span', {text: own.length ? `${found} of ${own.length} found` : 'not annotated in this video'}),
-    html('span', {text: `${rows.length} detections by score`}), ...legend), ...children);
+    html('span', {text: `detections by score: ${rows.length}`}), ...legend), ...children);
 }
 
 // One curve of `count` bytes from `offset` on, over the part in view, as a path; snippet i begins at i * step.
@@ -546,8 +544,8 @@ const pan = share => setView(state.from + share * (state.to - state.from), state
 
 // What the tooltip says at a point: the detection or instance there, else the curves at that time.
 function describe(event) {
-  const {row, tip} = event.target.dataset;
-  if (row !== undefined) return [
+  const {tip} = event.target.dataset, row = Number(event.target.dataset.row ?? -1);
+  if (row >= 0) return [
     data.labels[detections.label[row]], `${seconds(detections.start[row])} to ${seconds(detections.end[row])} s, score ${minus(detections.score[row].toFixed(3))}`,
     data.kinds[kindOf(row)], bestOverlap(row, state.video)].join('\n');
   if (tip) return tip;

@@ -76,8 +76,11 @@ def _nullable(values: np.ndarray) -> list:
     return np.where(np.isnan(values), None, values.astype(object)).tolist()
 
 
-def _pack(values: np.ndarray, dtype: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, np.dtype(dtype).newbyteorder('<')).tobytes()).decode()
+def _pack(values: np.ndarray, dtype: str | None = None) -> list[str]:
+    """An array as its type and its bytes in base64; without a `dtype` as the smallest whole numbers that hold it."""
+    if dtype is None:
+        dtype = next(small for small in ('u1', 'u2', 'u4') if values.max(initial=0) <= np.iinfo(small).max)
+    return [dtype, base64.b64encode(np.ascontiguousarray(values, np.dtype(dtype).newbyteorder('<')).tobytes()).decode()]
 
 
 def _instances(truth: GroundTruth, matches: Matches) -> dict:
@@ -85,7 +88,7 @@ def _instances(truth: GroundTruth, matches: Matches) -> dict:
     found = np.zeros((len(matches.instance), len(truth.segments)), bool)
     threshold, place = np.nonzero(matches.instance >= 0)
     found[threshold, matches.instance[threshold, place]] = True
-    return {'video': _pack(truth.video, 'i4'), 'label': _pack(truth.label, 'i4'), 'start': _pack(truth.segments[:, 0], 'f8'),
+    return {'video': _pack(truth.video), 'label': _pack(truth.label), 'start': _pack(truth.segments[:, 0], 'f8'),
             'end': _pack(truth.segments[:, 1], 'f8'), 'found': _pack(found, 'u1')}
 
 
@@ -100,10 +103,10 @@ def _detections(truth: GroundTruth, detections: Detections, tiou: Sequence[float
     video = match_videos(detections.videos, videos)[detections.video]
     place = {name: index for index, name in enumerate(labels)}
     label = np.array([place[name] for name in detections.labels], np.int64)[detections.label]
-    return {'video': _pack(video[order], 'i4'), 'label': _pack(label[order], 'i4'),
+    return {'video': _pack(video[order]), 'label': _pack(label[order]),
             'start': _pack(detections.segments[order, 0], 'f4'), 'end': _pack(detections.segments[order, 1], 'f4'),
             'score': _pack(detections.scores[order], 'f8'),  # exact: the page counts who reaches a threshold
-            'kind': _pack(kind[:, order], 'u1')}
+            'kind': _pack(kind[:, order])}
 
 
 def _curves(curves: Curves, videos: list[str], labels: list[str]) -> dict:
@@ -120,13 +123,13 @@ def _curves(curves: Curves, videos: list[str], labels: list[str]) -> dict:
     return {'count': curves.aware.shape[1], 'video': video[rows].tolist(), 'seconds': curves.seconds[rows].tolist(),
             'snippets': curves.num_snippets[rows].tolist(),
             'medians': [np.median(a.astype(np.float64), axis=1).tolist() for a in (aware, agnostic)],
-            'aware': _bytes(aware), 'agnostic': _bytes(agnostic), 'region': _pack(regions(aware, agnostic), 'u1'),
+            'aware': _bytes(aware), 'agnostic': _bytes(agnostic), 'region': _pack(regions(aware, agnostic)),
             'pair_video': video[curves.video[pairs]].tolist(), 'pair_label': label[curves.label[pairs]].tolist(),
             'selection': _bytes(curves.selection[pairs]), 'cas': _bytes((cas - low[:, None]) / scale[:, None]),
             'low': low.tolist(), 'high': high.tolist()}
 
 
-def _bytes(values: np.ndarray) -> str:
+def _bytes(values: np.ndarray) -> list[str]:
     """Values from 0 to 1 as 0 to 255."""
     return _pack(np.rint(np.clip(values, 0, 1).astype(np.float32) * 255), 'u1')
 

@@ -26,7 +26,7 @@ class Browser:
         self.answers, results = os.pipe()
         # The browser reads commands from descriptor 3 and answers on 4, messages end with a zero byte.
         self.process = subprocess.Popen(
-            ['sh', '-c', f'exec "$0" "$@" 3<&{commands} 4>&{results}', executable, *FLAGS, f'--user-data-dir={folder}', 'about:blank'],
+            ['bash', '-c', f'exec "$0" "$@" 3<&{commands} 4>&{results}', executable, *FLAGS, f'--user-data-dir={folder}', 'about:blank'],
             pass_fds=(commands, results), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(commands)
         os.close(results)

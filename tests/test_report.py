@@ -1,0 +1,371 @@
+"""The report page: what stands in the file, and the page itself driven in a real headless Chromium."""
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from browser import Browser, find_browser
+from eval.curves import Curves, pick_curves, write_curves
+from eval.detection import evaluate, scored_subset
+from eval.files import InputError, match_videos, read_detections, read_ground_truth, select_videos
+from eval.report import build_report, main, write_report
+
+ROOT = Path(__file__).resolve().parents[1]
+HOSTILE = '</script><script>window.hacked = 1</script><!--'
+LABELS = [HOSTILE, '<img src=x onerror="window.hacked=2">', 'Run', 'x' * 300]
+VIDEOS = ['a<b>&amp;"\'', 'b</script>', 'c', 'd', 'e' * 200, 'f\u2028\u202e']
+STRANGER = '<svg onload=window.hacked=3>'  # a video that the ground truth does not list
+TIOU = (0.3, 0.5, 0.7)
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory) -> Path:
+    """A folder with gt.json, detections.json and curves.npz of six annotated videos and names that mean harm."""
+    folder, rng = tmp_path_factory.mktemp('report'), np.random.default_rng(0)
+    truth, results = {}, {STRANGER: [{'label': 'Run', 'score': 0.9, 'segment': [0, 5]}]}
+    for v, video in enumerate(VIDEOS):
+        own = [LABELS[v % 4]] + [LABELS[(v + 1) % 4]] * (v % 2)
+        starts = np.arange(6) * 15 + rng.random(6) * 5
+        truth[video] = {'subset': 'test', 'duration': 100, 'annotations': [
+            {'label': own[i % len(own)], 'segment': [start, start + 4 + 4 * rng.random()]} for i, start in enumerate(starts)]}
+        rows = []
+        for annotation in truth[video]['annotations'] * 6:
+            shift = rng.normal(0, 1 + v, 2)
+            start, end = np.sort(np.array(annotation['segment']) + shift)
+            rows.append({'label': annotation['label'], 'score': round(rng.normal(0.4, 0.3), 3), 'segment': [start, end + 0.1]})
+        rows[0]['score'] = 0.3
+        rows.append({'label': 'nobody <b>knows</b>', 'score': 0.5, 'segment': [1, 2]})
+        results[video] = rows
+    (folder / 'gt.json').write_text(json.dumps({'database': truth}))
+    (folder / 'detections.json').write_text(json.dumps({'results': results}))
+    count = 60
+    smooth = rng.random((6, count, 4)).cumsum(axis=1) % 1
+    keep = np.array([[label in {row['label'] for row in truth[video]['annotations']} for label in sorted(LABELS)] for video in VIDEOS])
+    write_curves(folder / 'curves.npz', pick_curves(
+        VIDEOS, sorted(LABELS), np.full(6, 100 / count), np.full(6, 157), smooth[..., 0], smooth[..., 1], smooth, 20 * smooth - 5, keep))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def page(files) -> Path:
+    """The report of these files, made by the command."""
+    path = files / 'report.html'
+    done = subprocess.run([sys.executable, '-m', 'eval.report', files / 'gt.json', files / 'detections.json', '--curves', files / 'curves.npz',
+                           '--tiou', *map(str, TIOU), '-o', path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(scope='module')
+def results(files) -> dict:
+    return json.loads((files / 'detections.json').read_text())['results']
+
+
+@pytest.fixture(scope='module')
+def chromium(tmp_path_factory):
+    executable = find_browser()
+    if not executable:
+        pytest.skip('needs Chromium (Debian, Ubuntu: apt-get install chromium)')
+    browser = Browser(executable, tmp_path_factory.mktemp('profile'))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(chromium, page):
+    """The browser with the page open; whatever a test does, no error may have been logged and nothing loaded."""
+    chromium.open(page)
+    yield chromium
+    assert chromium.errors == []
+    assert chromium.requests == [page.resolve().as_uri()]
+
+
+def set_control(browser: Browser, selector: str, value: object) -> None:
+    """Sets a slider, a field or a list as a user does: the page hears of it by its event."""
+    browser.run(f'''(() => {{ const control = document.querySelector({json.dumps(selector)}); control.value = {json.dumps(value)};
+        control.dispatchEvent(new Event(control.matches('select') ? 'change' : 'input', {{bubbles: true}})); }})()''')
+
+
+def shown_video(browser: Browser) -> str:
+    return browser.run("document.querySelector('#viewer h3').textContent")
+
+
+def listed_videos(browser: Browser) -> list[str]:
+    return browser.run("[...document.querySelectorAll('#list b')].map(item => item.textContent)")
+
+
+# ---- the file -------------------------------------------------------------------------------------------------------
+
+class Elements(HTMLParser):
+    """The tags of a page, and what its scripts hold."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.scripts, self.policy, self.style, self.inside = [], [], '', '', None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        self.inside = tag
+        if tag == 'script':
+            self.scripts.append('')
+        if attributes.get('http-equiv') == 'Content-Security-Policy':
+            self.policy = attributes['content']
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, content):
+        if self.inside == 'script':
+            self.scripts[-1] += content
+        elif self.inside == 'style':
+            self.style += content
+
+
+def test_labels_cannot_leave_the_data_and_no_other_script_is_allowed(page):
+    found = Elements(page.read_text())
+    assert [attributes.get('type') for tag, attributes in found.tags if tag == 'script'] == ['application/json', None]
+    assert set(json.loads(found.scripts[0])['labels']) == {*LABELS, 'nobody <b>knows</b>'}
+    assert '<' not in found.scripts[0]
+
+    def source(kind):
+        return re.search(f"{kind}-src ([^;]*)", found.policy)[1].strip()
+
+    for kind, content in (('script', found.scripts[1]), ('style', found.style)):
+        assert source(kind) == f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+    assert source('default') == "'none'" and source('img') == 'data:'
+
+
+def test_nothing_in_the_page_points_elsewhere(page):
+    for tag, attributes in Elements(page.read_text()).tags:
+        for name in ('src', 'href', 'action', 'data', 'poster', 'srcset'):
+            assert attributes.get(name, '#').startswith(('#', 'data:')), (tag, attributes)
+    assert not re.search(r'https?://(?!www\.w3\.org/2000/svg)', page.read_text())
+
+
+def test_same_input_gives_the_same_page(files, page):
+    again = files / 'again.html'
+    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    write_report(again, truth, detections, TIOU, title='once')
+    first = again.read_bytes()
+    write_report(again, truth, detections, TIOU, title='once')
+    assert again.read_bytes() == first
+
+
+def test_a_title_is_text(files):
+    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    text = build_report(truth, detections, TIOU, title='<script>alert(1)</script> @data@ \udcff')
+    assert '<script>alert' not in text and text.count('&lt;script&gt;alert(1)') == 3
+    text.encode()
+
+
+def test_curves_of_another_data_set_are_refused(files):
+    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    other = Curves(['z'], ['Run'], np.ones(1), np.ones(1, int), *np.zeros((2, 1, 5), np.float32), np.zeros(1, int), np.zeros(1, int),
+                   *np.zeros((2, 1, 5), np.float16))
+    with pytest.raises(InputError, match='other videos'):
+        build_report(truth, detections, TIOU, other)
+
+
+@pytest.mark.parametrize('arguments, said', [
+    (['missing.json', 'detections.json', '-o', 'r.html'], 'missing.json'),
+    (['gt.json', 'detections.json', '-o', 'nowhere/r.html'], 'nowhere/r.html'),
+    (['gt.json', 'detections.json', '-o', 'r.html', '--curves', 'gt.json'], 'gt.json'),
+    (['gt.json', 'detections.json', '-o', 'r.html', '--tiou', '2'], 'tIoU'),
+    (['gt.json', 'detections.json', '-o', 'r.html', '--subset', 'training'], 'training'),
+    (['gt.json', 'detections.json'], '--output'),
+])
+def test_bad_usage_is_one_line_and_status_2(files, capsys, arguments, said):
+    try:
+        status = main([str(files / a) if a.endswith(('.json', '.html')) else a for a in arguments])
+    except SystemExit as end:
+        status = end.code
+    said_instead = capsys.readouterr().err
+    assert status == 2 and said in said_instead
+    assert said_instead.startswith('error: ') and said_instead.count('\n') == 1
+
+
+# ---- the page in a browser ------------------------------------------------------------------------------------------
+
+def test_opens_without_errors_and_hostile_names_are_only_text(browser):
+    assert browser.run('window.hacked') is None
+    assert browser.run("document.querySelectorAll('script').length") == 2
+    assert browser.run("document.querySelectorAll('img, b b, svg[onload]').length") == 0
+    assert set(listed_videos(browser)) == {*VIDEOS, STRANGER}
+    classes = browser.run("[...document.querySelectorAll('.ap tbody th')].map(cell => cell.textContent)")
+    assert sorted(classes) == sorted(LABELS)
+    for label in range(-1, 5):    # every label in every place that shows one
+        set_control(browser, '#label', label)
+    for row in range(4):
+        browser.run(f"document.querySelectorAll('.ap tbody tr')[{row}].click()")
+    assert browser.run('window.hacked') is None
+
+
+def test_numbers_are_those_of_the_scorer(browser, files):
+    scores = evaluate(read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json'), TIOU)
+    shown = browser.run("[...document.querySelectorAll('.map td')].map(cell => cell.textContent)")
+    assert shown == [f'{100 * value:.2f}' for value in scores.mean_ap]
+    assert browser.run("document.querySelector('.tiles b').textContent") == f'{100 * scores.average:.2f}'
+    rows = browser.run("[...document.querySelectorAll('.ap tbody tr')].map(row => [...row.children].map(cell => cell.textContent))")
+    averages = scores.ap.mean(axis=1)
+    assert [row[0] for row in rows] == [scores.labels[c] for c in np.argsort(-averages, kind='stable')]
+    for name, _, _, *numbers in rows:
+        c = scores.labels.index(name)
+        np.testing.assert_allclose([float(number) for number in numbers], 100 * np.array([averages[c], *scores.ap[c]]), atol=0.0501)
+
+
+def test_slider_shows_the_detections_that_reach_it(browser, results):
+    for threshold in (0.3, 0.55, 2.0, -5.0):
+        set_control(browser, '#threshold', threshold)
+        set_to = float(browser.run("document.querySelector('#threshold').value"))    # kept between the ends of the slider
+        own = sum(row['score'] >= set_to for row in results[shown_video(browser)])
+        everywhere = sum(row['score'] >= set_to for rows in results.values() for row in rows)
+        assert browser.run("document.querySelector('#shown b').textContent") == str(own)
+        assert browser.run("document.querySelectorAll('.hit').length") == own
+        assert f'({everywhere} of ' in browser.run("document.querySelector('#shown').textContent")
+    assert own == len(results[shown_video(browser)]) > 0
+
+
+def test_class_filter_leaves_its_videos_and_its_detections(browser, files, results):
+    labels = sorted(LABELS) + ['nobody <b>knows</b>']
+    database = json.loads((files / 'gt.json').read_text())['database']
+    for label, name in enumerate(labels):
+        set_control(browser, '#label', label)
+        expected = [video for video in [*VIDEOS, STRANGER] if any(
+            row['label'] == name for row in results[video] + database.get(video, {}).get('annotations', []))]
+        assert listed_videos(browser) == expected
+        own = sum(row['label'] == name for row in results[shown_video(browser)])
+        assert browser.run("document.querySelectorAll('.hit').length") == own
+        assert browser.run("document.querySelectorAll('#timeline .block > p b')[0].textContent") == name
+    set_control(browser, '#label', -1)
+    assert len(listed_videos(browser)) == 7
+
+
+def test_search_leaves_the_videos_of_that_name(browser):
+    set_control(browser, '#search', '</SCRIPT')
+    assert listed_videos(browser) == [VIDEOS[1]] and shown_video(browser) == VIDEOS[1]
+    set_control(browser, '#search', 'no such name')
+    assert browser.run("document.querySelector('#list').textContent") == 'No such video.'
+
+
+def test_a_kind_can_be_hidden(browser):
+    counts = browser.run("[...document.querySelectorAll('.kinds button')].map(b => Number(b.textContent.match(/\\d+$/)[0]))")
+    assert sum(counts) == browser.run("document.querySelectorAll('.hit').length")
+    kind = int(np.argmax(counts))
+    browser.run(f"document.querySelectorAll('.kinds button')[{kind}].click()")
+    assert browser.run("document.querySelectorAll('.hit').length") == sum(counts) - counts[kind]
+    assert browser.run(f"document.querySelectorAll('.hit.k{kind}').length") == 0
+
+
+def test_videos_sorted_by_ap_and_their_ap_are_those_of_the_scorer(browser, files):
+    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    index, own = match_videos(VIDEOS, truth.videos), {}
+    for video, v in zip(VIDEOS, index):
+        rows = np.flatnonzero(np.array(detections.videos, object)[detections.video] == video)
+        alone = detections._replace(video=detections.video[rows], label=detections.label[rows], segments=detections.segments[rows],
+                                    scores=detections.scores[rows])
+        own[video] = evaluate(select_videos(truth, np.arange(6) == v), alone, [0.5]).average
+    set_control(browser, '#sort', 1)
+    assert listed_videos(browser) == sorted(VIDEOS, key=own.get) + [STRANGER]
+    for video in VIDEOS:
+        browser.run(f"[...document.querySelectorAll('.video')].find(item => item.textContent.startsWith({json.dumps(video)})).click()")
+        shown = float(re.search(r'AP ([\d.]+) %', browser.run("document.querySelector('#viewer .facts').textContent"))[1])
+        assert shown == pytest.approx(100 * own[video], abs=0.0501)
+
+
+def test_keys_move_through_videos_thresholds_classes_and_scores(browser):
+    names = listed_videos(browser)
+    assert shown_video(browser) == names[0]
+    browser.press('j')
+    browser.press('j')
+    assert shown_video(browser) == names[2]
+    browser.press('k')
+    assert shown_video(browser) == names[1]
+    assert browser.run("document.querySelector('.video[aria-selected=true] b').textContent") == names[1]
+    before = float(browser.run("document.querySelector('#threshold').value"))
+    browser.press(']')
+    assert float(browser.run("document.querySelector('#threshold').value")) == pytest.approx(before + 0.05)
+    browser.press('t')
+    assert browser.run("document.querySelector('#tiou [aria-checked=true]').textContent") == '0.7'
+    browser.press('c')
+    assert browser.run("document.querySelector('#label').value") == '0'
+    browser.press('/')
+    browser.press('j')    # types into the search field now
+    assert browser.run("document.activeElement.id + document.querySelector('#search').value") == 'searchj'
+
+
+def test_zoom_by_mouse_and_keys(browser):
+    def view():
+        return browser.run('[state.from, state.to]')
+
+    browser.run("document.getElementById('videos').scrollIntoView()")
+    assert view() == [0, 100]
+    browser.press('+')
+    assert view() == [25, 75]
+    browser.press('ArrowRight')
+    assert view() == [37.5, 87.5]
+    browser.press('0')
+    x, y, width = browser.run("(() => { const box = document.querySelector('#timeline').getBoundingClientRect();"
+                              'return [box.left + LEFT, box.top + 120, plotWidth]; })()')
+    browser.mouse('mouseMoved', x + 0.2 * width, y)
+    browser.mouse('mousePressed', x + 0.2 * width, y, button='left', clickCount=1)
+    browser.mouse('mouseMoved', x + 0.6 * width, y, buttons=1)
+    browser.mouse('mouseReleased', x + 0.6 * width, y, button='left', clickCount=1)
+    assert view() == pytest.approx([20, 60], abs=0.5)
+    inside = browser.run("[...document.querySelectorAll('.hit')].every(bar => bar.x.baseVal.value >= LEFT)")
+    assert inside
+
+
+def test_pointing_at_a_detection_tells_what_it_is(browser, results):
+    browser.run("document.getElementById('timeline').scrollIntoView({block: 'center'})")
+    x, y = browser.run("(() => { const box = [...document.querySelectorAll('.hit')].at(-1).getBoundingClientRect();"
+                       'return [box.x + box.width / 2, box.y + box.height / 2]; })()')
+    browser.mouse('mouseMoved', x, y)
+    label, where, kind, overlap = browser.run("document.querySelector('#tooltip').textContent").split('\n')
+    score = max(row['score'] for row in results[shown_video(browser)] if row['label'] == label)
+    assert where.endswith(f'score {score:.3f}') and kind in browser.run('data.kinds')
+    assert overlap.startswith(('tIoU 0.', 'overlaps no instance'))
+
+
+@pytest.mark.parametrize('width, height, dark', [(1280, 800, False), (390, 844, True), (768, 1024, False)])
+def test_fits_the_window_in_light_and_dark(chromium, page, width, height, dark):
+    chromium.open(page, width, height, dark)
+    assert chromium.run('document.documentElement.scrollWidth') == width
+    background = chromium.run('getComputedStyle(document.body).backgroundColor')
+    assert (sum(map(int, re.findall(r'\d+', background)[:3])) < 200) == dark
+    assert chromium.errors == []
+
+
+def test_thumos14_is_small_and_opens_quickly(chromium, shared, tmp_path):
+    truth, detections = (read(shared / 'data' / 'thumos14' / name) for read, name in (
+        (read_ground_truth, 'gt.json'), (read_detections, 'released_detections.json')))
+    path = tmp_path / 'thumos14.html'
+    write_report(path, scored_subset(truth, detections.videos), detections)
+    assert path.stat().st_size < 3e6
+
+    def seconds_to_open() -> float:
+        begin = time.monotonic()
+        chromium.open(path)
+        assert chromium.run("document.querySelectorAll('.video').length") == 210
+        return time.monotonic() - begin
+
+    assert any(seconds_to_open() < 2 for _ in range(3))    # other processes may be in the way once
+    assert chromium.errors == []
+    set_control(chromium, '#threshold', 0.25)
+    own = detections.videos.index(shown_video(chromium))
+    assert chromium.run("document.querySelectorAll('.hit').length") == (detections.scores[detections.video == own] >= 0.25).sum()
+    assert f'({(detections.scores >= 0.25).sum():,} of 36,195' in chromium.run("document.querySelector('#shown').textContent")
+    # What DETAD itself says of these detections at tIoU 0.5.
+    legend = chromium.run("document.querySelector('#profile .legend').textContent")
+    for kind, share in {'true positive': 7.76, 'double detection': 21.04, 'wrong label': 3.12, 'localization': 29.90,
+                        'confusion': 3.60, 'background': 34.58}.items():
+        assert float(re.search(rf'{kind} ([\d.]+) %', legend)[1]) == pytest.approx(share, abs=0.02)
