@@ -20,11 +20,11 @@ def run(command: Callable[[], int | None]) -> int:
         return command() or 0
     except InputError as error:
         message = str(error)
-    except BrokenPipeError:  # whoever reads, as `| head`, has enough; nothing is left to flush at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        message = f'{error.filename}: {error.strerror}' if error.filename else str(error)
+        message = f'{error.filename}: {error.strerror}'
+        if not error.filename:  # a full disk behind `>`, a reader who has left: what waits for the exit goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            message = f'the output cannot be printed: {error.strerror or error}'
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in
                                                           ('out of memory', "can't allocate memory")):

@@ -7,7 +7,6 @@ Every prediction, best score first, takes the free instance of its video and cla
 reaches the threshold. Average precision is the area under the precision envelope (all points, as in VOC 2011).
 """
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eval.command import Parser, run
 from eval.files import (Detections, GroundTruth, InputError, match_videos, quote, read_detections, read_ground_truth,
                         select_videos, subset_name, write_json)
 
@@ -260,14 +260,9 @@ def warnings(scores: Scores) -> list[str]:
     return lines
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        self.exit(2, f'error: {message} (--help tells more)\n')
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = _Parser(prog='python -m eval.detection', description='ActivityNet detection mAP of a result file.')
+    parser = Parser(prog='python -m eval.detection', description='ActivityNet detection mAP of a result file.')
     parser.add_argument('ground_truth', metavar='GT.json')
     parser.add_argument('detections', metavar='DETECTIONS.json')
     parser.add_argument('--subset', metavar='NAME', help='what to score (default: the subset of the predicted videos)')
@@ -275,25 +270,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='thresholds (default: those of THUMOS14, 0.1 0.2 ... 0.7; ActivityNet: 0.5 0.55 ... 0.95)')
     parser.add_argument('--output', metavar='FILE', help='also write the results there, as JSON')
     args = parser.parse_args(arguments)
-    try:
-        truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
-        truth = scored_subset(truth, detections.videos, args.subset)
-        scores = evaluate(truth, detections, args.tiou)
-        for line in warnings(scores):
-            print(f'warning: {line}', file=sys.stderr)
-        if args.output:
-            write_json(args.output, to_json(scores))
-        print(f'subset {truth.subsets[0]!a}:', format_table(scores), flush=True)
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except OSError as error:  # a full disk, or a reader who has left; what waits to be flushed at the exit goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f'error: the table cannot be written to standard output: {error.strerror}', file=sys.stderr)
-        return 2
-    return 0
+    return run(lambda: score_file(args))
+
+
+def score_file(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
+    truth = scored_subset(truth, detections.videos, args.subset)
+    scores = evaluate(truth, detections, args.tiou)
+    for line in warnings(scores):
+        print(f'warning: {line}', file=sys.stderr)
+    if args.output:
+        write_json(args.output, to_json(scores))
+    print(f'subset {truth.subsets[0]!a}:', format_table(scores), flush=True)
 
 
 if __name__ == '__main__':

@@ -421,7 +421,7 @@ def test_the_files_in_the_wrong_order(files, capsys):
 def test_a_full_disk_and_a_reader_who_leaves_give_no_traceback(files, line):
     command = f'{sys.executable} -m eval.detection {" ".join(files)}'
     done = subprocess.run(['bash', '-c', line.format(command=command)], cwd=ROOT, text=True, capture_output=True)
-    assert done.stderr.startswith('error: the table') and done.stderr.count('\n') == 1, done.stderr
+    assert done.stderr.startswith('error: the output') and done.stderr.count('\n') == 1, done.stderr
 
 
 def test_scoring_imports_no_heavy_library():
