@@ -1,0 +1,300 @@
+"""Runs compared: groups, statistics and tables of hand-made runs, and what happens to folders that hold none."""
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+from eval.summary import HARMLESS, compare, main, read_run
+from main import parse_args
+
+ROOT = Path(__file__).resolve().parents[1]
+THREE = [  # mAP of the evaluations at steps 100, 200, 300, 400
+    [0.10, 0.30, 0.25, 0.20],
+    [0.20, 0.25, 0.28, 0.26],
+    [0.15, 0.22, 0.35, 0.31],
+]
+
+
+def make_run(folder: Path, values: list[float], seed: int = 1, **changed: object) -> Path:
+    """A finished run, evaluated every 100 steps, by the arguments that main.py would write."""
+    folder.mkdir(parents=True)
+    args = vars(parse_args(['--data_path', 'data/sample', '--exp_name', folder.name, '--seed', str(seed)]))
+    args |= {'num_epochs': None, 'num_steps': 100 * len(values), 'versions': {'torch': folder.name}} | changed
+    (folder / 'args.json').write_text(json.dumps({k: v for k, v in args.items() if v != 'absent'}))
+    blocks = {'best': max(range(len(values)), key=values.__getitem__), 'last': len(values) - 1}
+    (folder / 'results.json').write_text(json.dumps(
+        {name: {'step': 100 * i + 100, 'average_mAP': values[i]} for name, i in blocks.items()}))
+    (folder / 'metrics.csv').write_text('step,epoch,average_mAP,video_accuracy\n' + ''.join(
+        f'{100 * i + 100},{25 * i + 24},{value},0.5\n' for i, value in enumerate(values)))
+    return folder
+
+
+@pytest.fixture
+def three(tmp_path) -> list[Path]:
+    return [make_run(tmp_path / f'first-seed{i + 1}', values, i + 1) for i, values in enumerate(THREE)]
+
+
+def table_of(text: str, head: str) -> list[dict[str, str]]:
+    """The rows of the text table whose first column is `head`; no cell of these tests has two spaces in it."""
+    lines = iter(text.splitlines())
+    names = next(line for line in lines if line.startswith(head + ' ')).replace('  ', '\t').split('\t')
+    rows = []
+    for line in lines:
+        if not line:
+            break
+        rows.append([cell.strip() for cell in line.replace('  ', '\t').split('\t') if cell.strip()])
+    return [dict(zip([name.strip() for name in names if name.strip()], row, strict=True)) for row in rows]
+
+
+def error_of(capsys, *arguments: object) -> str:
+    """The one line of a failing command, which prints no table."""
+    assert main([*map(str, arguments)]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out and captured.err.startswith('error: ') and captured.err.count('\n') == 1, captured.err
+    return captured.err
+
+
+# ---- statistics -----------------------------------------------------------------------------------------------------
+
+def test_statistics_of_a_group(three):
+    comparison = compare([read_run(folder) for folder in three])
+    (group,) = comparison.groups.itertuples()
+    best, last = [0.30, 0.28, 0.35], [0.20, 0.26, 0.31]
+    assert group.runs == 3 and group.name == 'first'
+    assert group.best_of_best == 0.35
+    assert group.best == pytest.approx(mean(best)) and group.best_sd == pytest.approx(stdev(best))
+    assert group.last == pytest.approx(mean(last)) and group.last_sd == pytest.approx(stdev(last))
+    assert group.best_minus_last == pytest.approx((0.10 + 0.02 + 0.04) / 3)
+    assert group.late_sd == pytest.approx(mean(stdev(values[2:]) for values in THREE))    # steps 300 and 400 of 400
+    assert list(comparison.runs['best_step']) == [200, 300, 300]
+
+
+def test_late_evaluations_are_those_after_half_of_the_steps(tmp_path):
+    run = read_run(make_run(tmp_path / 'odd', [0.1, 0.5, 0.2, 0.4, 0.9]))
+    assert run.late_sd == pytest.approx(stdev([0.2, 0.4, 0.9]))
+
+
+def test_text_table(three, capsys):
+    assert main([*map(str, three)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith('Average mAP in per cent over tIoU 0.1 0.2 0.3 0.4 0.5 0.6 0.7\n')
+    assert table_of(text, 'group') == [{
+        'group': 'first', 'runs': '3', 'best of best': '35.00', 'best (mean ± sd)': '31.00 ± 3.61',
+        'last (mean ± sd)': '25.67 ± 5.51', 'best - last': '5.33', 'late sd': '2.59'}]
+    assert [row['run'] for row in table_of(text, 'run')] == ['first-seed1', 'first-seed2', 'first-seed3']
+    line = next(line for line in text.splitlines() if line.startswith('first-seed1'))
+    assert line.split() == ['first-seed1', '1', '30.00', '200', '20.00', '400', '10.00', '3.54', '4']
+    note = text.splitlines()[-1]
+    for column in ('best of best:', 'best:', 'last:', '±', 'late sd', 'test videos'):
+        assert column in note
+    assert 'group of one run' not in note
+
+
+def test_one_run_has_no_spread(tmp_path, capsys):
+    assert main([str(make_run(tmp_path / 'single', [0.3]))]) == 0
+    text = capsys.readouterr().out
+    (row,) = table_of(text, 'group')
+    assert row['best (mean ± sd)'] == row['last (mean ± sd)'] == '30.00' and row['late sd'] == '-'
+    assert 'group of one run' in text
+
+
+# ---- groups ---------------------------------------------------------------------------------------------------------
+
+def test_the_harmless_arguments_are_arguments_of_the_program():
+    args = vars(parse_args(['--data_path', 'x', '--exp_name', 'y']))
+    assert HARMLESS - {'versions'} < args.keys()
+
+
+def test_groups_differ_in_what_matters_alone(tmp_path, capsys):
+    ours = {'lambda_action': 0.1, 'lambda_contrast': 0.01}
+    for i, (name, seed, changed) in enumerate([
+            ('full-seed1', 1, ours), ('base-seed1', 1, {'lambda_action': 0.0, 'lambda_contrast': 0.0}),
+            ('full-seed2', 2, ours | {'device': 'cuda:1', 'num_workers': 4, 'cache': 'none', 'compile': True,
+                                      'resume': True, 'log_every': 50, 'num_epochs': 7}),
+            ('base-seed2', 2, {'lambda_action': 0, 'lambda_contrast': 0, 'overwrite': True, 'output_dir': '/x'})]):
+        make_run(tmp_path / name, [0.1 * i + 0.1], seed, **changed)
+    names = ['full-seed1', 'base-seed1', 'full-seed2', 'base-seed2']
+    assert main([str(tmp_path / name) for name in names]) == 0
+    text = capsys.readouterr().out
+    full, base = table_of(text, 'group')    # in the order of their first runs
+    assert list(full)[:4] == ['group', 'lambda_contrast', 'lambda_action', 'runs']    # what differs, and nothing else
+    assert [full['group'], full['lambda_action'], full['lambda_contrast']] == ['full', '0.1', '0.01']
+    assert [base['group'], base['lambda_action'], base['lambda_contrast']] == ['base', '0', '0']
+    assert full['best (mean ± sd)'] == '20.00 ± 14.14' and base['best (mean ± sd)'] == '30.00 ± 14.14'
+    assert [row['run'] for row in table_of(text, 'run')] == ['full-seed1', 'full-seed2', 'base-seed1', 'base-seed2']
+
+
+@pytest.mark.parametrize('name, other, shown', [
+    ('lr', 2e-4, ['0.0001', '0.0002']),
+    ('precision', 'bf16', ['fp32', 'bf16']),
+    ('detection_inf_step', 10, ['50', '10']),    # the best of more evaluations is another thing
+    ('soft_nms', False, ['true', 'false']),
+    ('tiou', [0.5, 0.75], ['0.1 0.2 0.3 0.4 0.5 0.6 0.7', '0.5 0.75']),
+    ('data_path', '/data/two', [str(Path('data/sample').absolute()), '/data/two']),
+    ('q_val', 'absent', ['0.7', '-']),
+    ('made_up', None, ['-', 'null']),
+])
+def test_what_makes_another_group(tmp_path, capsys, name, other, shown):
+    folders = [make_run(tmp_path / 'a', [0.1]), make_run(tmp_path / 'b', [0.2], **{name: other})]
+    assert main([*map(str, folders)]) == 0
+    text = capsys.readouterr().out
+    assert [row[name] for row in table_of(text, 'group')] == shown
+    assert ('over tIoU' in text) == (name != 'tiou')
+
+
+def test_one_data_set_by_two_spellings_of_its_path(tmp_path):
+    paths = 'data/sample', './data/../data/sample/', str(Path('data/sample').absolute())
+    runs = [read_run(make_run(tmp_path / str(i), [0.1], data_path=path)) for i, path in enumerate(paths)]
+    assert len(compare(runs).groups) == 1
+
+
+@pytest.mark.parametrize('names, group', [
+    (['first-seed1', 'first-seed2'], 'first'),
+    (['first_seed_1', 'first.seed10'], 'first'),
+    (['full-lr2', 'full-lr4'], 'full-lr'),
+    (['only'], 'only'),
+    (['seed1', 'seed2'], 'seed'),
+    (['one', 'two'], 'one ...'),
+])
+def test_group_names(tmp_path, names, group):
+    runs = [read_run(make_run(tmp_path / name, [0.1], seed)) for seed, name in enumerate(names)]
+    assert list(compare(runs).groups['name']) == [group]
+
+
+def test_runs_without_arguments_of_ours(tmp_path, capsys):
+    folders = [make_run(tmp_path / name, [0.1]) for name in ('a', 'b')]
+    for folder in folders:
+        (folder / 'args.json').write_text('{}')
+    assert main([*map(str, folders)]) == 0
+    captured = capsys.readouterr()
+    assert [row['seed'] for row in table_of(captured.out, 'run')] == ['-', '-'] and not captured.err
+
+
+def test_a_seed_twice_is_a_warning_and_a_folder_twice_counts_once(tmp_path, capsys):
+    first, copy = make_run(tmp_path / 'first', [0.1], 5), make_run(tmp_path / 'copy', [0.1], 5)
+    assert main([str(first), f'{first}/', str(tmp_path / 'copy' / '..' / 'first')]) == 0
+    captured = capsys.readouterr()
+    assert table_of(captured.out, 'group')[0]['runs'] == '1' and not captured.err
+    assert main([str(first), str(copy)]) == 0
+    warning = capsys.readouterr().err
+    assert warning.startswith('warning: first, copy ') and 'seed 5' in warning and warning.count('\n') == 1
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+def test_csv_has_groups_and_runs_with_all_digits(tmp_path, three, capsys):
+    other = make_run(tmp_path / 'other', [1 / 3, 0.1 + 0.2], lr=1e-3, num_steps=200)
+    assert main([*map(str, three), str(other), '--csv', str(tmp_path / 'a.csv')]) == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / 'a.csv').read_text())))
+    assert [row['kind'] for row in rows] == ['group'] * 2 + ['run'] * 4
+    assert [row['lr'] for row in rows] == ['0.0001', '0.001', '0.0001', '0.0001', '0.0001', '0.001']
+    assert [row['num_steps'] for row in rows] == ['400', '200', '400', '400', '400', '200']
+    first, _, *runs = rows
+    assert first['name'] == 'first' and first['runs'] == '3' and first['seed'] == first['best_step'] == ''
+    assert float(first['best_sd']) == pytest.approx(stdev([0.30, 0.28, 0.35]), rel=1e-12)
+    expected = {'kind': 'run', 'name': 'other', 'seed': '1', 'runs': '1', 'best_step': '100', 'last_step': '200',
+                'evaluations': '2', 'best': repr(1 / 3), 'last': repr(0.1 + 0.2), 'best_sd': '', 'best_of_best': ''}
+    assert {name: runs[3][name] for name in expected} == expected
+
+
+def test_markdown_has_the_cells_of_the_text(tmp_path, three, capsys):
+    other = make_run(tmp_path / 'a|b <script>*', [0.1], lr=1e-3)
+    assert main([*map(str, three), str(other), '--markdown', str(tmp_path / 'a.md')]) == 0
+    text, lines = capsys.readouterr().out, (tmp_path / 'a.md').read_text().splitlines()
+    rows = [line.strip('|').replace(r'\|', '\0').split('|') for line in lines if line.startswith('|')]
+    rows = [[cell.strip() for cell in row] for row in rows]
+    assert rows[1] == ['---'] + ['---:'] * 8
+    assert rows[2] == list(table_of(text, 'group')[0].values())
+    assert rows[3][0] == 'a\0b \\<script>\\*'
+    assert len(rows) == 4 + 2 + 4 and all(len(row) == 9 for row in rows)
+    assert lines[-1] == text.splitlines()[-1]
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path, three, capsys):
+    assert main([*map(str, three), '--csv', str(tmp_path / 'nowhere' / 'a.csv')]) == 2
+    assert 'nowhere' in capsys.readouterr().err
+
+
+# ---- what is not there, not finished or not ours --------------------------------------------------------------------
+
+def test_unfinished_runs_are_left_out_with_a_warning(tmp_path, three, capsys):
+    begun = make_run(tmp_path / 'begun', [0.9])
+    (begun / 'results.json').unlink()
+    (begun / 'metrics.csv').unlink()
+    stopped = make_run(tmp_path / 'stopped', [0.9], num_steps=800)
+    blind = make_run(tmp_path / 'blind', [0.9])
+    (blind / 'results.json').write_text('{"best": {"step": 100}, "last": {"step": 100}}')
+    assert main([*map(str, [begun, three[0], stopped, three[1], blind])]) == 0
+    captured = capsys.readouterr()
+    assert [row['run'] for row in table_of(captured.out, 'run')] == ['first-seed1', 'first-seed2']
+    warnings = captured.err.splitlines()
+    assert all(line.startswith('warning: ') and line.endswith('it is left out') for line in warnings)
+    reasons = ('begun', 'no results.json'), ('stopped', '100 of 800'), ('blind', 'not annotated')
+    for line, (name, reason) in zip(warnings, reasons, strict=True):
+        assert name in line and reason in line
+    assert 'none of these runs' in error_of(capsys, begun, stopped)
+
+
+@pytest.mark.parametrize('epochs, finished', [(100, True), (101, False), (900, False)])
+def test_runs_planned_in_epochs(tmp_path, three, capsys, epochs, finished):
+    """Steps 100 to 400 at epochs 24 to 99, counted from 0: 4 steps an epoch."""
+    run = make_run(tmp_path / 'epochs', [0.1, 0.2, 0.3, 0.4], num_steps=None, num_epochs=epochs)
+    assert main([str(run), str(three[0])]) == 0
+    assert (f'of {4 * epochs}' in capsys.readouterr().err) != finished
+
+
+@pytest.mark.parametrize('name, content, complaint', [
+    ('args.json', None, 'holds no training run'),    # what --inference_only leaves
+    ('args.json', '{"seed": 1', 'not a JSON file'),
+    ('args.json', '[]', 'object of arguments'),
+    ('results.json', '', 'empty'),
+    ('results.json', '{"best": {"st', 'not a JSON file'),
+    ('results.json', '{"average_mAP": 0.5}', 'not results of a training run'),
+    ('results.json', '{"best": {"step": 1, "average_mAP": 0.5}}', '"last"'),
+    ('results.json', '{"best": {"step": 1, "average_mAP": "0.5"}}', 'average_mAP'),
+    ('results.json', '{"best": {"step": 1, "average_mAP": NaN}}', 'average_mAP'),
+    ('results.json', '[1]', 'not results of a training run'),
+    ('metrics.csv', None, 'cannot be read'),
+    ('metrics.csv', '', 'not a table'),
+    ('metrics.csv', 'step,epoch,average_mAP\n', 'damaged'),
+    ('metrics.csv', 'step,epoch\n100,3\n', 'not a table'),
+    ('metrics.csv', 'step,epoch,average_mAP\n100,3\n', 'damaged'),
+    ('metrics.csv', 'step,epoch,average_mAP\n100,3,inf\n', 'damaged'),
+    ('metrics.csv', 'step,epoch,average_mAP\n100,-1,0.5\n', 'damaged'),
+    ('metrics.csv', 'step,epoch,average_mAP\n100,3,many\n', 'not a table'),
+    ('metrics.csv', b'\xff\xfe\x00', 'not a table'),
+])
+def test_damaged_runs_are_one_line(tmp_path, three, capsys, name, content, complaint):
+    if content is None:
+        (three[1] / name).unlink()
+    else:
+        (three[1] / name).write_bytes(content if type(content) is bytes else content.encode())
+    message = error_of(capsys, *three)
+    assert str(three[1]) in message and complaint in message
+
+
+def test_folders_that_are_none(tmp_path, three, capsys):
+    assert 'is not a folder' in error_of(capsys, three[0], tmp_path / 'nowhere')
+    assert 'is not a folder' in error_of(capsys, three[0] / 'args.json')
+    assert 'holds no training run' in error_of(capsys, tmp_path)
+
+
+def test_odd_names_and_values_do_no_harm(tmp_path, capsys):
+    odd = make_run(tmp_path / 'two\nlines \x1b[31m', [0.1], name='a\nb', best='\udc80', kind=[1, 'x'], runs={'a': 1})
+    plain = make_run(tmp_path / 'plain', [0.2], name='c', best=2, kind=None, runs=3)
+    assert main([str(odd), str(plain), '--csv', str(tmp_path / 'a.csv'), '--markdown', str(tmp_path / 'a.md')]) == 0
+    text = capsys.readouterr().out
+    assert r'two\nlines \x1b[31m' in text and r'a\nb' in text and r'\udc80' in text and '\x1b' not in text
+
+
+def test_the_command(tmp_path, three):
+    command = [sys.executable, '-m', 'eval.summary']
+    ended = subprocess.run([*command, *map(str, three)], cwd=ROOT, capture_output=True, text=True, encoding='utf-8')
+    assert ended.returncode == 0 and '31.00 ± 3.61' in ended.stdout and not ended.stderr
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stderr.startswith('error: ') and ended.stderr.count('\n') == 1
