@@ -7,6 +7,8 @@
 
 The test folder may also be called `validation` or `val`. `v_X` and `X` name the same video.
 """
+import math
+import mmap
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,32 +46,55 @@ class FeatureFile(NamedTuple):
         """
         column = 0
         for path in self.paths:
-            array = open_array(path)
-            if len(array) < self.length:
+            header, content = open_array(path)
+            if header.shape[0] < self.length:
                 raise InputError(f'{path}: lost rows since the run began; extract or download it again')
+            array = np.ndarray(header.shape, header.dtype, content, header.offset, order=header.order)
             array = array[:self.length, self.columns]
             part = out[:, column:column + array.shape[1]]
             with np.errstate(over='ignore'):    # float64 beyond float32 becomes infinite and is reported below
                 part[...] = array[rows]
-            if not np.isfinite(part).all():
+            if not all_finite(part):
                 bad = np.arange(self.length)[rows][~np.isfinite(part).all(axis=1)][0]
                 raise InputError(f'{path}: NaN or infinite feature in row {bad}; extract it again')
             column += array.shape[1]
 
 
-def open_array(path: Path) -> np.ndarray:
-    """Memory-map a feature file. Raises InputError where it is not a whole, plain `.npy` file of (L, D) floats."""
+class Header(NamedTuple):
+    """What a `.npy` file says of itself."""
+    shape: tuple[int, int]    # (L, width)
+    dtype: np.dtype
+    order: str                # 'C' or 'F'
+    offset: int               # where the numbers begin, bytes
+
+
+def open_array(path: Path) -> tuple[Header, mmap.mmap]:
+    """The header of a feature file and its content, mapped.
+
+    Raises InputError where it is not a whole, plain `.npy` file of (L, D) floats. Nothing is unpickled, and no more is
+    read than the file holds, whatever its header says.
+    """
     try:
-        # Never unpickles, and maps no more than the file holds, whatever its header says.
-        with np.errstate(over='ignore'):
-            array = np.lib.format.open_memmap(path, mode='r')
+        with open(path, 'rb') as file:
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, is_fortran, dtype = read[np.lib.format.read_magic(file)](file)
+            offset, content = file.tell(), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except Exception as error:    # a damaged header makes numpy raise almost anything
         raise InputError(f'{path}: not a readable .npy file ({shorten(error)}); extract or download it again') from None
-    if array.ndim != 2 or not all(array.shape):
-        raise InputError(f'{path}: features must be one array of shape (snippets, width), found {array.shape}')
-    if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(f'{path}: features must be floating point numbers, found {array.dtype}')
-    return array.view(np.ndarray)
+    if not np.issubdtype(dtype, np.floating):
+        raise InputError(f'{path}: features must be floating point numbers, found {dtype}')
+    if len(shape) != 2 or min(shape) < 1:
+        raise InputError(f'{path}: features must be one array of shape (snippets, width), found {shape}')
+    promised = offset + math.prod(shape) * dtype.itemsize
+    if promised > len(content):
+        raise InputError(f'{path}: truncated: {len(content)} of {promised} bytes are there; download it again')
+    return Header(shape, dtype, 'F' if is_fortran else 'C', offset), content
+
+
+def all_finite(array: np.ndarray) -> bool:
+    if array.dtype == np.float16:    # numpy is slow to ask: those that are not finite have all exponent bits set
+        return bool((array.view(np.uint16) & 0x7c00).max() < 0x7c00)
+    return bool(np.isfinite(array).all())
 
 
 class FeatureFolder(NamedTuple):
@@ -91,8 +116,8 @@ class FeatureFolder(NamedTuple):
 
     def inspect(self, paths: tuple[Path, ...]) -> FeatureFile:
         """Read the headers of one video's files. Raises InputError where shapes do not fit."""
-        arrays = [open_array(path) for path in paths]
-        lengths, widths = [len(a) for a in arrays], [a.shape[1] for a in arrays]
+        headers = [open_array(path)[0] for path in paths]
+        lengths, widths = zip(*(header.shape for header in headers))
         if max(lengths) - min(lengths) > MAX_UNEVEN_ROWS:
             raise InputError(f'{paths[0].stem}: {lengths[0]} rgb rows but {lengths[1]} flow rows '
                              f'({paths[0]}, {paths[1]}); extract both again with one stride')
@@ -106,7 +131,7 @@ class FeatureFolder(NamedTuple):
                                  f'so their width must be even, found {width}')
             width //= 2
             columns = slice(width * ('rgb' not in self.modalities), width * (1 + ('flow' in self.modalities)))
-        dtype = max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
+        dtype = max((header.dtype for header in headers), key=lambda dtype: dtype.itemsize)
         return FeatureFile(paths, columns, min(lengths), width, dtype, len(set(lengths)) > 1)
 
 

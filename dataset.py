@@ -159,8 +159,8 @@ class VideoDataset(Dataset):
                 warn(f'{found.folder.path}: {len(names)} of the {len(found.listed)} {name} videos by {found.source} '
                      f'{what} and are left out: {first_few(names)}')
         if found.uneven:
-            warn(f'{found.folder.path}: {number_of(len(found.uneven), "video")} with 1 or {MAX_UNEVEN_ROWS} rows more of one '
-                 f' modality than of the other, cut to the shorter: {first_few(found.uneven)}')
+            warn(f'{found.folder.path}: {number_of(len(found.uneven), "video")} with 1 or {MAX_UNEVEN_ROWS} rows more '
+                 f'of one modality than of the other, cut to the shorter: {first_few(found.uneven)}')
 
     def load(self, device: torch.device) -> Tensor:
         """Read every feature once, video by video: (sum L, M D), in memory or on `device`."""
