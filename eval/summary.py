@@ -86,6 +86,8 @@ def read_run(folder: Path) -> Run:
     planned = planned_steps(args, metrics)
     if last_step < planned:
         raise Unfinished(f'{folder}: is at step {last_step} of {planned}; if it stopped, --resume goes on with it')
+    if metrics['step'].iloc[-1] != last_step:
+        raise InputError(f'{folder}: metrics.csv does not end at step {last_step} as results.json does, copy both again')
 
     if args.get('num_steps'):
         args.pop('num_epochs', None)  # the steps win
@@ -118,7 +120,7 @@ def read_metrics(path: Path) -> pd.DataFrame:
     """All evaluations of a run: at least the columns step, epoch and average_mAP."""
     columns = ['step', 'epoch', 'average_mAP']
     try:
-        metrics = pd.read_csv(path, index_col=False)[columns].astype(float)
+        metrics = pd.read_csv(path)[columns].astype(float)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
     except (ValueError, KeyError):  # not a table, not these columns, not numbers
