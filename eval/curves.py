@@ -1,8 +1,8 @@
 """curves.npz: what the network says of every snippet of the test videos, so that it can be drawn without the network.
 
-Of the class scores only the classes that matter in a video are kept (predicted or annotated), as float16: enough for a
-picture. The actionnesses stay float32, because what is consistent is decided at their medians: 1 - 1e-4 and 1 - 2e-4, as
-saturated sigmoids give them, are one number in float16.
+Of the class scores only those of classes that matter in a video are kept (predicted or annotated), as float16: enough
+for a picture. The actionnesses stay float32, because what is consistent is decided at their medians: 1 - 1e-4 and
+1 - 2e-4, as saturated sigmoids give them, are one number in float16.
 """
 import os
 import zipfile
@@ -33,7 +33,8 @@ class Curves(NamedTuple):
 
 
 def pick_curves(videos: Sequence[str], labels: Sequence[str], seconds: np.ndarray, num_snippets: np.ndarray,
-                aware: np.ndarray, agnostic: np.ndarray, selection: np.ndarray, cas: np.ndarray, keep: np.ndarray) -> Curves:
+                aware: np.ndarray, agnostic: np.ndarray, selection: np.ndarray, cas: np.ndarray,
+                keep: np.ndarray) -> Curves:
     """The curves of N videos from whole outputs: selection and cas (N, T, C), where `keep` (N, C) bool is true."""
     video, label = np.nonzero(keep)
     largest = np.finfo(np.float16).max
@@ -75,9 +76,9 @@ def read_curves(path: str | os.PathLike) -> Curves:
             curves = Curves(*(file[name] for name in Curves._fields))
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or "not a curves.npz"}') from None
-    except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error, NotImplementedError,
-            MemoryError):
-        raise InputError(f'{path}: not a curves.npz of this program, or damaged; write it again with --inference_only') from None
+    except (ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error,
+            NotImplementedError, MemoryError):
+        raise InputError(f'{path}: not a curves.npz, or damaged; write it again with --inference_only') from None
     fault = _fault(curves)
     if fault:
         raise InputError(f'{path}: {fault}; write it again with --inference_only')
@@ -88,8 +89,8 @@ def _fault(curves: Curves) -> str | None:
     """What is wrong with arrays as they came from a file, None if nothing is."""
     n, m = np.size(curves.videos), np.size(curves.video)
     t = curves.aware.shape[-1] if curves.aware.ndim else 0
-    shapes = {'videos': (n,), 'labels': (np.size(curves.labels),), 'seconds': (n,), 'num_snippets': (n,), 'aware': (n, t),
-              'agnostic': (n, t), 'video': (m,), 'label': (m,), 'selection': (m, t), 'cas': (m, t)}
+    shapes = {'videos': (n,), 'labels': (np.size(curves.labels),), 'seconds': (n,), 'num_snippets': (n,),
+              'aware': (n, t), 'agnostic': (n, t), 'video': (m,), 'label': (m,), 'selection': (m, t), 'cas': (m, t)}
     kinds = {'videos': 'U', 'labels': 'U', 'num_snippets': 'i', 'video': 'i', 'label': 'i'}
     for name, shape in shapes.items():
         array = getattr(curves, name)

@@ -1,13 +1,14 @@
 """A report page: one HTML file that shows how good detections are, where their errors lie, and every video.
 
     python -m eval.report gt.json detections.json -o report.html
-    python -m eval.report gt.json detections.json --curves curves.npz --tiou 0.5 0.75 0.95 --bins activitynet -o report.html
+    python -m eval.report gt.json detections.json --curves curves.npz --tiou 0.5 0.75 0.95 --bins activitynet \\
+        -o report.html
 
 The page needs no network and no other file. It draws plain SVG with its own script, report.js, and not with a charting
-library: the timeline (hundreds of detections placed by score, instances, curves and regions on one time axis, redrawn while
-a slider moves) is what no library has ready made, the other charts are bars and lines, and an embedded library would be
-one to four megabytes, more than the data of all THUMOS14 videos. SVG takes its colours from the style sheet, so light and dark
-come for free, stays sharp, and can be counted by a test.
+library: the timeline (hundreds of detections placed by score, instances, curves and regions on one time axis, redrawn
+while a slider moves) is what no library has ready made, the other charts are bars and lines, and an embedded library
+would be one to four megabytes, as much as all THUMOS14 videos' data. SVG takes its colours from the style sheet, light
+or dark, stays sharp, and can be counted by a test.
 
 Text from the files cannot run: it is escaped where it enters the page, the script shows it as text only, and the page's
 content security policy allows nothing but the one script and the one style sheet that stand in it, by their hashes. All
@@ -43,7 +44,8 @@ def build_report(truth: GroundTruth, detections: Detections, tiou: Sequence[floa
     scores, matches = evaluate(truth, detections, tiou), match(truth, detections, tiou)
     found = diagnose(truth, detections, tiou, bins)
     labels = truth.labels + sorted({*detections.labels} - {*truth.labels})
-    videos = truth.videos + [name for name, v in zip(detections.videos, match_videos(detections.videos, truth.videos)) if v < 0]
+    listed = match_videos(detections.videos, truth.videos) >= 0
+    videos = truth.videos + [name for name, known in zip(detections.videos, listed) if not known]
     number = np.bincount(truth.label, minlength=len(truth.labels))
     data = {
         'tiou': [tiou_key(threshold) for threshold in scores.tiou],
@@ -88,13 +90,13 @@ def _instances(truth: GroundTruth, matches: Matches) -> dict:
     found = np.zeros((len(matches.instance), len(truth.segments)), bool)
     threshold, place = np.nonzero(matches.instance >= 0)
     found[threshold, matches.instance[threshold, place]] = True
-    return {'video': _pack(truth.video), 'label': _pack(truth.label), 'start': _pack(truth.segments[:, 0], 'f8'),
-            'end': _pack(truth.segments[:, 1], 'f8'), 'found': _pack(found, 'u1')}
+    return {'video': _pack(truth.video), 'label': _pack(truth.label), 'found': _pack(found, 'u1'),
+            'start': _pack(truth.segments[:, 0], 'f8'), 'end': _pack(truth.segments[:, 1], 'f8')}
 
 
 def _detections(truth: GroundTruth, detections: Detections, tiou: Sequence[float], matches: Matches, videos: list[str],
                 labels: list[str]) -> dict:
-    """The R detections as columns: class by class, inside a class by falling score, as mAP ranks them; `kind` is (K, R)."""
+    """The R detections as columns: class by class and there by falling score, as mAP ranks them; `kind` is (K, R)."""
     judgement = judge(truth, detections, tiou, matches)
     kind = np.full((len(matches.instance), len(detections.scores)), NOT_JUDGED)
     kind[:, judgement.prediction] = judgement.kind
@@ -110,9 +112,10 @@ def _detections(truth: GroundTruth, detections: Detections, tiou: Sequence[float
 
 
 def _curves(curves: Curves, videos: list[str], labels: list[str]) -> dict:
-    """The curves of the page's videos, a byte a value: actionness and selection from 0 to 1, each CAS over its own range."""
+    """The curves of the page's videos, a byte a value: actionness and selection from 0 to 1, a CAS over its range."""
     place = {name: index for index, name in enumerate(labels)}
-    video, label = match_videos(curves.videos, videos), np.array([place.get(name, -1) for name in curves.labels], np.int64)
+    label = np.array([place.get(name, -1) for name in curves.labels], np.int64)
+    video = match_videos(curves.videos, videos)
     rows = np.flatnonzero(video >= 0)
     pairs = np.flatnonzero((video[curves.video] >= 0) & (label[curves.label] >= 0))
     if not len(rows):
@@ -152,11 +155,6 @@ def _page(title: str, data: str) -> str:
     return ''.join(parts.get(piece, piece) for piece in pieces)
 
 
-def write_report(path: str | os.PathLike, *arguments, **options) -> None:
-    """Writes what `build_report` makes of the same arguments to a file, whole or not at all."""
-    write_text(path, build_report(*arguments, **options))
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         self.exit(2, f'error: {message} (--help tells more)\n')
@@ -169,15 +167,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('detections', metavar='DETECTIONS.json')
     parser.add_argument('--curves', metavar='FILE', help='curves.npz of the same run')
     parser.add_argument('--subset', metavar='NAME', help='what to score (default: the subset of the predicted videos)')
-    parser.add_argument('--tiou', type=float, nargs='+', default=TIOU, metavar='T', help='thresholds (default: 0.1 0.2 ... 0.7)')
-    parser.add_argument('--bins', choices=BINS, default='thumos14', help='bins of the error diagnosis (default: thumos14)')
+    parser.add_argument('--tiou', type=float, nargs='+', default=TIOU, metavar='T',
+                        help='thresholds (default: those of THUMOS14, 0.1 0.2 ... 0.7; ActivityNet: 0.5 0.55 ... 0.95)')
+    parser.add_argument('--bins', choices=BINS, default='thumos14', help='of the error diagnosis (default: thumos14)')
     parser.add_argument('-o', '--output', required=True, metavar='FILE', help='the page, an .html')
     args = parser.parse_args(arguments)
     try:
         truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
         curves = read_curves(args.curves) if args.curves else None
         truth = scored_subset(truth, detections.videos, args.subset)
-        write_report(args.output, truth, detections, args.tiou, curves, BINS[args.bins], title=str(Path(args.detections)))
+        write_text(args.output, build_report(truth, detections, args.tiou, curves, BINS[args.bins], args.detections))
     except InputError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

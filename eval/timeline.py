@@ -3,10 +3,10 @@
     python -m eval.timeline gt.json detections.json --video video_test_0000004 --curves curves.npz -o timeline.png
     python -m eval.timeline gt.json baseline.json aicl.json --video video_test_0000004 -o compared.svg
 
-From top to bottom: for every class of the video its ground truth, the detections of each result file, placed by their score,
-and its selection score and class activation sequence; then both actionness curves with their medians. Shading tells where
-these two agree, each binarised at its own median, strictly greater: consistent action, consistent background, inconsistent
-(section 3.3 of the paper). Drawn with matplotlib, in the colours of Okabe and Ito.
+From top to bottom: for every class of the video its ground truth, the detections of each result file, placed by their
+score, and its selection score and class activation sequence; then both actionness curves with their medians. Shading
+tells where these two agree, each binarised at its own median, strictly greater: consistent action, consistent
+background, inconsistent (section 3.3 of the paper). Drawn with matplotlib, in the colours of Okabe and Ito.
 """
 import argparse
 import sys
@@ -29,11 +29,11 @@ REGIONS = {ACTION: ('consistent action', '#009E73', 0.3), BACKGROUND: ('consiste
            INCONSISTENT: ('inconsistent', '#F0E442', 0.5)}
 
 
-def draw_timeline(video: str, truth: GroundTruth, results: Sequence[tuple[str, Detections]] = (), curves: Curves | None = None,
-                  min_score: float = -np.inf) -> 'Figure':
+def draw_timeline(video: str, truth: GroundTruth, results: Sequence[tuple[str, Detections]] = (),
+                  curves: Curves | None = None, min_score: float = -np.inf) -> 'Figure':
     """The timeline of a video as a matplotlib figure; `results` are named detections, drawn one below the other.
 
-    Classes drawn are those annotated, or detected with `min_score` or more. Raises InputError if nobody knows the video.
+    Classes drawn are those annotated, or detected with `min_score` or more. InputError if nobody knows the video.
     """
     from matplotlib.figure import Figure
     own_truth = _instances(video, truth)
@@ -45,6 +45,7 @@ def draw_timeline(video: str, truth: GroundTruth, results: Sequence[tuple[str, D
     found = [(name, rows or {}) for name, rows in own]
     labels = sorted({*segments, *(label for _, rows in found for label in rows)})
     scores = np.concatenate([[0, 1], *(scores for _, rows in found for _, scores in rows.values())])
+    span = scores.min(), scores.max()  # one axis for all, so that files can be compared
 
     panels = [(kind, label, height) for label in labels for kind, height in (
         ('truth', 0.4), *((('result', i), 1.6 if label in rows else 0.4) for i, (_, rows) in enumerate(found)),
@@ -68,7 +69,7 @@ def draw_timeline(video: str, truth: GroundTruth, results: Sequence[tuple[str, D
                 _draw_scores(ax, curves, row, _pair(curves, row, label))
             else:
                 name, rows = found[kind[1]]
-                _draw_detections(ax, _shorten(name, 28), rows.get(label), RESULTS[kind[1] % len(RESULTS)], scores.min(), scores.max())
+                _draw_detections(ax, _shorten(name, 28), rows.get(label), RESULTS[kind[1] % len(RESULTS)], span)
     axes[-1].set_xlabel('seconds')
     axes[-1].set_xlim(0, _length(video, truth, segments, found, curves, row))
     title = _shorten(video, 80)
@@ -91,14 +92,15 @@ def _instances(video: str, truth: GroundTruth) -> dict[str, np.ndarray] | None:
     return None if index < 0 else {truth.labels[c]: truth.segments[rows[labels == c]] for c in np.unique(labels)}
 
 
-def _detections(video: str, detections: Detections, min_score: float) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
-    """Segments (n, 2) and scores (n,) of the video by label, the best last; None if the file does not have the video."""
+def _detections(video: str, detections: Detections, min_score: float) -> dict[str, tuple] | None:
+    """Segments (n, 2) and scores (n,) of the video by label, the best last; None if the file has no such video."""
     index = match_videos([video], detections.videos)[0]
     rows = np.flatnonzero((detections.video == index) & (detections.scores >= min_score))
     rows = rows[np.argsort(detections.scores[rows], kind='stable')]
     labels = detections.label[rows]
-    return None if index < 0 else {detections.labels[c]: (detections.segments[rows[labels == c]], detections.scores[rows[labels == c]])
-                                   for c in np.unique(labels)}
+    return None if index < 0 else {
+        detections.labels[c]: (detections.segments[rows[labels == c]], detections.scores[rows[labels == c]])
+        for c in np.unique(labels)}
 
 
 def _pair(curves: Curves | None, row: int, label: str) -> int | None:
@@ -116,7 +118,8 @@ def _length(video: str, truth: GroundTruth, segments: dict, found: list, curves:
         return truth.durations[index]
     if row >= 0:
         return curves.seconds[row] * curves.aware.shape[1]
-    return max([1e-3, *(s[:, 1].max() for s in segments.values()), *(s[:, 1].max() for _, rows in found for s, _ in rows.values())])
+    everything = [*segments.values(), *(detected for _, rows in found for detected, _ in rows.values())]
+    return max([1e-3, *(ends.max() for _, ends in map(np.transpose, everything))])
 
 
 def _draw_truth(ax: 'Axes', label: str, segments: np.ndarray) -> None:
@@ -127,13 +130,15 @@ def _draw_truth(ax: 'Axes', label: str, segments: np.ndarray) -> None:
     ax.spines[['left', 'top', 'right']].set_visible(False)
 
 
-def _draw_detections(ax: 'Axes', name: str, rows: tuple | None, colour: str, low: float, high: float) -> None:
+def _draw_detections(ax: 'Axes', name: str, rows: tuple | None, colour: str, span: tuple[float, float]) -> None:
     segments, scores = rows or (np.zeros((0, 2)), np.zeros(0))
+    height = 0.035 * (span[1] - span[0])
     # The edge keeps those apart that lie on each other; the best are drawn last, on top.
-    ax.barh(scores, segments[:, 1] - segments[:, 0], 0.035 * (high - low), segments[:, 0], color=colour, edgecolor='#333333', linewidth=0.5)
-    margin = 0.06 * (high - low)
-    ax.set(ylim=(low - margin, high + margin))
-    ax.set_title(f'{name}: {len(scores) or "none"}', loc='right', fontsize='small', color='#555555', pad=2, parse_math=False)
+    ax.barh(scores, segments[:, 1] - segments[:, 0], height, segments[:, 0], color=colour, edgecolor='#333333',
+            linewidth=0.5)
+    ax.set(ylim=(span[0] - 2 * height, span[1] + 2 * height))
+    ax.set_title(f'{name}: {len(scores) or "none"}', loc='right', fontsize='small', color='#555555', pad=2,
+                 parse_math=False)
     if len(scores):
         ax.set_ylabel('score')
         ax.grid(axis='y', color='#E3E3E3')
@@ -144,7 +149,8 @@ def _draw_detections(ax: 'Axes', name: str, rows: tuple | None, colour: str, low
 
 
 def _draw_scores(ax: 'Axes', curves: Curves, row: int, pair: int) -> None:
-    time = np.arange(curves.aware.shape[1]) * curves.seconds[row]  # a snippet's score sits at its start, as in localization
+    # A snippet's score sits at its start, as in localization.
+    time = np.arange(curves.aware.shape[1]) * curves.seconds[row]
     ax.plot(time, curves.selection[pair].astype(np.float64), color=AWARE, linewidth=1.2)
     ax.set(ylim=(-0.03, 1.03))
     ax.set_ylabel('selection', color=AWARE)
@@ -166,10 +172,12 @@ def _draw_actionness(ax: 'Axes', curves: Curves, row: int) -> None:
         ax.broken_barh(spans, (-0.03, 1.06), color=colour, alpha=alpha, linewidth=0, label=name)
     for name, values, colour in (('class-aware', aware, AWARE), ('class-agnostic', agnostic, AGNOSTIC)):
         ax.plot(edges[:-1], values, color=colour, linewidth=1.2, label=name)
-        ax.axhline(np.median(values), color=colour, linestyle='--', linewidth=0.9, label=f'its median {np.median(values):.2f}')
+        median = np.median(values)
+        ax.axhline(median, color=colour, linestyle='--', linewidth=0.9, label=f'its median {median:.2f}')
     ax.set(ylim=(-0.03, 1.03), ylabel='actionness')
     ax.set_title('Actionness', loc='left', fontsize='medium', fontweight='bold')
-    ax.legend(ncols=7, loc='lower right', bbox_to_anchor=(1, 1), fontsize='small', frameon=False, borderpad=0.2, columnspacing=1.2)
+    ax.legend(ncols=7, loc='lower right', bbox_to_anchor=(1, 1), fontsize='small', frameon=False, borderpad=0.2,
+              columnspacing=1.2)
     ax.spines[['top', 'right']].set_visible(False)
 
 
@@ -182,11 +190,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
     parser = _Parser(prog='python -m eval.timeline', description='The timeline of one video as a picture.')
     parser.add_argument('ground_truth', metavar='GT.json')
-    parser.add_argument('detections', nargs='+', metavar='DETECTIONS.json', help='one or more, drawn one below the other')
+    parser.add_argument('detections', nargs='+', metavar='DETECTIONS.json', help='drawn one below the other')
     parser.add_argument('--video', required=True, metavar='NAME')
     parser.add_argument('--curves', metavar='FILE', help='curves.npz of the run')
     parser.add_argument('--min_score', type=float, default=-np.inf, metavar='S', help='leave out detections below it')
-    parser.add_argument('-o', '--output', metavar='FILE', default='timeline.png', help='.png or .svg (default: timeline.png)')
+    parser.add_argument('-o', '--output', metavar='FILE', default='timeline.png',
+                        help='a .png or .svg (default: timeline.png)')
     args = parser.parse_args(arguments)
     try:
         if not args.output.lower().endswith(('.png', '.svg')):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'
-FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run', '--hide-scrollbars',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync', '--disable-quic',
-         '--force-color-profile=srgb', '--remote-debugging-pipe')
+FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
+         '--hide-scrollbars', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--disable-quic',
+         '--remote-debugging-pipe')
 
 
 def find_browser() -> str | None:
@@ -25,9 +25,10 @@ class Browser:
         commands, self.out = os.pipe()
         self.answers, results = os.pipe()
         # The browser reads commands from descriptor 3 and answers on 4, messages end with a zero byte.
+        redirect, nowhere = f'exec "$0" "$@" 3<&{commands} 4>&{results}', subprocess.DEVNULL
         self.process = subprocess.Popen(
-            ['bash', '-c', f'exec "$0" "$@" 3<&{commands} 4>&{results}', executable, *FLAGS, f'--user-data-dir={folder}', 'about:blank'],
-            pass_fds=(commands, results), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            ['bash', '-c', redirect, executable, *FLAGS, f'--user-data-dir={folder}', 'about:blank'],
+            pass_fds=(commands, results), stdin=nowhere, stdout=nowhere, stderr=nowhere)
         os.close(commands)
         os.close(results)
         self.buffer, self.number, self.session, self.errors, self.requests = b'', 0, None, [], []
@@ -69,8 +70,10 @@ class Browser:
 
     def open(self, path: Path, width: int = 1280, height: int = 800, dark: bool = False) -> None:
         """Opens a file in a window of that size and waits until it is loaded."""
-        self.send('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        self.send('Emulation.setEmulatedMedia', features=[{'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}])
+        self.send('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1,
+                  mobile=width < 600)
+        scheme = {'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}
+        self.send('Emulation.setEmulatedMedia', features=[scheme])
         self.errors.clear()
         self.requests.clear()
         self.send('Page.navigate', url=path.resolve().as_uri())

@@ -15,8 +15,8 @@ import pytest
 from browser import Browser, find_browser
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import evaluate, scored_subset
-from eval.files import InputError, match_videos, read_detections, read_ground_truth, select_videos
-from eval.report import build_report, main, write_report
+from eval.files import InputError, match_videos, read_detections, read_ground_truth, select_videos, write_text
+from eval.report import build_report, main
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = '</script><script>window.hacked = 1</script><!--'
@@ -35,22 +35,25 @@ def files(tmp_path_factory) -> Path:
         own = [LABELS[v % 4]] + [LABELS[(v + 1) % 4]] * (v % 2)
         starts = np.arange(6) * 15 + rng.random(6) * 5
         truth[video] = {'subset': 'test', 'duration': 100, 'annotations': [
-            {'label': own[i % len(own)], 'segment': [start, start + 4 + 4 * rng.random()]} for i, start in enumerate(starts)]}
+            {'label': own[i % len(own)], 'segment': [start, start + 4 + 4 * rng.random()]}
+            for i, start in enumerate(starts)]}
         rows = []
         for annotation in truth[video]['annotations'] * 6:
             shift = rng.normal(0, 1 + v, 2)
             start, end = np.sort(np.array(annotation['segment']) + shift)
-            rows.append({'label': annotation['label'], 'score': round(rng.normal(0.4, 0.3), 3), 'segment': [start, end + 0.1]})
+            score = round(rng.normal(0.4, 0.3), 3)
+            rows.append({'label': annotation['label'], 'score': score, 'segment': [start, end + 0.1]})
         rows[0]['score'] = 0.3
         rows.append({'label': 'nobody <b>knows</b>', 'score': 0.5, 'segment': [1, 2]})
         results[video] = rows
     (folder / 'gt.json').write_text(json.dumps({'database': truth}))
     (folder / 'detections.json').write_text(json.dumps({'results': results}))
-    count = 60
-    smooth = rng.random((6, count, 4)).cumsum(axis=1) % 1
-    keep = np.array([[label in {row['label'] for row in truth[video]['annotations']} for label in sorted(LABELS)] for video in VIDEOS])
+    annotated = [{row['label'] for row in truth[video]['annotations']} for video in VIDEOS]
+    keep = np.array([[label in own for label in sorted(LABELS)] for own in annotated])
+    waves = rng.random((6, 60, 4)).cumsum(axis=1) % 1
     write_curves(folder / 'curves.npz', pick_curves(
-        VIDEOS, sorted(LABELS), np.full(6, 100 / count), np.full(6, 157), smooth[..., 0], smooth[..., 1], smooth, 20 * smooth - 5, keep))
+        VIDEOS, sorted(LABELS), np.full(6, 100 / 60), np.full(6, 157), waves[..., 0], waves[..., 1], waves,
+        20 * waves - 5, keep))
     return folder
 
 
@@ -58,8 +61,9 @@ def files(tmp_path_factory) -> Path:
 def page(files) -> Path:
     """The report of these files, made by the command."""
     path = files / 'report.html'
-    done = subprocess.run([sys.executable, '-m', 'eval.report', files / 'gt.json', files / 'detections.json', '--curves', files / 'curves.npz',
-                           '--tiou', *map(str, TIOU), '-o', path], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, '-m', 'eval.report', files / 'gt.json', files / 'detections.json',
+               '--curves', files / 'curves.npz', '--tiou', *map(str, TIOU), '-o', path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return path
 
@@ -90,16 +94,31 @@ def browser(chromium, page):
 
 def set_control(browser: Browser, selector: str, value: object) -> None:
     """Sets a slider, a field or a list as a user does: the page hears of it by its event."""
-    browser.run(f'''(() => {{ const control = document.querySelector({json.dumps(selector)}); control.value = {json.dumps(value)};
-        control.dispatchEvent(new Event(control.matches('select') ? 'change' : 'input', {{bubbles: true}})); }})()''')
+    browser.run(f'''(() => {{
+        const control = document.querySelector({json.dumps(selector)});
+        control.value = {json.dumps(value)};
+        control.dispatchEvent(new Event(control.matches('select') ? 'change' : 'input', {{bubbles: true}}));
+        }})()''')
+
+
+def text_of(browser: Browser, selector: str) -> str:
+    return browser.run(f'document.querySelector({json.dumps(selector)}).textContent')
+
+
+def texts_of(browser: Browser, selector: str) -> list[str]:
+    return browser.run(f'[...document.querySelectorAll({json.dumps(selector)})].map(element => element.textContent)')
+
+
+def count(browser: Browser, selector: str) -> int:
+    return browser.run(f'document.querySelectorAll({json.dumps(selector)}).length')
 
 
 def shown_video(browser: Browser) -> str:
-    return browser.run("document.querySelector('#viewer h3').textContent")
+    return text_of(browser, '#viewer h3')
 
 
 def listed_videos(browser: Browser) -> list[str]:
-    return browser.run("[...document.querySelectorAll('#list b')].map(item => item.textContent)")
+    return texts_of(browser, '#list b')
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------
@@ -152,13 +171,9 @@ def test_nothing_in_the_page_points_elsewhere(page):
     assert not re.search(r'https?://(?!www\.w3\.org/2000/svg)', page.read_text())
 
 
-def test_same_input_gives_the_same_page(files, page):
-    again = files / 'again.html'
+def test_same_input_gives_the_same_page(files):
     truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
-    write_report(again, truth, detections, TIOU, title='once')
-    first = again.read_bytes()
-    write_report(again, truth, detections, TIOU, title='once')
-    assert again.read_bytes() == first
+    assert build_report(truth, detections, TIOU, title='once') == build_report(truth, detections, TIOU, title='once')
 
 
 def test_a_title_is_text(files):
@@ -170,8 +185,8 @@ def test_a_title_is_text(files):
 
 def test_curves_of_another_data_set_are_refused(files):
     truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
-    other = Curves(['z'], ['Run'], np.ones(1), np.ones(1, int), *np.zeros((2, 1, 5), np.float32), np.zeros(1, int), np.zeros(1, int),
-                   *np.zeros((2, 1, 5), np.float16))
+    other = Curves(['z'], ['Run'], np.ones(1), np.ones(1, int), *np.zeros((2, 1, 5), np.float32),
+                   *np.zeros((2, 1), int), *np.zeros((2, 1, 5), np.float16))
     with pytest.raises(InputError, match='other videos'):
         build_report(truth, detections, TIOU, other)
 
@@ -198,10 +213,10 @@ def test_bad_usage_is_one_line_and_status_2(files, capsys, arguments, said):
 
 def test_opens_without_errors_and_hostile_names_are_only_text(browser):
     assert browser.run('window.hacked') is None
-    assert browser.run("document.querySelectorAll('script').length") == 2
-    assert browser.run("document.querySelectorAll('img, b b, svg[onload]').length") == 0
+    assert count(browser, 'script') == 2
+    assert count(browser, 'img, b b, svg[onload]') == 0
     assert set(listed_videos(browser)) == {*VIDEOS, STRANGER}
-    classes = browser.run("[...document.querySelectorAll('.ap tbody th')].map(cell => cell.textContent)")
+    classes = texts_of(browser, '.ap tbody th')
     assert sorted(classes) == sorted(LABELS)
     for label in range(-1, 5):    # every label in every place that shows one
         set_control(browser, '#label', label)
@@ -212,26 +227,28 @@ def test_opens_without_errors_and_hostile_names_are_only_text(browser):
 
 def test_numbers_are_those_of_the_scorer(browser, files):
     scores = evaluate(read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json'), TIOU)
-    shown = browser.run("[...document.querySelectorAll('.map td')].map(cell => cell.textContent)")
+    shown = texts_of(browser, '.map td')
     assert shown == [f'{100 * value:.2f}' for value in scores.mean_ap]
-    assert browser.run("document.querySelector('.tiles b').textContent") == f'{100 * scores.average:.2f}'
-    rows = browser.run("[...document.querySelectorAll('.ap tbody tr')].map(row => [...row.children].map(cell => cell.textContent))")
+    assert text_of(browser, '.tiles b') == f'{100 * scores.average:.2f}'
+    cells = texts_of(browser, '.ap tbody tr > *')
+    rows = [cells[i:i + 7] for i in range(0, len(cells), 7)]
     averages = scores.ap.mean(axis=1)
     assert [row[0] for row in rows] == [scores.labels[c] for c in np.argsort(-averages, kind='stable')]
     for name, _, _, *numbers in rows:
         c = scores.labels.index(name)
-        np.testing.assert_allclose([float(number) for number in numbers], 100 * np.array([averages[c], *scores.ap[c]]), atol=0.0501)
+        expected = 100 * np.array([averages[c], *scores.ap[c]])
+        np.testing.assert_allclose([float(number) for number in numbers], expected, atol=0.0501)
 
 
 def test_slider_shows_the_detections_that_reach_it(browser, results):
     for threshold in (0.3, 0.55, 2.0, -5.0):
         set_control(browser, '#threshold', threshold)
-        set_to = float(browser.run("document.querySelector('#threshold').value"))    # kept between the ends of the slider
+        set_to = float(browser.run("document.querySelector('#threshold').value"))    # within the ends of the slider
         own = sum(row['score'] >= set_to for row in results[shown_video(browser)])
         everywhere = sum(row['score'] >= set_to for rows in results.values() for row in rows)
-        assert browser.run("document.querySelector('#shown b').textContent") == str(own)
-        assert browser.run("document.querySelectorAll('.hit').length") == own
-        assert f'({everywhere} of ' in browser.run("document.querySelector('#shown').textContent")
+        assert text_of(browser, '#shown b') == str(own)
+        assert count(browser, '.hit') == own
+        assert f'({everywhere} of ' in text_of(browser, '#shown')
     assert own == len(results[shown_video(browser)]) > 0
 
 
@@ -244,7 +261,7 @@ def test_class_filter_leaves_its_videos_and_its_detections(browser, files, resul
             row['label'] == name for row in results[video] + database.get(video, {}).get('annotations', []))]
         assert listed_videos(browser) == expected
         own = sum(row['label'] == name for row in results[shown_video(browser)])
-        assert browser.run("document.querySelectorAll('.hit').length") == own
+        assert count(browser, '.hit') == own
         assert browser.run("document.querySelectorAll('#timeline .block > p b')[0].textContent") == name
     set_control(browser, '#label', -1)
     assert len(listed_videos(browser)) == 7
@@ -254,16 +271,16 @@ def test_search_leaves_the_videos_of_that_name(browser):
     set_control(browser, '#search', '</SCRIPT')
     assert listed_videos(browser) == [VIDEOS[1]] and shown_video(browser) == VIDEOS[1]
     set_control(browser, '#search', 'no such name')
-    assert browser.run("document.querySelector('#list').textContent") == 'No such video.'
+    assert text_of(browser, '#list') == 'No such video.'
 
 
 def test_a_kind_can_be_hidden(browser):
-    counts = browser.run("[...document.querySelectorAll('.kinds button')].map(b => Number(b.textContent.match(/\\d+$/)[0]))")
-    assert sum(counts) == browser.run("document.querySelectorAll('.hit').length")
+    counts = [int(button.split()[-1]) for button in texts_of(browser, '.kinds button')]
+    assert sum(counts) == count(browser, '.hit')
     kind = int(np.argmax(counts))
     browser.run(f"document.querySelectorAll('.kinds button')[{kind}].click()")
-    assert browser.run("document.querySelectorAll('.hit').length") == sum(counts) - counts[kind]
-    assert browser.run(f"document.querySelectorAll('.hit.k{kind}').length") == 0
+    assert count(browser, '.hit') == sum(counts) - counts[kind]
+    assert count(browser, f'.hit.k{kind}') == 0
 
 
 def test_videos_sorted_by_ap_and_their_ap_are_those_of_the_scorer(browser, files):
@@ -271,14 +288,14 @@ def test_videos_sorted_by_ap_and_their_ap_are_those_of_the_scorer(browser, files
     index, own = match_videos(VIDEOS, truth.videos), {}
     for video, v in zip(VIDEOS, index):
         rows = np.flatnonzero(np.array(detections.videos, object)[detections.video] == video)
-        alone = detections._replace(video=detections.video[rows], label=detections.label[rows], segments=detections.segments[rows],
-                                    scores=detections.scores[rows])
+        alone = detections._replace(video=detections.video[rows], label=detections.label[rows],
+                                    segments=detections.segments[rows], scores=detections.scores[rows])
         own[video] = evaluate(select_videos(truth, np.arange(6) == v), alone, [0.5]).average
     set_control(browser, '#sort', 1)
     assert listed_videos(browser) == sorted(VIDEOS, key=own.get) + [STRANGER]
     for video in VIDEOS:
-        browser.run(f"[...document.querySelectorAll('.video')].find(item => item.textContent.startsWith({json.dumps(video)})).click()")
-        shown = float(re.search(r'AP ([\d.]+) %', browser.run("document.querySelector('#viewer .facts').textContent"))[1])
+        browser.run(f"document.querySelectorAll('.video')[{listed_videos(browser).index(video)}].click()")
+        shown = float(re.search(r'AP ([\d.]+) %', text_of(browser, '#viewer .facts'))[1])
         assert shown == pytest.approx(100 * own[video], abs=0.0501)
 
 
@@ -290,17 +307,29 @@ def test_keys_move_through_videos_thresholds_classes_and_scores(browser):
     assert shown_video(browser) == names[2]
     browser.press('k')
     assert shown_video(browser) == names[1]
-    assert browser.run("document.querySelector('.video[aria-selected=true] b').textContent") == names[1]
+    assert text_of(browser, '.video[aria-selected=true] b') == names[1]
     before = float(browser.run("document.querySelector('#threshold').value"))
     browser.press(']')
     assert float(browser.run("document.querySelector('#threshold').value")) == pytest.approx(before + 0.05)
     browser.press('t')
-    assert browser.run("document.querySelector('#tiou [aria-checked=true]').textContent") == '0.7'
+    assert text_of(browser, '#tiou [aria-checked=true]') == '0.7'
     browser.press('c')
     assert browser.run("document.querySelector('#label').value") == '0'
     browser.press('/')
     browser.press('j')    # types into the search field now
     assert browser.run("document.activeElement.id + document.querySelector('#search').value") == 'searchj'
+
+
+def test_a_class_and_a_kind_of_error_lead_to_their_videos(browser):
+    name = browser.run("document.querySelector('#pr figcaption').firstChild.textContent")
+    browser.run("document.querySelector('#pr button').click()")
+    assert text_of(browser, '#label option:checked') in (name, name[:60] + '…')
+    assert text_of(browser, '#sort option:checked') == 'by lowest AP'
+    assert browser.run("document.querySelector('#videos').getBoundingClientRect().top") < 800
+    browser.run("document.querySelector('#gain .k3').dispatchEvent(new Event('click'))")
+    assert text_of(browser, '#sort option:checked') == 'by most errors: localization'
+    counts = browser.run("listed.map(video => summaries[video].counts[3])")
+    assert len(counts) == 7 and counts[:6] == sorted(counts[:6], reverse=True)
 
 
 def test_zoom_by_mouse_and_keys(browser):
@@ -330,7 +359,7 @@ def test_pointing_at_a_detection_tells_what_it_is(browser, results):
     x, y = browser.run("(() => { const box = [...document.querySelectorAll('.hit')].at(-1).getBoundingClientRect();"
                        'return [box.x + box.width / 2, box.y + box.height / 2]; })()')
     browser.mouse('mouseMoved', x, y)
-    label, where, kind, overlap = browser.run("document.querySelector('#tooltip').textContent").split('\n')
+    label, where, kind, overlap = text_of(browser, '#tooltip').split('\n')
     score = max(row['score'] for row in results[shown_video(browser)] if row['label'] == label)
     assert where.endswith(f'score {score:.3f}') and kind in browser.run('data.kinds')
     assert overlap.startswith(('tIoU 0.', 'overlaps no instance'))
@@ -345,27 +374,40 @@ def test_fits_the_window_in_light_and_dark(chromium, page, width, height, dark):
     assert chromium.errors == []
 
 
+@pytest.mark.parametrize('scale', [0, 1e-4, 1e5])
+def test_opens_with_few_detections_and_scores_of_any_size(chromium, tmp_path, scale):
+    rows = [{'label': 'Run', 'score': scale * i, 'segment': [i, i + 1.5]} for i in range(4)] if scale else []
+    truth, results, page = (tmp_path / name for name in ('gt.json', 'detections.json', 'report.html'))
+    truth.write_text(json.dumps({'database': {'a': {'annotations': [{'label': 'Run', 'segment': [1, 1]}]}}}))
+    results.write_text(json.dumps({'results': {'a': rows}}))
+    assert main([str(truth), str(results), '--tiou', '0.5', '-o', str(page)]) == 0
+    chromium.open(page)
+    assert count(chromium, '.hit') == len(rows) and chromium.errors == []
+    set_control(chromium, '#threshold', 1.5 * scale)
+    assert count(chromium, '.hit') == len(rows) / 2
+
+
 def test_thumos14_is_small_and_opens_quickly(chromium, shared, tmp_path):
     truth, detections = (read(shared / 'data' / 'thumos14' / name) for read, name in (
         (read_ground_truth, 'gt.json'), (read_detections, 'released_detections.json')))
     path = tmp_path / 'thumos14.html'
-    write_report(path, scored_subset(truth, detections.videos), detections)
+    write_text(path, build_report(scored_subset(truth, detections.videos), detections))
     assert path.stat().st_size < 3e6
 
     def seconds_to_open() -> float:
         begin = time.monotonic()
         chromium.open(path)
-        assert chromium.run("document.querySelectorAll('.video').length") == 210
+        assert count(chromium, '.video') == 210
         return time.monotonic() - begin
 
     assert any(seconds_to_open() < 2 for _ in range(3))    # other processes may be in the way once
     assert chromium.errors == []
     set_control(chromium, '#threshold', 0.25)
-    own = detections.videos.index(shown_video(chromium))
-    assert chromium.run("document.querySelectorAll('.hit').length") == (detections.scores[detections.video == own] >= 0.25).sum()
-    assert f'({(detections.scores >= 0.25).sum():,} of 36,195' in chromium.run("document.querySelector('#shown').textContent")
+    reached, own = detections.scores >= 0.25, detections.videos.index(shown_video(chromium))
+    assert count(chromium, '.hit') == (reached & (detections.video == own)).sum()
+    assert f'({reached.sum():,} of 36,195' in text_of(chromium, '#shown')
     # What DETAD itself says of these detections at tIoU 0.5.
-    legend = chromium.run("document.querySelector('#profile .legend').textContent")
+    legend = text_of(chromium, '#profile .legend')
     for kind, share in {'true positive': 7.76, 'double detection': 21.04, 'wrong label': 3.12, 'localization': 29.90,
                         'confusion': 3.60, 'background': 34.58}.items():
         assert float(re.search(rf'{kind} ([\d.]+) %', legend)[1]) == pytest.approx(share, abs=0.02)

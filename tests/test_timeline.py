@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.curves import pick_curves, write_curves
+from eval.curves import pick_curves, read_curves, write_curves
 from eval.files import InputError, read_detections, read_ground_truth
-from eval.timeline import draw_timeline, main
+from eval.timeline import _name, draw_timeline, main
 
 ROOT = Path(__file__).resolve().parents[1]
 STRANGE = '$\\frac{<script>\n' + 'x' * 300
@@ -20,8 +20,9 @@ COUNT, STEP = 50, 0.4  # snippets, seconds of each
 def files(tmp_path) -> Path:
     rng = np.random.default_rng(0)
     (tmp_path / 'gt.json').write_text(json.dumps({'database': {
-        'v_one': {'subset': 'test', 'annotations': [{'label': 'Run', 'segment': [1, 3]}, {'label': 'Run', 'segment': [5, 9]},
-                                                    {'label': 'Jump', 'segment': [2, 2.5]}]},
+        'v_one': {'subset': 'test', 'annotations': [
+            {'label': 'Run', 'segment': [1, 3]}, {'label': 'Run', 'segment': [5, 9]},
+            {'label': 'Jump', 'segment': [2, 2.5]}]},
         'two': {'subset': 'test', 'duration': 33, 'annotations': [{'label': STRANGE, 'segment': [1, 3]}]}}}))
     for name, shift in (('a', 0), ('b', 1)):
         rows = [{'label': label, 'score': score, 'segment': [start + shift, start + 2 + shift]}
@@ -31,15 +32,14 @@ def files(tmp_path) -> Path:
             'one': rows, 'two': [{'label': STRANGE, 'score': -0.1, 'segment': [0, 5]}]}}))
     curve = rng.random((2, COUNT, 3))
     write_curves(tmp_path / 'curves.npz', pick_curves(
-        ['one', 'two'], ['Jump', 'Run', STRANGE], np.full(2, STEP), np.full(2, 40), curve[..., 0], curve[..., 1], curve, 9 * curve - 3,
-        np.array([[False, True, False], [False, False, True]])))
+        ['one', 'two'], ['Jump', 'Run', STRANGE], np.full(2, STEP), np.full(2, 40), curve[..., 0], curve[..., 1], curve,
+        9 * curve - 3, np.array([[False, True, False], [False, False, True]])))
     return tmp_path
 
 
 def open_files(files: Path):
-    from eval.curves import read_curves
-    return (read_ground_truth(files / 'gt.json'), [(name, read_detections(files / name / 'detections.json')) for name in 'ab'],
-            read_curves(files / 'curves.npz'))
+    results = [(name, read_detections(files / name / 'detections.json')) for name in 'ab']
+    return read_ground_truth(files / 'gt.json'), results, read_curves(files / 'curves.npz')
 
 
 def titles(figure) -> list[str]:
@@ -67,7 +67,8 @@ def test_detections_and_instances_stand_where_the_files_say(files):
 
 def test_scores_below_the_least_are_left_out(files):
     truth, results, _ = open_files(files)
-    assert titles(draw_timeline('one', truth, results[:1], min_score=0.5)) == ['Jump', 'a: none', 'Run', 'a: 1', 'Swim', 'a: 1']
+    figure = draw_timeline('one', truth, results[:1], min_score=0.5)
+    assert titles(figure) == ['Jump', 'a: none', 'Run', 'a: 1', 'Swim', 'a: 1']
 
 
 def test_medians_and_regions_are_those_of_the_curves(files):
@@ -86,7 +87,8 @@ def test_medians_and_regions_are_those_of_the_curves(files):
             box = path.get_extents()
             seen[round(box.x0 / STEP):round(box.x1 / STEP)] = True
         shaded[collection.get_label()] = seen.tolist()
-    aware, agnostic = ([value > m for value in values] for values, m in zip((curves.aware[0], curves.agnostic[0]), medians))
+    aware, agnostic = ([value > median for value in values]
+                       for values, median in zip((curves.aware[0], curves.agnostic[0]), medians))
     assert shaded == {'consistent action': [a and b for a, b in zip(aware, agnostic)],
                       'consistent background': [not a and not b for a, b in zip(aware, agnostic)],
                       'inconsistent': [a != b for a, b in zip(aware, agnostic)]}
@@ -109,15 +111,15 @@ def test_command_draws_the_same_picture_twice_whatever_the_labels(files, ending)
     pictures = []
     for i in range(2):
         path = files / f'{i}.{ending}'
-        assert main([str(files / 'gt.json'), *(str(files / name / 'detections.json') for name in 'ab'), '--video', 'two',
-                     '--curves', str(files / 'curves.npz'), '-o', str(path)]) == 0
+        results = [str(files / name / 'detections.json') for name in 'ab']
+        assert main([str(files / 'gt.json'), *results, '--video', 'two', '--curves', str(files / 'curves.npz'),
+                     '-o', str(path)]) == 0
         pictures.append(path.read_bytes())
     assert pictures[0] == pictures[1] and len(pictures[0]) > 5000
     assert b'<script' not in pictures[0]
 
 
 def test_result_files_of_one_name_are_called_after_their_folders(files):
-    from eval.timeline import _name
     paths = [str(files / name / 'detections.json') for name in 'ab']
     assert [_name(path, paths) for path in paths] == ['a', 'b'] and _name(paths[0], paths[:1]) == 'detections.json'
 
