@@ -325,23 +325,23 @@ function drawBins(box, what, colour, valuesOf, whole) {
   const number = characteristics.reduce((sum, c) => sum + c.bins.length, 0);
   const step = (width - left - gap * (characteristics.length - 1)) / number;
   const y = value => 22 + (1 - value) * (height - 66);
-  const parts = percentAxis(left, width, y), middle = {'text-anchor': 'middle'};
+  const parts = percentAxis(left, width, y), words = [], middle = {'text-anchor': 'middle'};
   let x = left;
   for (const c of characteristics) {
     const title = c.title.replace(' in the video', '');
-    parts.push(text(x + step * c.bins.length / 2, height - 8, title, {...middle, class: 'strong'}));
+    words.push(text(x + step * c.bins.length / 2, height - 8, title, {...middle, class: 'strong'}));
     valuesOf(c).forEach((value, b) => {
       const note = `${what} ${percent(value)} %\n${c.title} ${c.ranges[b]}\n${thousands(c.instances[b])} instances`;
       const top = y(value || 0);
-      parts.push(
-        rect(x + step * 0.1, top, step * 0.8, y(0) - top, {class: `bar ${colour}`, ...explain(note)}),
+      parts.push(rect(x + step * 0.1, top, step * 0.8, y(0) - top, {class: `bar ${colour}`, ...explain(note)}));
+      words.push(
         text(x + step / 2, top - 4, percent(value, 0), {...middle, class: 'strong'}),
         text(x + step / 2, height - 28, c.bins[b], {...middle, ...explain(note)}));
       x += step;
     });
     x += gap;
   }
-  parts.push(line(left, y(whole), width, y(whole), {class: 'reference'}),
+  parts.push(line(left, y(whole), width, y(whole), {class: 'reference'}), ...words,
     text(width, 10, `- - all instances: ${percent(whole)} %`, {'text-anchor': 'end'}));
   box.replaceChildren(svg('svg', {height, role: 'img', 'aria-label': what}, ...parts));
 }

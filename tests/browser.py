@@ -2,15 +2,17 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 60  # seconds
 NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'
 FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
-         '--hide-scrollbars', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--disable-quic',
-         '--remote-debugging-pipe')
+         '--hide-scrollbars', '--disable-background-networking', '--disable-component-update', '--disable-sync',
+         '--disable-quic', '--remote-debugging-pipe')
 
 
 def find_browser() -> str | None:
@@ -52,6 +54,7 @@ class Browser:
     def receive(self) -> dict:
         """The next message; events leave their traces."""
         while b'\0' not in self.buffer:
+            assert select.select([self.answers], [], [], PATIENCE)[0], f'no answer of the browser in {PATIENCE} s'
             chunk = os.read(self.answers, 1 << 20)
             assert chunk, 'the browser has ended'
             self.buffer += chunk
