@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,14 +23,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data_folder import read_split_file
 from dataset import Batch, SnippetSampler, VideoDataset, loader
 from eval.command import Parser, run as run_command
-from eval.curves import Curves, pick_curves, write_curves
-from eval.detection import Scores, check_tiou, evaluate, format_table, scored_subset, tiou_key, to_json, warnings
-from eval.files import (Detections, GroundTruth, InputError, match_videos, read_ground_truth, select_videos,
-                        write_detections, write_json, write_text)
-from eval.localization import LocalizationOptions, localize, predict_classes
+from eval.detection import check_tiou, tiou_key
+from eval.files import GroundTruth, InputError, read_ground_truth, write_json, write_text
+from inference import Evaluation, evaluate_model, scored_videos, show_on_board
 from losses import Losses, LossWeights, aicl_losses
 from model import AICL, mine, pseudo_targets
 from utils import (Ranks, Run, StopSignal, check_finite, load_weights, num_classes_of, pick_device, random_state,
@@ -40,6 +37,7 @@ from utils import (Ranks, Run, StopSignal, check_finite, load_weights, num_class
 MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
 CHECKPOINT_SECONDS = 60    # between two checkpoints, at least
+FIGURE_SECONDS = 30        # between evaluations whose timelines are drawn, at least: drawing takes a second
 
 
 # ---- the recipes ----------------------------------------------------------------------------------------------------
@@ -52,8 +50,8 @@ class Recipe:
     topk_ratio: int = 2
     hidden_dim: int = 512
     fusion_weight: float = 1 / 2
-    # The supplement is silent on the rest for ActivityNet: these values are from the ActivityNet 1.3 code that
-    # AICL's first author released later and named as the same code base.
+    # For ActivityNet the supplement is silent on these: they are from the ActivityNet 1.3 code that AICL's first author
+    # released later and named as the same code base.
     batch_size: int = 32
     drop_last: bool = True
     num_epochs: int | None = None
@@ -62,6 +60,10 @@ class Recipe:
     seed: int = 0
     class_th: float = 0.1
     nms_thresh: float = 0.7
+    # Not options:
+    bins: str = 'activitynet'    # of the error diagnosis
+    source: str = ('tiou, num_segments, topk_ratio, hidden_dim, fusion_weight: supplement of the paper; the rest is not stated '
+                   "there but taken from the ActivityNet code that AICL's first author released later")
 
 
 ACTIVITYNET_TIOU = np.linspace(0.5, 0.95, 10).round(2).tolist()
@@ -69,10 +71,11 @@ RECIPES = {
     'thumos14': Recipe(
         tiou=np.linspace(0.1, 0.7, 7).round(1).tolist(), num_segments=750, topk_ratio=8, fusion_weight=1 / 3,
         batch_size=16, drop_last=False, num_epochs=900, num_steps=None, detection_inf_step=50, seed=1, class_th=0.25,
-        nms_thresh=0.4),
+        nms_thresh=0.4, bins='thumos14', source='supplement of the paper and the released code'),
     'activitynet1.2': Recipe(tiou=ACTIVITYNET_TIOU),
     'activitynet1.3': Recipe(tiou=ACTIVITYNET_TIOU, hidden_dim=1024),
 }
+OPTIONS = [field.name for field in fields(Recipe) if field.name not in ('bins', 'source')]
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
@@ -148,6 +151,8 @@ def get_parser() -> Parser:
                           help="evaluate every so many steps, or 'never' before the end")
     training.add_argument('--log_every', type=count, default=1, help='steps from one row of losses.csv to the next')
 
+    training.add_argument('--figures', type=number(int, 0), default=2, help='timelines that TensorBoard shows of an evaluation, at most every 30 seconds')
+
     inference = parser.add_argument_group('localization and evaluation')
     inference.add_argument('--class_th', type=share, help='probability from which a class is localized')
     inference.add_argument('--scale', type=count, default=24, help='samples a snippet after upsampling')
@@ -165,7 +170,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse flags; what is not given comes from the recipe of --dataset."""
     parser = get_parser()
     args = parser.parse_args(argv)
-    recipe = asdict(RECIPES[args.dataset])
+    recipe = {name: getattr(RECIPES[args.dataset], name) for name in OPTIONS}
     if args.num_steps or args.num_epochs:    # a length that the user gives replaces the recipe's, whichever its unit
         recipe.update(num_steps=None, num_epochs=None)
     for name, value in recipe.items():
@@ -199,29 +204,6 @@ def open_videos(args: argparse.Namespace, split: str, truth: GroundTruth | None,
     return VideoDataset(args.data_path, split, truth, class_names, MODALITIES[args.modal], args.cache, device)
 
 
-def scored_videos(args: argparse.Namespace, truth: GroundTruth | None, test_set: VideoDataset) -> GroundTruth | None:
-    """The ground truth that the test videos are scored against; None where none of them is annotated.
-
-    That is every annotated video of their subset. Where the subsets do not tell training and test videos apart, those that
-    split_train.txt lists are left out.
-    """
-    annotated = test_set.labels.any(dim=1).tolist()
-    if truth is None or not any(annotated):
-        return None
-    keep = np.ones(len(truth.videos), bool)
-    path = Path(args.data_path) / 'split_train.txt'
-    for names, kept in ((read_split_file(path) if path.is_file() else [], False), (test_set.names, True)):
-        known = match_videos(names, truth.videos)
-        keep[known[known >= 0]] = kept
-    truth = select_videos(truth, keep)
-    names = [name for name, known in zip(test_set.names, annotated) if known]
-    subsets = sorted({truth.subsets[i] for i in match_videos(names, truth.videos)})
-    if len(subsets) > 1:
-        raise InputError(f'{args.data_path}: the test videos lie in several subsets of gt.json, '
-                         f'{", ".join(map(repr, subsets))}; give them the same "subset" there')
-    return scored_subset(truth, names, subsets[0])
-
-
 def build_model(args: argparse.Namespace, feature_dim: int, num_classes: int, device: torch.device) -> AICL:
     torch.set_float32_matmul_precision('high' if args.precision == 'tf32' else 'highest')
     model = AICL(feature_dim, num_classes, args.hidden_dim, args.fusion_weight, args.topk_ratio, MODALITIES[args.modal],
@@ -239,87 +221,34 @@ def make_folder(args: argparse.Namespace) -> Path:
     return folder
 
 
-def describe(args: argparse.Namespace, datasets: list[VideoDataset], num_classes: int, device: torch.device) -> None:
+def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], num_classes: int, device: torch.device) -> None:
     """Say what this run works with."""
-    print(f'data       {args.data_path}: {num_classes} classes, {datasets[0].feature_dim} features a modality ({args.modal})')
-    for dataset in datasets:
-        print(f'           {len(dataset)} videos in {dataset.folder} ({dataset.layout}), {min(dataset.lengths)} to '
-              f'{max(dataset.lengths)} snippets, cache {dataset.cache}')
-    recipe = {name: getattr(args, name) for name in asdict(RECIPES[args.dataset]) if getattr(args, name) is not None}
-    print(f'recipe     {args.dataset}: ' + ', '.join(f'{name} {value}' for name, value in recipe.items() if name != 'tiou'))
-    print(f'device     {device}, {args.precision}', flush=True)
+    width = next(iter(datasets.values())).feature_dim
+    print(f'data     {args.data_path}: {num_classes} classes, {width} features a modality ({args.modal})')
+    for split, dataset in datasets.items():
+        first, *more = dataset.summary(args.feature_fps, args.snippet_frames).lines()
+        found = (f'{dataset.folder} ({dataset.layout}): {len(dataset)} videos of {min(dataset.lengths)} to '
+                 f'{max(dataset.lengths)} snippets, cache {dataset.cache}')
+        for title, line in zip([split, *[''] * 9], [first, found, *more]):
+            print(f'{title:<9}{line}')
+        time_base = dataset.time_base(args.feature_fps, args.snippet_frames)
+        if time_base and time_base.is_off:
+            warn(time_base.advice())
+    recipe = RECIPES[args.dataset]
+    values = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    print(f'recipe   {args.dataset}: ' + ', '.join(f'{name} {value}' for name, value in values.items() if name != 'tiou'))
+    print(f'         {recipe.source}')
+    print(f'device   {device}, {args.precision}', flush=True)
 
 
-def report(evaluations: dict[str, 'Evaluation'], folder: Path) -> None:
-    """Print the table of mAP of each evaluation and where the files are."""
-    for title, evaluation in evaluations.items():
-        found = f'{title}: {len(evaluation.detections.scores)} detections in {evaluation.num_videos} videos'
-        if evaluation.scores is None:
-            print(f'\n{found}; no test video is annotated, so there is nothing to score')
-        else:
-            print(f'\n{found}, video accuracy {100 * evaluation.video_accuracy:.1f} %\n{format_table(evaluation.scores)}')
-            for line in warnings(evaluation.scores):
-                warn(line)
+def list_files(folder: Path) -> None:
     files = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
     print(f'\nfiles in {folder}: {", ".join(files)}')
 
 
-class Evaluation(NamedTuple):
-    """Detections of the test videos and, where they are annotated, how good they are."""
-    detections: Detections
-    curves: Curves
-    num_videos: int
-    scores: Scores | None = None
-    video_accuracy: float | None = None    # share of annotated videos whose predicted set of classes is the true one
-
-    def to_json(self) -> dict:
-        counts = {'num_videos': self.num_videos, 'num_predictions': len(self.detections.scores)}
-        if self.scores is None:
-            return counts
-        return {**to_json(self.scores), 'video_accuracy': self.video_accuracy,
-                'num_ground_truth_videos': self.scores.num_videos, **counts}
-
-    def write(self, folder: Path) -> None:
-        write_detections(folder / 'detections.json', self.detections)
-        write_curves(folder / 'curves.npz', self.curves)
-
-
-@torch.inference_mode()
-def evaluate_model(model: AICL, test_set: VideoDataset, truth: GroundTruth | None, class_names: list[str],
-                   args: argparse.Namespace, ranks: Ranks) -> Evaluation | None:
-    """Localize every test video and score the detections (sections 7 and 8 of the method); None but on rank 0."""
-    reference = next(model.parameters())
-    sampler = SnippetSampler(test_set.lengths, args.num_segments, args.batch_size, part=(ranks.rank, ranks.count))
-    videos, outputs = [], []
-    # Iterating the loader draws one number from torch's global generator, as the reference's evaluation does.
-    for batch in loader(test_set, sampler, args.num_workers, reference.is_cuda):
-        out = model(batch.features.to(reference.device, reference.dtype, non_blocking=True))
-        videos += batch.videos
-        outputs.append((out.video_logits.softmax(dim=1), out.selection, out.cas, out.actionness_aware, out.actionness_agnostic))
-    parts = ranks.gather((videos, [torch.cat(column).cpu().numpy() for column in zip(*outputs)]))
-    if parts is None:
-        return None
-    _, first = np.unique(np.concatenate([videos for videos, _ in parts]), return_index=True)    # of each video, in order
-    probabilities, selection, cas, aware, agnostic = (np.concatenate(column)[first]
-                                                      for column in zip(*(arrays for _, arrays in parts)))
-    num_snippets = np.array(test_set.lengths)
-    options = LocalizationOptions(**{name: getattr(args, name) for name in LocalizationOptions._fields})
-    found = localize(selection, probabilities, num_snippets, options)
-    predicted, labels = predict_classes(probabilities, args.class_th), test_set.labels.numpy() > 0
-    seconds = num_snippets * args.snippet_frames / args.feature_fps / args.num_segments
-    evaluation = Evaluation(
-        Detections(test_set.names, class_names, found.video, found.label, found.segments, found.scores),
-        pick_curves(test_set.names, class_names, seconds, num_snippets, aware, agnostic, selection, cas, predicted | labels),
-        len(test_set))
-    if truth is None:
-        return evaluation
-    correct = (predicted == labels).all(axis=1)[labels.any(axis=1)]
-    return evaluation._replace(scores=evaluate(truth, evaluation.detections, args.tiou), video_accuracy=float(correct.mean()))
-
-
 # ---- training -------------------------------------------------------------------------------------------------------
 
-HARMLESS = {'resume', 'overwrite', 'num_steps', 'num_epochs', 'num_workers', 'cache', 'compile', 'device', 'data_path',
+HARMLESS = {'resume', 'overwrite', 'figures', 'num_steps', 'num_epochs', 'num_workers', 'cache', 'compile', 'device', 'data_path',
             'output_dir', 'exp_name'}    # arguments that a resumed run may change
 
 
@@ -389,7 +318,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     if train_set.feature_dim != test_set.feature_dim:
         raise InputError(f'{args.data_path}: training features are {train_set.feature_dim} wide a modality, '
                          f'test features {test_set.feature_dim}')
-    test_truth = scored_videos(args, truth, test_set)
+    test_truth = scored_videos(args.data_path, truth, test_set)
 
     # 2. Network and optimiser. Seeded before the network and again before the first batch, as the reference is.
     seed_everything(args.seed)
@@ -416,7 +345,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         optimizer.load_state_dict(state['optimizer'])
     run = None
     if ranks.is_first:
-        describe(args, [train_set, test_set], len(class_names), device)
+        describe(args, {'train': train_set, 'test': test_set}, len(class_names), device)
         if state is None:
             Run.clear(folder)
         metric_names = ('average_mAP', 'video_accuracy', 'num_predictions', *(f'mAP@{tiou_key(t)}' for t in args.tiou))
@@ -425,7 +354,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         write_json(folder / 'args.json', {**vars(args), 'versions': {'python': platform.python_version(),
                                                                      'torch': torch.__version__, 'numpy': np.__version__}})
         if state:
-            print(f'resumed    at step {progress.step} of {num_steps}', flush=True)
+            print(f'resumed  at step {progress.step} of {num_steps}', flush=True)
             run.results = state['results']
             if state['best']:    # the file may be that of a later step, which was not saved
                 save(state['best'], folder / 'best.pt')
@@ -476,7 +405,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         if evaluate_now:
             evaluation = evaluate_model(model, test_set, test_truth, class_names, args, ranks)
             if run:
-                keep_evaluation(run, evaluation, progress, model, evaluations)
+                keep_evaluation(run, evaluation, progress, model, evaluations, args)
         if run and save_now:
             saved = time.monotonic()
             best = folder / 'best.pt'
@@ -502,8 +431,11 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
                 if name == 'best':
                     evaluation.write(folder)
     if run:
-        run.board.close()
-        report({f'{name} weights (step {evaluations[name][0]})': evaluations[name][1] for name in ('best', 'last')}, folder)
+        for name, (step, evaluation) in sorted(evaluations.items()):
+            evaluation.show(f'{name} weights (step {step})')
+        evaluations['best'][1].write_report(folder, RECIPES[args.dataset].bins)
+        run.close(vars(args))
+        list_files(folder)
     return 0
 
 
@@ -530,7 +462,7 @@ def endless_batches(train_set: VideoDataset, sampler: SnippetSampler, progress: 
 
 
 def keep_evaluation(run: Run, evaluation: Evaluation, progress: Progress, model: AICL,
-                    evaluations: dict[str, tuple[int, Evaluation]]) -> None:
+                    evaluations: dict[str, tuple[int, Evaluation]], args: argparse.Namespace) -> None:
     """Write what an evaluation found, and remember it in `evaluations` as the last and, if it is, the best."""
     evaluations['last'] = progress.step, evaluation
     if run.keep(progress.step, evaluation.to_json(), model.state_dict()):
@@ -540,6 +472,9 @@ def keep_evaluation(run: Run, evaluation: Evaluation, progress: Progress, model:
     if scores is not None:
         run.log_metrics(progress.step, progress.epoch, [scores.average, evaluation.video_accuracy, scores.num_predictions,
                                                         *scores.mean_ap.tolist()])
+        if args.figures and time.monotonic() - run.drawn > FIGURE_SECONDS:
+            show_on_board(run, evaluation, progress.step, args.figures)
+            run.drawn = time.monotonic()
         best = run.results['best']
         tqdm.write(f'step {progress.step:>6}   average mAP {100 * scores.average:5.2f}   video accuracy '
                    f'{100 * evaluation.video_accuracy:5.1f}   best so far {100 * best["average_mAP"]:5.2f} '
@@ -572,17 +507,19 @@ def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     truth = open_annotations(args)
     class_names = class_names_of(args, truth, num_classes_of(state, args.model_file))
     test_set = open_videos(args, 'test', truth, class_names, device)
-    test_truth = scored_videos(args, truth, test_set)
+    test_truth = scored_videos(args.data_path, truth, test_set)
     model = build_model(args, test_set.feature_dim, len(class_names), device)
     load_weights(model, state, args.model_file)
     folder = make_folder(args)
     if ranks.is_first:
-        describe(args, [test_set], len(class_names), device)
+        describe(args, {'test': test_set}, len(class_names), device)
     evaluation = evaluate_model(model, test_set, test_truth, class_names, args, ranks)
     if evaluation:
         evaluation.write(folder)
+        evaluation.write_report(folder, RECIPES[args.dataset].bins)
         write_json(folder / 'results.json', evaluation.to_json())
-        report({args.model_file: evaluation}, folder)
+        evaluation.show(args.model_file)
+        list_files(folder)
     return 0
 
 

@@ -2,6 +2,7 @@
 import csv
 import hashlib
 import io
+import math
 import os
 import random
 import signal
@@ -272,7 +273,7 @@ class Run:
     """The folder of a training run: its tables, TensorBoard events, and the best and the last weights and results."""
 
     FILES = ('args.json', 'labels.txt', 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json',
-             'detections.json', 'curves.npz', 'checkpoint.pt', 'checkpoint.previous.pt', 'events.out.tfevents.*')
+             'detections.json', 'curves.npz', 'report.html', 'checkpoint.pt', 'checkpoint.previous.pt', 'events.out.tfevents.*')
 
     def __init__(self, folder: Path, loss_names: tuple[str, ...], metric_names: tuple[str, ...], last_step: int = 0):
         self.folder = folder
@@ -281,6 +282,7 @@ class Run:
         self.loss_names, self.metric_names = loss_names, metric_names
         self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
         self.results: dict[str, dict] = {}    # 'best' and 'last': what results.json says of them
+        self.drawn = -math.inf                # when figures were last drawn
 
     @classmethod
     def clear(cls, folder: Path) -> None:
@@ -316,3 +318,12 @@ class Run:
             save(weights, self.folder / 'best.pt')
         write_json(self.folder / 'results.json', {name: self.results[name] for name in ('best', 'last')})
         return is_best
+
+    def close(self, arguments: dict) -> None:
+        """End the TensorBoard events with the run's hyper-parameters beside its best and last mAP."""
+        plain = {name: value for name, value in arguments.items() if isinstance(value, (bool, int, float, str))}
+        found = {f'hparam/{name}_average_mAP': result['average_mAP'] for name, result in self.results.items()
+                 if 'average_mAP' in result}
+        if found:
+            self.board.add_hparams(plain, found, run_name='.')
+        self.board.close()

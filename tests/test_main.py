@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import inference
 import main
 from eval.files import read_detections
 from model import AICL
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ['Dive', 'Jump', 'Run']
 WIDTH, HIDDEN = 8, 16
 TINY = ['--device', 'cpu', '--num_segments', '16', '--hidden_dim', str(HIDDEN), '--topk_ratio', '4', '--contrast_ratio', '4',
-        '--batch_size', '2', '--lr', '0.003', '--scale', '4']
+        '--batch_size', '2', '--lr', '0.003', '--scale', '4', '--figures', '0']
 LOSSES = ('step,epoch,total,mil,gce_rgb,gce_flow,modality_consistency,action_consistency,'
           'contrastive_joint,contrastive_rgb,contrastive_flow')
 # Name and shape of every parameter that a released checkpoint has, here with this data set's sizes.
@@ -320,14 +321,14 @@ def test_weights_hold_the_released_names_and_nothing_else(finished):
 
 
 def test_best_is_the_first_of_the_best_evaluations_and_last_is_the_last(data, tmp_path, monkeypatch):
-    plan, evaluate = [0.2, 0.5, 0.5, 0.3], main.evaluate
+    plan, evaluate = [0.2, 0.5, 0.5, 0.3], inference.evaluate
 
     def planned(*args):
         scores = evaluate(*args)
         return scores._replace(ap=np.full_like(scores.ap, planned.values.pop(0)))
 
     planned.values = list(plan)
-    monkeypatch.setattr(main, 'evaluate', planned)
+    monkeypatch.setattr(inference, 'evaluate', planned)
     output = train(data, tmp_path / 'run', '--detection_inf_step', 2, steps=8)
     assert not planned.values    # one evaluation every second step, none twice
     results = json.loads((output / 'results.json').read_text())
@@ -681,7 +682,7 @@ def test_video_accuracy_is_the_share_of_exactly_right_label_sets(own_data, finis
         # test_0 carries Dive and Jump, test_1 Jump, test_2 Run: one is right, one too small, one too large.
         return np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1]], bool)
 
-    monkeypatch.setattr(main, 'predict_classes', predicted)
+    monkeypatch.setattr(inference, 'predict_classes', predicted)
     output = localize(own_data, finished / 'best.pt', tmp_path / 'run')
     assert json.loads((output / 'results.json').read_text())['video_accuracy'] == pytest.approx(1 / 3)
 
