@@ -25,7 +25,7 @@ from eval.files import InputError, read_json, write_text
 
 # Arguments that may differ within a group. The data's path is none of them: its data may be others.
 HARMLESS = {'seed', 'exp_name', 'output_dir', 'inference_only', 'model_file', 'device', 'num_workers', 'cache',
-            'compile', 'resume', 'overwrite', 'log_every', 'versions'}
+            'compile', 'resume', 'overwrite', 'log_every', 'figures', 'versions'}
 
 NOTE = ("best: the highest of a run's evaluations on the test videos; best of best: that of all seeds, as papers "
         'report it; last: the weights at the end, picked by nobody; ± and late sd: sample standard deviations, over '
@@ -87,7 +87,7 @@ def read_run(folder: Path) -> Run:
     if last_step < planned:
         raise Unfinished(f'{folder}: is at step {last_step} of {planned}; if it stopped, --resume goes on with it')
     if metrics['step'].iloc[-1] != last_step:
-        raise InputError(f'{folder}: metrics.csv does not end at step {last_step} as results.json does, copy both again')
+        raise InputError(f'{folder}: metrics.csv does not end at the step of results.json, {last_step}')
 
     if args.get('num_steps'):
         args.pop('num_epochs', None)  # the steps win

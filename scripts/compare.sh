@@ -13,7 +13,8 @@ settings_of_comparison() {
     [ ! "$SEED" ] || fail "--seed is this script's own: it takes seed 1, 2, 3 and so on."
     find_python requirements.txt
     if [ "$SAMPLE" = yes ]; then
-        use_sample --num_epochs 100 --detection_inf_step 20 # 400 steps, 20 evaluations
+        # 400 steps and 20 evaluations; at the recipe's learning rate that would only be the beginning.
+        use_sample --num_epochs 100 --detection_inf_step 20 --lr 1e-3
     fi
     if [[ " ${ARGS[*]-} " != *' --overwrite '* ]]; then
         ARGS=(--resume ${ARGS[@]+"${ARGS[@]}"})

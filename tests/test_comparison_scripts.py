@@ -22,7 +22,7 @@ import argparse, json, sys
 from pathlib import Path
 worth = {'lambda_action': 0.01, 'lambda_contrast': 0.02, 'lambda_modality': 0.04}
 parser = argparse.ArgumentParser()
-for name in 'dataset data_path output_dir exp_name seed num_epochs num_segments detection_inf_step'.split():
+for name in 'dataset data_path output_dir exp_name seed num_epochs num_segments detection_inf_step lr'.split():
     parser.add_argument(f'--{name}')
 for name, default in zip(worth, (0.1, 0.01, 5)):
     parser.add_argument(f'--{name}', type=float, default=default)
@@ -117,7 +117,7 @@ def test_three_seeds_and_their_table(project):
     for call in calls:
         assert call['dataset'] == 'thumos14' and call['data_path'] == '/data' and 'resume' in call
         assert call['output_dir'] == str(project.root / 'outputs')
-        assert 'num_epochs' not in call    # the recipe's length
+        assert not {'num_epochs', 'lr', 'detection_inf_step'} & call.keys()    # the recipe's
     # 0.17, 0.27, 0.37
     assert groups_of(ended.stdout) == {'first': ['3', '37.00', '27.00±10.00', '27.00±10.00', '0.00', '-']}
     for name in ('first-seeds.csv', 'first-seeds.md'):

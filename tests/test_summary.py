@@ -267,8 +267,8 @@ def test_runs_planned_in_epochs(tmp_path, three, capsys, epochs, finished):
     ('metrics.csv', 'step,epoch,average_mAP\n100,3,inf\n', 'damaged'),
     ('metrics.csv', 'step,epoch,average_mAP\n100,-1,0.5\n', 'damaged'),
     ('metrics.csv', 'step,epoch,average_mAP\n100,3,many\n', 'not a table'),
-    ('metrics.csv', 'step,epoch,average_mAP\n100,3,0.5\n', 'does not end at step 400'),
-    ('metrics.csv', 'step,epoch,average_mAP\n400,99,0.5,7\n', 'does not end at step 400'),
+    ('metrics.csv', 'step,epoch,average_mAP\n100,3,0.5\n', 'results.json, 400'),
+    ('metrics.csv', 'step,epoch,average_mAP\n400,99,0.5,7\n', 'results.json, 400'),
     ('metrics.csv', b'\xff\xfe\x00', 'not a table'),
 ])
 def test_damaged_runs_are_one_line(tmp_path, three, capsys, name, content, complaint):
