@@ -1,0 +1,87 @@
+"""ActivityNet 1.3 with its real annotations and synthetic features: one result, however the data set is stored."""
+import json
+
+import numpy as np
+import pytest
+
+import dataset
+import main
+
+WIDTH = 4    # features a modality
+FLAGS = ['--dataset', 'activitynet1.3', '--num_segments', 10, '--hidden_dim', 8, '--num_steps', 3, '--batch_size', 16,
+         '--detection_inf_step', 'never', '--device', 'cpu', '--exp_name', 'run']
+
+
+@pytest.fixture(scope='module')
+def database(shared):
+    """A part of the real gt.json: a training video of each of the 200 classes, 60 validation and 5 test videos."""
+    whole = json.loads((shared / 'data/activitynet1.3/gt.json').read_text())['database']
+    chosen, classes, counts = {}, set(), {'validation': 60, 'testing': 5}
+    for name, video in whole.items():
+        labels = {row['label'] for row in video['annotations']}
+        if video['subset'] == 'training' and labels - classes:
+            classes |= labels
+            chosen[name] = video
+        elif counts.get(video['subset'], 0):
+            counts[video['subset']] -= 1
+            chosen[name] = video
+    assert len(classes) == 200 and not any(counts.values())
+    return chosen
+
+
+# How it is stored: folders, layout, the ids of files, lists (None: no lists) and gt.json, and subset names.
+STORED = {
+    'two-stream': ('features/{}', {'validation': 'test', 'training': 'train'}, 'two-stream', '', 'v_', '', str),
+    'joint': ('{}', {'validation': 'validation', 'training': 'train'}, 'joint', 'v_', '', '', str.title),
+    'joint, other spellings': ('features/{}', {'validation': 'test', 'training': 'train'}, 'joint', '', '', 'v_',
+                               {'training': 'Train', 'validation': 'val', 'testing': 'Test'}.get),
+    'without lists': ('{}', {'validation': 'val', 'training': 'train'}, 'two-stream', 'v_', None, '', str.upper),
+}
+
+
+def write(root, database, how):
+    """Write the data set; ten annotated validation videos have no features and are in no list. The names in gt.json."""
+    base, folders, layout, file_prefix, list_prefix, truth_prefix, spelling = STORED[how]
+    names, left = {'training': [], 'validation': []}, 10
+    for i, (name, video) in enumerate(database.items()):
+        if video['subset'] not in names or not video['annotations']:
+            continue
+        if video['subset'] == 'validation' and left:
+            left -= 1
+            continue
+        names[video['subset']].append(name)
+        rng = np.random.RandomState(i)
+        features = rng.rand(max(1, int((video['duration'] or 60) / 0.64)), 2 * WIDTH).astype(np.float16)
+        parts = {'.': features} if layout == 'joint' else {'rgb': features[:, :WIDTH], 'flow': features[:, WIDTH:]}
+        for part, columns in parts.items():
+            path = root / base.format(folders[video['subset']]) / part / f'{file_prefix}{name}.npy'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, columns)
+    if list_prefix is not None:
+        for split, subset in (('train', 'training'), ('test', 'validation')):
+            (root / f'split_{split}.txt').write_text('\n'.join(list_prefix + name for name in names[subset]))
+    (root / 'gt.json').write_text(json.dumps({'database': {
+        truth_prefix + name: {**video, 'subset': spelling(video['subset'])} for name, video in database.items()}}))
+
+
+def test_however_it_is_stored_the_result_is_the_same(database, tmp_path, capsys):
+    found = {}
+    for cache, how in zip(('ram', 'none', 'auto', 'ram'), STORED):
+        root, output = tmp_path / how, tmp_path / f'{how} output'
+        root.mkdir()
+        write(root, database, how)
+        assert dataset.main([str(root), '--deep']) == 0
+        report = capsys.readouterr().out
+        assert '200 classes' in report and 'TIME BASE' not in report and 'fine: ready to train' in report
+        assert main.main([*map(str, FLAGS), '--data_path', str(root), '--output_dir', str(output), '--cache', cache]) == 0
+        warned = [line for line in capsys.readouterr().err.splitlines() if 'left out' in line]
+        assert len(warned) == (how == 'without lists') and (not warned or '10 of the 60 test videos by subset' in warned[0])
+        run = output / 'run'
+        detections = json.loads((run / 'detections.json').read_text())['results']
+        assert len(detections) == 50 and any(detections.values())
+        found[how] = ((run / 'losses.csv').read_text(), (run / 'metrics.csv').read_text(), (run / 'labels.txt').read_text(),
+                      {name.removeprefix(STORED[how][5]): rows for name, rows in detections.items()})
+    first = found['two-stream']
+    assert first[2].splitlines() == sorted(first[2].splitlines()) and len(first[2].splitlines()) == 200
+    for how, results in found.items():
+        assert results == first, how
