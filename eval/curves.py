@@ -4,16 +4,16 @@ Of the class scores only those of classes that matter in a video are kept (predi
 for a picture. The actionnesses stay float32, because what is consistent is decided at their medians: 1 - 1e-4 and
 1 - 2e-4, as saturated sigmoids give them, are one number in float16.
 """
+import io
 import os
 import zipfile
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from eval.files import InputError
+from eval.files import InputError, write_bytes
 
 ACTION, INCONSISTENT, BACKGROUND = 2, 1, 0  # regions
 
@@ -54,19 +54,10 @@ def regions(aware: np.ndarray, agnostic: np.ndarray) -> np.ndarray:
 
 def write_curves(path: str | os.PathLike, curves: Curves) -> None:
     """Writes a curves.npz whole: beside its place, then renamed. Raises InputError if it cannot be written."""
-    place = Path(path)
-    temporary = place.with_name(f'.{place.name}.tmp')
     arrays = curves._replace(videos=np.array(curves.videos, np.str_), labels=np.array(curves.labels, np.str_))._asdict()
-    try:
-        try:
-            with open(temporary, 'wb') as file:
-                np.savez_compressed(file, **arrays)
-            os.replace(temporary, place)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(f'{path}: cannot be written: {error.strerror}') from None
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content.getvalue())
 
 
 def read_curves(path: str | os.PathLike) -> Curves:

@@ -38,7 +38,7 @@ import numpy as np
 
 from eval.command import Parser, run
 from eval.detection import Matches, check_tiou, evaluate, match, scored_subset, temporal_iou, tiou_key, warnings
-from eval.files import Detections, GroundTruth, InputError, read_detections, read_ground_truth, write_json
+from eval.files import Detections, GroundTruth, InputError, read_detections, read_ground_truth, write_json, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -346,8 +346,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def diagnose_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    if args.picture and not args.picture.lower().endswith(('.png', '.svg')):
-        raise InputError(f'{args.picture}: the name of a picture must end in .png or .svg')
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
     for line in warnings(evaluate(truth, detections, args.tiou)):
@@ -357,7 +355,7 @@ def diagnose_file(args: argparse.Namespace) -> None:
     if args.output:
         write_json(args.output, to_json(diagnosis))
     if args.picture:
-        draw(diagnosis).savefig(args.picture, dpi=150)
+        write_picture(args.picture, draw(diagnosis))
 
 
 if __name__ == '__main__':

@@ -6,14 +6,18 @@
 Columns are checked and converted in bulk; whoever is at fault is looked up only once something is wrong. Limits: a time
 lies within `MAX_SECONDS`, a whole number has at most 4300 digits, nesting goes as deep as Python's parser follows.
 """
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MAX_SECONDS = 1e12  # beyond it (30,000 years) a time is a mistake, and lengths could overflow
 SUBSETS = {'train': 'training', 'val': 'validation', 'test': 'testing'}
@@ -173,6 +177,21 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
             raise
     except OSError as error:
         raise InputError(f'{path}: cannot be written: {error.strerror}') from None
+
+
+def write_picture(path: str | os.PathLike, figure: 'Figure') -> None:
+    """Writes a matplotlib figure as .png or .svg, as `write_bytes` does; the same figure is the same file.
+
+    Raises InputError for another suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in ('.png', '.svg'):
+        raise InputError(f'{path}: the name of a picture must end in .png or .svg')
+    import matplotlib
+    content = io.BytesIO()
+    with matplotlib.rc_context({'svg.hashsalt': 'AICL'}):
+        figure.savefig(content, format=suffix[1:], dpi=130, metadata={'Date': None} if suffix == '.svg' else None)
+    write_bytes(path, content.getvalue())
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

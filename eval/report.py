@@ -19,13 +19,13 @@ import base64
 import hashlib
 import html
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from eval.command import Parser, run
 from eval.curves import Curves, read_curves, regions
 from eval.detection import TIOU, Matches, averages, evaluate, match, scored_subset, tiou_key, warnings
 from eval.diagnosis import BINS, COLOURS, KINDS, TITLES, diagnose, judge, notes
@@ -155,14 +155,9 @@ def _page(title: str, data: str) -> str:
     return ''.join(parts.get(piece, piece) for piece in pieces)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        self.exit(2, f'error: {message} (--help tells more)\n')
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = _Parser(prog='python -m eval.report', description='A report page of a result file.')
+    parser = Parser(prog='python -m eval.report', description='A report page of a result file.')
     parser.add_argument('ground_truth', metavar='GT.json')
     parser.add_argument('detections', metavar='DETECTIONS.json')
     parser.add_argument('--curves', metavar='FILE', help='curves.npz of the same run')
@@ -172,18 +167,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--bins', choices=BINS, default='thumos14', help='of the error diagnosis (default: thumos14)')
     parser.add_argument('-o', '--output', required=True, metavar='FILE', help='the page, an .html')
     args = parser.parse_args(arguments)
-    try:
-        truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
-        curves = read_curves(args.curves) if args.curves else None
-        truth = scored_subset(truth, detections.videos, args.subset)
-        write_text(args.output, build_report(truth, detections, args.tiou, curves, BINS[args.bins], args.detections))
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    print(f'{args.output}: {os.path.getsize(args.output) / 1e6:.1f} MB')
-    return 0
+    return run(lambda: report_file(args))
+
+
+def report_file(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
+    curves = read_curves(args.curves) if args.curves else None
+    truth = scored_subset(truth, detections.videos, args.subset)
+    page = build_report(truth, detections, args.tiou, curves, BINS[args.bins], title=str(Path(args.detections)))
+    write_text(args.output, page)
+    print(f'{args.output}: {len(page.encode()) / 1e6:.1f} MB', flush=True)
 
 
 if __name__ == '__main__':

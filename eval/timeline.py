@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from eval.command import Parser, run
 from eval.curves import ACTION, BACKGROUND, INCONSISTENT, Curves, read_curves, regions
-from eval.files import Detections, GroundTruth, InputError, match_videos, quote, read_detections, read_ground_truth
+from eval.files import Detections, GroundTruth, InputError, match_videos, quote, read_detections, read_ground_truth, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,14 +182,9 @@ def _draw_actionness(ax: 'Axes', curves: Curves, row: int) -> None:
     ax.spines[['top', 'right']].set_visible(False)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        self.exit(2, f'error: {message} (--help tells more)\n')
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = _Parser(prog='python -m eval.timeline', description='The timeline of one video as a picture.')
+    parser = Parser(prog='python -m eval.timeline', description='The timeline of one video as a picture.')
     parser.add_argument('ground_truth', metavar='GT.json')
     parser.add_argument('detections', nargs='+', metavar='DETECTIONS.json', help='drawn one below the other')
     parser.add_argument('--video', required=True, metavar='NAME')
@@ -197,35 +193,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('-o', '--output', metavar='FILE', default='timeline.png',
                         help='a .png or .svg (default: timeline.png)')
     args = parser.parse_args(arguments)
-    try:
-        if not args.output.lower().endswith(('.png', '.svg')):
-            raise InputError(f'{args.output}: the name of a picture must end in .png or .svg')
-        results = [(_name(path, args.detections), read_detections(path)) for path in args.detections]
-        figure = draw_timeline(args.video, read_ground_truth(args.ground_truth), results,
-                               read_curves(args.curves) if args.curves else None, args.min_score)
-        _save(figure, args.output)
-    except InputError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run(lambda: draw_file(args))
+
+
+def draw_file(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    results = [(_name(path, args.detections), read_detections(path)) for path in args.detections]
+    figure = draw_timeline(args.video, read_ground_truth(args.ground_truth), results,
+                           read_curves(args.curves) if args.curves else None, args.min_score)
+    write_picture(args.output, figure)
 
 
 def _name(path: str, paths: Sequence[str]) -> str:
     """A short name of a result file: that of the file, or of its folder where files have the same name."""
     same = sum(Path(other).name == Path(path).name for other in paths) > 1
     return Path(path).resolve().parent.name if same else Path(path).name
-
-
-def _save(figure: 'Figure', path: str) -> None:
-    import matplotlib
-    try:
-        # Without a date and with fixed ids the same picture is the same file.
-        with matplotlib.rc_context({'svg.hashsalt': 'timeline'}):
-            figure.savefig(path, dpi=120, metadata={'Date': None} if path.lower().endswith('.svg') else None)
-    except OSError as error:
-        raise InputError(f'{path}: cannot be written: {error.strerror}') from None
 
 
 if __name__ == '__main__':
