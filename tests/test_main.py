@@ -469,6 +469,22 @@ def test_a_run_that_a_signal_stopped_goes_on_as_if_nothing_had_happened(
     assert same_run(tmp_path / 'run', finished)
 
 
+def test_a_second_interrupt_stops_at_once_and_leaves_whole_files(data, tmp_path, finished, monkeypatch, handlers, capsys):
+    flags = ['--num_steps', 6, '--detection_inf_step', 2, '--seed', 3]
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stop_at(4, twice, monkeypatch)
+    assert main.main(words(data, tmp_path / 'run', *flags)) == 130
+    assert 'Traceback' not in capsys.readouterr().err
+    monkeypatch.undo()
+    weights(tmp_path / 'run' / 'best.pt'), read_detections(tmp_path / 'run' / 'detections.json')
+    assert main.main(words(data, tmp_path / 'run', *flags, '--resume')) == 0
+    assert same_run(tmp_path / 'run', finished)
+
+
 def test_what_was_written_after_the_last_checkpoint_is_written_again(data, tmp_path, finished, monkeypatch):
     flags = ['--num_steps', 6, '--detection_inf_step', 2, '--seed', 3]
     write_checkpoint = main.write_checkpoint
