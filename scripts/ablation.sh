@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains the baseline, the baseline with each part of AICL, and AICL; by default on the small synthetic sample.
+# Trains the baseline, the baseline with each part of AICL alone, and AICL; by default on the small synthetic sample
+# (about four minutes on two cores).
 #
 #   bash scripts/ablation.sh
 #   SEEDS=3 bash scripts/ablation.sh

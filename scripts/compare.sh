@@ -45,7 +45,7 @@ forward() {
     trap 'kill -TERM "$child"' TERM
     while true; do # a signal ends `wait` early
         status=0
-        wait "$child" || status=$?
+        wait "$child" 2>/dev/null || status=$? # bash would print what ended the command
         kill -0 "$child" 2>/dev/null || break
     done
     trap - INT TERM

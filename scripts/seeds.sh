@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains one recipe with several seeds and shows how far the results spread, by default on the small synthetic sample.
+# Trains one recipe with several seeds and shows how far the results spread, by default on the small synthetic sample
+# (about two minutes on two cores).
 #
 #   bash scripts/seeds.sh
 #   bash scripts/seeds.sh 5 --lambda_contrast 0
