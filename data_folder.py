@@ -47,10 +47,10 @@ class FeatureFile(NamedTuple):
         column = 0
         for path in self.paths:
             header, content = open_array(path)
-            if header.shape[0] < self.length:
-                raise InputError(f'{path}: lost rows since the run began; extract or download it again')
             array = np.ndarray(header.shape, header.dtype, content, header.offset, order=header.order)
             array = array[:self.length, self.columns]
+            if array.shape != (self.length, out.shape[1] // len(self.paths)):
+                raise InputError(f'{path}: changed its shape since the run began; put the old file back or start again')
             part = out[:, column:column + array.shape[1]]
             with np.errstate(over='ignore'):    # float64 beyond float32 becomes infinite and is reported below
                 part[...] = array[rows]
@@ -184,11 +184,15 @@ def read_split_file(path: Path) -> list[str]:
     names = [name for name in names if name]
     if not names:
         raise InputError(f'{path}: names no video; write one a line')
+    refuse_twice(names, path)
+    return names
+
+
+def refuse_twice(names: list[str], path: Path) -> None:
     counts = Counter(names)
     for name in counts:
         if counts[name] > 1 or 'v_' + name in counts:
-            raise InputError(f'{path}: names {shorten(name)} more than once; keep one line')
-    return names
+            raise InputError(f'{path}: names {shorten(name)} more than once, with or without v_; keep one of them')
 
 
 class Split(NamedTuple):
@@ -290,7 +294,7 @@ class TimeBase(NamedTuple):
 
     @property
     def is_off(self) -> bool:
-        return not 1 / 1.1 <= self.ratio <= 1.1
+        return abs(self.ratio - 1) > 0.1
 
     def advice(self) -> str:
         """What is wrong and the flag that mends it: the nearest usual value, if one is near."""
@@ -347,8 +351,10 @@ def find_split(root: Path, split: str, truth: GroundTruth | None, labels: list[s
         source, listed = listed_videos(root, split, truth)
     with noted(problems):
         folder = find_folder(root, split, modalities, listed)
-    if listed is None:
-        listed = folder.stems[0] if folder else []
+        if listed is None:
+            refuse_twice(folder.stems[0], folder.streams[0])
+            listed = folder.stems[0]
+    listed = listed or []
     known = match_videos(listed, truth.videos) if truth else np.full(len(listed), -1)
     multi_hot = label_matrix(known, truth, labels)
     paths = folder.locate(listed) if folder else [(None,)] * len(listed)
@@ -361,7 +367,7 @@ def find_split(root: Path, split: str, truth: GroundTruth | None, labels: list[s
                              f'{first_few(folder.stems[0], 1)})')
     without = [name for name, row in zip(listed, multi_hot) if not row.any()]
     with noted(problems):
-        if split == 'train' and len(without) == len(listed):
+        if split == 'train' and truth and listed and len(without) == len(listed):
             raise InputError(f'{root / "gt.json"}: annotates none of the {len(listed)} training videos by {source}; '
                              f'check the names: {first_few(without)}')
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import math
 import os
+import pickle
 import random
 import signal
 import sys
@@ -155,6 +156,8 @@ def read_weights(path: str | Path) -> dict:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
+    except pickle.UnpicklingError:    # its text advises how to run what is in the file; that is never done
+        raise InputError(f'{path}: holds something else than tensors and plain values, or is damaged') from None
     except Exception as error:    # whatever bytes are in the file, torch's readers raise a dozen types
         raise InputError(f'{path}: not a file of weights, or a damaged one ({shorten(error)})') from None
     if not isinstance(state, dict):
@@ -168,6 +171,12 @@ def num_classes_of(state: dict, path: str | Path) -> int:
     if not isinstance(weight, Tensor) or not weight.ndim:
         raise InputError(f'{path}: actionness_module.cls.0.weight is missing; these are not weights of AICL')
     return weight.shape[0]
+
+
+def modal_of(state: dict) -> str:
+    """'all', 'rgb' or 'flow': the feature streams that weights are for; '' where they are for none."""
+    found = [modality for modality in ('rgb', 'flow') if any(f'_{modality}.' in str(name) for name in state)]
+    return 'all' if len(found) == 2 else ''.join(found)
 
 
 def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
@@ -187,7 +196,9 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
         elif not torch.isfinite(value.to(own[name].dtype)).all():
             faults.append(f'{name} holds NaN or infinity')
     if faults:
-        raise InputError(f'{path}: does not fit this network: {"; ".join(sorted(faults))}')
+        theirs, ours = modal_of(state), modal_of(own)
+        kind = f'was trained with --modal {theirs}, not {ours}, and ' if theirs not in ('', ours) else ''
+        raise InputError(f'{path}: {kind}does not fit this network: {"; ".join(sorted(faults))}')
     model.load_state_dict(state)
 
 

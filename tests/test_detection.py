@@ -1,5 +1,6 @@
 """mAP: against a slow and obvious implementation of the definition, against published numbers, and as a command."""
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 import eval.detection
 from eval.detection import (average_precision, averages, check_tiou, evaluate, format_table, main, match, scored_subset,
-                            temporal_iou, to_json, warnings)
+                            temporal_iou, warnings)
 from eval.files import Detections, GroundTruth, InputError, read_detections, read_ground_truth, select_videos
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -419,7 +420,7 @@ def test_the_files_in_the_wrong_order(files, capsys):
 
 @pytest.mark.parametrize('line', ['({command}) > /dev/full', '(sleep 0.1; {command}) | true'])
 def test_a_full_disk_and_a_reader_who_leaves_give_no_traceback(files, line):
-    command = f'{sys.executable} -m eval.detection {" ".join(files)}'
+    command = shlex.join([sys.executable, '-m', 'eval.detection', *files])
     done = subprocess.run(['bash', '-c', line.format(command=command)], cwd=ROOT, text=True, capture_output=True)
     assert done.stderr.startswith('error: the output') and done.stderr.count('\n') == 1, done.stderr
 
