@@ -4,7 +4,6 @@ import hashlib
 import io
 import math
 import os
-import pickle
 import random
 import signal
 import sys
@@ -156,10 +155,9 @@ def read_weights(path: str | Path) -> dict:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
-    except pickle.UnpicklingError:    # its text advises how to run what is in the file; that is never done
-        raise InputError(f'{path}: holds something else than tensors and plain values, or is damaged') from None
-    except Exception as error:    # whatever bytes are in the file, torch's readers raise a dozen types
-        raise InputError(f'{path}: not a file of weights, or a damaged one ({shorten(error)})') from None
+    except Exception:    # torch's readers raise a dozen types, and their texts advise to run what is in the file
+        raise InputError(f'{path}: damaged, or not a file of tensors and plain values alone; write or download it '
+                         f'again') from None
     if not isinstance(state, dict):
         raise InputError(f'{path}: holds a {type(state).__name__}, not a dictionary of parameters')
     return state
