@@ -65,8 +65,8 @@ class Evaluation(NamedTuple):
 def scored_videos(data_path: str, truth: GroundTruth | None, test_set: VideoDataset) -> GroundTruth | None:
     """The ground truth that the test videos are scored against; None where none of them is annotated.
 
-    That is every annotated video of their subset. Where the subsets do not tell training and test videos apart, those that
-    split_train.txt lists are left out. Raises InputError where the test videos lie in several subsets.
+    That is every annotated video of their subset. Where the subsets do not tell training and test videos apart, those
+    that split_train.txt lists are left out. Raises InputError where the test videos lie in several subsets.
     """
     annotated = test_set.labels.any(dim=1).tolist()
     if truth is None or not any(annotated):
@@ -96,11 +96,12 @@ def evaluate_model(model: AICL, test_set: VideoDataset, truth: GroundTruth | Non
     for batch in loader(test_set, sampler, args.num_workers, reference.is_cuda):
         out = model(batch.features.to(reference.device, reference.dtype, non_blocking=True))
         videos += batch.videos
-        outputs.append((out.video_logits.softmax(dim=1), out.selection, out.cas, out.actionness_aware, out.actionness_agnostic))
+        outputs.append((out.video_logits.softmax(dim=1), out.selection, out.cas, out.actionness_aware,
+                        out.actionness_agnostic))
     parts = ranks.gather((videos, [torch.cat(column).cpu().numpy() for column in zip(*outputs)]))
     if parts is None:
         return None
-    _, first = np.unique(np.concatenate([videos for videos, _ in parts]), return_index=True)    # of each video, in order
+    _, first = np.unique(np.concatenate([videos for videos, _ in parts]), return_index=True)    # of every video
     probabilities, selection, cas, aware, agnostic = (np.concatenate(column)[first]
                                                       for column in zip(*(arrays for _, arrays in parts)))
 
@@ -110,7 +111,8 @@ def evaluate_model(model: AICL, test_set: VideoDataset, truth: GroundTruth | Non
     detections = Detections(test_set.names, class_names, found.video, found.label, found.segments, found.scores)
     predicted, labels = predict_classes(probabilities, args.class_th), test_set.labels.numpy() > 0
     seconds = num_snippets * args.snippet_frames / args.feature_fps / args.num_segments
-    curves = pick_curves(test_set.names, class_names, seconds, num_snippets, aware, agnostic, selection, cas, predicted | labels)
+    curves = pick_curves(test_set.names, class_names, seconds, num_snippets, aware, agnostic, selection, cas,
+                         keep=predicted | labels)
     if truth is None:
         return Evaluation(detections, curves, None)
 

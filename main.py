@@ -31,8 +31,8 @@ from inference import Evaluation, evaluate_model, scored_videos, show_on_board
 from losses import Losses, LossWeights, aicl_losses
 from model import AICL, mine, pseudo_targets
 from utils import (Ranks, Run, StopSignal, check_finite, load_weights, num_classes_of, pick_device, random_state,
-                   read_checkpoint, read_weights, rows_state, save, seed_everything, set_random_state, set_rows_state, shorten,
-                   warn, write_checkpoint)
+                   read_checkpoint, read_weights, rows_state, save, seed_everything, set_random_state, set_rows_state,
+                   shorten, warn, write_checkpoint)
 
 MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
@@ -62,8 +62,8 @@ class Recipe:
     nms_thresh: float = 0.7
     # Not options:
     bins: str = 'activitynet'    # of the error diagnosis
-    source: str = ('tiou, num_segments, topk_ratio, hidden_dim, fusion_weight: supplement of the paper; the rest is not stated '
-                   "there but taken from the ActivityNet code that AICL's first author released later")
+    source: str = ('tiou, num_segments, topk_ratio, hidden_dim and fusion_weight as in the supplement of the paper; the '
+                   "rest, not stated there, from the ActivityNet code that AICL's first author released later")
 
 
 ACTIVITYNET_TIOU = np.linspace(0.5, 0.95, 10).round(2).tolist()
@@ -107,7 +107,7 @@ def get_parser() -> Parser:
     count, amount, positive, share = number(int, 1), number(float, 0), number(float, 1e-9), number(float, 0, 1)
 
     run = parser.add_argument_group('run')
-    run.add_argument('--dataset', choices=RECIPES, default='thumos14', help='sets the recipe; further flags win over it')
+    run.add_argument('--dataset', choices=RECIPES, default='thumos14', help='sets the recipe; other flags win over it')
     run.add_argument('--data_path', required=True, help='folder of features, gt.json and split files')
     run.add_argument('--exp_name', type=text, required=True, help="the run's name")
     run.add_argument('--output_dir', default='outputs', help='files go to OUTPUT_DIR/EXP_NAME')
@@ -127,7 +127,7 @@ def get_parser() -> Parser:
                       help='where features are kept: auto takes what fits, none reads sampled rows from disk')
     data.add_argument('--modal', choices=MODALITIES, default='all', help='feature streams to use')
     data.add_argument('--num_segments', type=count, help='T, snippets sampled from a video')
-    data.add_argument('--feature_fps', type=positive, default=25.0, help='frames a second that features were extracted at')
+    data.add_argument('--feature_fps', type=positive, default=25.0, help='frames a second at extraction')
     data.add_argument('--snippet_frames', type=positive, default=16, help='frames a feature row')
 
     model = parser.add_argument_group('network')
@@ -143,22 +143,22 @@ def get_parser() -> Parser:
     training.add_argument('--num_steps', type=count, help='wins over --num_epochs')
     training.add_argument('--lr', type=number(float, 0, 1e38), default=1e-4)
     training.add_argument('--weight_decay', type=amount, default=5e-4)
-    training.add_argument('--q_val', type=number(float, 1e-9, 1), default=0.7, help='q of the generalized cross entropy')
+    training.add_argument('--q_val', type=number(float, 1e-9, 1), default=0.7, help='q of generalized cross entropy')
     training.add_argument('--lambda_modality', type=amount, default=5.0, help='weight of the modality consistency')
     training.add_argument('--lambda_contrast', type=amount, default=0.01, help='weight of the contrastive terms')
     training.add_argument('--lambda_action', type=amount, default=0.1, help='weight of the action consistency')
     training.add_argument('--detection_inf_step', type=step_interval, metavar='STEPS',
                           help="evaluate every so many steps, or 'never' before the end")
     training.add_argument('--log_every', type=count, default=1, help='steps from one row of losses.csv to the next')
-
-    training.add_argument('--figures', type=number(int, 0), default=2, help='timelines that TensorBoard shows of an evaluation, at most every 30 seconds')
+    training.add_argument('--figures', type=number(int, 0), default=2,
+                          help='timelines that TensorBoard shows of an evaluation, at most every 30 seconds')
 
     inference = parser.add_argument_group('localization and evaluation')
     inference.add_argument('--class_th', type=share, help='probability from which a class is localized')
     inference.add_argument('--scale', type=count, default=24, help='samples a snippet after upsampling')
     inference.add_argument('--oic_margin', '--gamma', type=amount, default=0.2,
                            help='outer part of the outer-inner contrast (--gamma is the released name)')
-    inference.add_argument('--oic_class_weight', type=amount, default=0.2, help='weight of the class probability in a score')
+    inference.add_argument('--oic_class_weight', type=amount, default=0.2, help='weight of the class probability')
     inference.add_argument('--nms_thresh', type=share)
     inference.add_argument('--nms_alpha', type=positive, default=0.35, help='decay of soft NMS')
     inference.add_argument('--soft_nms', action=switch, default=True)
@@ -217,11 +217,13 @@ def make_folder(args: argparse.Namespace) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f'{folder}: cannot be made: {error.strerror}; choose another --output_dir or --exp_name') from None
+        raise InputError(f'{folder}: cannot be made: {error.strerror}; choose another --output_dir or '
+                         f'--exp_name') from None
     return folder
 
 
-def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], num_classes: int, device: torch.device) -> None:
+def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], num_classes: int,
+             device: torch.device) -> None:
     """Say what this run works with."""
     width = next(iter(datasets.values())).feature_dim
     print(f'data     {args.data_path}: {num_classes} classes, {width} features a modality ({args.modal})')
@@ -235,8 +237,8 @@ def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], num_cl
         if time_base and time_base.is_off:
             warn(time_base.advice())
     recipe = RECIPES[args.dataset]
-    values = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    print(f'recipe   {args.dataset}: ' + ', '.join(f'{name} {value}' for name, value in values.items() if name != 'tiou'))
+    values = [f'{name} {getattr(args, name)}' for name in OPTIONS if name != 'tiou' and getattr(args, name) is not None]
+    print(f'recipe   {args.dataset}: {", ".join(values)}')
     print(f'         {recipe.source}')
     print(f'device   {device}, {args.precision}', flush=True)
 
@@ -248,8 +250,8 @@ def list_files(folder: Path) -> None:
 
 # ---- training -------------------------------------------------------------------------------------------------------
 
-HARMLESS = {'resume', 'overwrite', 'figures', 'num_steps', 'num_epochs', 'num_workers', 'cache', 'compile', 'device', 'data_path',
-            'output_dir', 'exp_name'}    # arguments that a resumed run may change
+HARMLESS = {'resume', 'overwrite', 'figures', 'num_steps', 'num_epochs', 'num_workers', 'cache', 'compile', 'device',
+            'data_path', 'output_dir', 'exp_name'}    # arguments that a resumed run may change
 
 
 @dataclass
@@ -282,36 +284,52 @@ def log_pending(pending: list[Pending], run: Run | None, log_every: int, names: 
     if good < len(rows):
         step, _, (total, *terms) = rows[good]
         term = next((name for name, value in zip(Losses._fields[1:], terms) if not math.isfinite(value)), 'total')
-        raise InputError(f'step {step}: the loss term {term} is not finite, on the videos '
-                         f'{", ".join(names[v] for v in pending[good].videos)}; the weights saved before stay as they are, '
-                         f'try a lower --lr and check the features of these videos')
+        videos = ', '.join(names[v] for v in pending[good].videos)
+        raise InputError(f'step {step}: the loss term {term} is not finite, on the videos {videos}; the weights saved '
+                         f'before stay as they are, try a lower --lr and check the features of these videos')
     return rows[-1][2]
 
 
-def open_run(args: argparse.Namespace, class_names: list[str], identity: dict) -> tuple[Path, dict | None]:
-    """The run's folder and the checkpoint to go on from, None for a new run.
-
-    `identity` is what a resumed run must share besides its arguments. Raises InputError where it does not.
-    """
-    folder = make_folder(args)
-    held = (folder / 'args.json').exists()
-    if held and not (args.resume or args.overwrite):
+def read_state(args: argparse.Namespace) -> dict | None:
+    """The checkpoint to go on from, None for a new run. Raises InputError where the folder holds another run."""
+    folder = Path(args.output_dir) / args.exp_name
+    if (folder / 'args.json').exists() and not (args.resume or args.overwrite):
         raise InputError(f'{folder}: holds a run already; add --resume to go on with it or --overwrite to replace it, '
                          f'or choose another --exp_name')
-    state = read_checkpoint(folder) if args.resume else None
-    if state is None:
-        return folder, None
+    return read_checkpoint(folder) if args.resume else None
+
+
+def check_same_run(args: argparse.Namespace, identity: dict, state: dict) -> None:
+    """Raises InputError, by name, where arguments or data (`identity`) make it another run than the checkpoint's."""
     changed = [f'--{name} was {value!r} and is {vars(args)[name]!r}' for name, value in state['args'].items()
                if name not in HARMLESS and vars(args).get(name, value) != value]
-    changed += [f'the {name} differ' for name, value in identity.items() if state['identity'][name] != value]
+    changed += [f'the {name} are others' for name, value in identity.items() if state['identity'][name] != value]
     if changed:
-        raise InputError(f'{folder}: cannot be resumed with other settings: {"; ".join(changed)}')
-    return folder, state
+        raise InputError(f'{args.output_dir}/{args.exp_name}: cannot be resumed with other settings: '
+                         f'{"; ".join(changed)}')
+
+
+def start_run(args: argparse.Namespace, folder: Path, class_names: list[str], progress: Progress,
+              state: dict | None) -> Run:
+    """Open the run's folder and bring it to where `progress` stands."""
+    if state is None:
+        Run.clear(folder)
+    metrics = ('average_mAP', 'video_accuracy', 'num_predictions', *(f'mAP@{tiou_key(t)}' for t in args.tiou))
+    run = Run(folder, Losses._fields, metrics, progress.step)
+    write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in class_names))
+    versions = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
+    write_json(folder / 'args.json', {**vars(args), 'versions': versions})
+    if state:
+        run.results = state['results']
+        if state['best']:    # the file may be that of a later step, which was not saved
+            save(state['best'], folder / 'best.pt')
+    return run
 
 
 def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     """Train, evaluate on the way and at the end; the exit status, 128 + signal where one ended the run early."""
     # 1. Data. Nothing here draws a random number.
+    state = read_state(args)
     truth = open_annotations(args)
     class_names = truth.labels
     train_set, test_set = (open_videos(args, split, truth, class_names, device) for split in ('train', 'test'))
@@ -334,30 +352,21 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
                          f'lower it or add --no-drop_last')
     num_steps = args.num_steps or args.num_epochs * len(sampler)
 
-    # 3. The run's folder: new, or that of a run to go on with.
-    identity = {'classes': class_names, 'training videos': train_set.names, 'their lengths': train_set.lengths,
+    # 3. The run: a new one, or one to go on with.
+    identity = {'classes': class_names, 'training videos': train_set.names, 'lengths of videos': train_set.lengths,
                 'test videos': test_set.names}
-    folder, state = open_run(args, class_names, identity)
     progress = Progress()
     if state:
+        check_same_run(args, identity, state)
         progress = Progress(**state['progress'])
-        load_weights(model, state['model'], folder / 'checkpoint.pt')
+        load_weights(model, state['model'], 'checkpoint.pt')
         optimizer.load_state_dict(state['optimizer'])
-    run = None
+    folder, run = make_folder(args), None
     if ranks.is_first:
         describe(args, {'train': train_set, 'test': test_set}, len(class_names), device)
-        if state is None:
-            Run.clear(folder)
-        metric_names = ('average_mAP', 'video_accuracy', 'num_predictions', *(f'mAP@{tiou_key(t)}' for t in args.tiou))
-        run = Run(folder, Losses._fields, metric_names, progress.step)
-        write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in class_names))
-        write_json(folder / 'args.json', {**vars(args), 'versions': {'python': platform.python_version(),
-                                                                     'torch': torch.__version__, 'numpy': np.__version__}})
+        run = start_run(args, folder, class_names, progress, state)
         if state:
             print(f'resumed  at step {progress.step} of {num_steps}', flush=True)
-            run.results = state['results']
-            if state['best']:    # the file may be that of a later step, which was not saved
-                save(state['best'], folder / 'best.pt')
 
     # 4. The step. With several ranks each has its part of the batch, weighted so that the gradients are the whole's.
     network = model if ranks.count == 1 else DistributedDataParallel(model)
@@ -381,7 +390,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     for batch in endless_batches(train_set, sampler, progress, args.num_workers, device):
         if progress.step >= num_steps:
             break
-        losses = losses_of(batch.features.to(device, dtype, non_blocking=True), batch.labels.to(device, dtype, non_blocking=True))
+        losses = losses_of(*(x.to(device, dtype, non_blocking=True) for x in (batch.features, batch.labels)))
         whole = min(args.batch_size, len(train_set) - progress.position * args.batch_size)
         part = len(range(ranks.rank, whole, ranks.count)) / whole    # of the batch's videos that this rank has
         optimizer.zero_grad(set_to_none=True)
@@ -389,7 +398,8 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         optimizer.step()
         progress.step += 1
         progress.position += 1
-        pending.append(Pending(progress.step, progress.epoch, ranks.sum(torch.stack(losses).detach() * part), batch.videos))
+        terms = ranks.sum(torch.stack(losses).detach() * part)
+        pending.append(Pending(progress.step, progress.epoch, terms, batch.videos))
         bar.update()
 
         is_last = progress.step == num_steps
@@ -408,14 +418,15 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
                 keep_evaluation(run, evaluation, progress, model, evaluations, args)
         if run and save_now:
             saved = time.monotonic()
-            best = folder / 'best.pt'
             write_checkpoint(folder, {
                 'args': vars(args), 'identity': identity, 'progress': vars(progress), 'random': random_state(),
                 'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'results': run.results,
-                'best': read_weights(best) if run.results else None})
+                'best': read_weights(folder / 'best.pt') if run.results else None})
         if stopped_by and not is_last:
             bar.close()
-            print(f'{signal.Signals(stopped_by).name} after step {progress.step}: go on with the same command and --resume')
+            if run:
+                print(f'{signal.Signals(stopped_by).name} after step {progress.step}: go on with the same command '
+                      f'and --resume')
             return 128 + stopped_by
         if is_last:
             break
@@ -444,7 +455,7 @@ def endless_batches(train_set: VideoDataset, sampler: SnippetSampler, progress: 
     """Batches of one epoch after the other, from where `progress` stands; the caller counts steps and positions."""
     while True:
         now = None
-        if progress.position:    # resumed: draw this epoch's order and rows again and pass over the batches that are done
+        if progress.position:    # resumed: draw this epoch's order and rows again, and pass over what is done
             now = random_state()
             set_random_state(progress.epoch_start)
             set_rows_state(sampler.rng, progress.rows_start)
@@ -470,8 +481,8 @@ def keep_evaluation(run: Run, evaluation: Evaluation, progress: Progress, model:
         evaluation.write(run.folder)
     scores = evaluation.scores
     if scores is not None:
-        run.log_metrics(progress.step, progress.epoch, [scores.average, evaluation.video_accuracy, scores.num_predictions,
-                                                        *scores.mean_ap.tolist()])
+        run.log_metrics(progress.step, progress.epoch, [
+            scores.average, evaluation.video_accuracy, scores.num_predictions, *scores.mean_ap.tolist()])
         if args.figures and time.monotonic() - run.drawn > FIGURE_SECONDS:
             show_on_board(run, evaluation, progress.step, args.figures)
             run.drawn = time.monotonic()

@@ -38,8 +38,8 @@ class Mined(NamedTuple):
 def temporal_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Convolution over time, kernel 3, zero padding, as three shifted matrix products.
 
-    features (N, T, D), weight (H, D, 3), bias (H,) -> (N, T, H). Zero rows between the videos of the padded batch let one
-    product run over all of them; the two rows a video that mix neighbours are cut off. Faster than Conv1d on a CPU.
+    features (N, T, D), weight (H, D, 3), bias (H,) -> (N, T, H). Zero rows between the videos of the padded batch let
+    one product run over all of them; the two rows a video that mix neighbours are cut off. Faster than Conv1d.
     """
     num_videos, length, width = features.shape
     rows = num_videos * (length + 2)
@@ -68,7 +68,7 @@ class ActionnessModule(nn.Module):
             setattr(self, f'cls_{modality}', nn.Conv1d(hidden_dim, 1, 1))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """features (N, T, M D) -> embedding (N, T, H), CAS (N, T, C), and embeddings and attentions (N, T) by modality."""
+        """features (N, T, M D) -> embedding (N, T, H), CAS (N, T, C), and by modality embeddings, attentions (N, T)."""
         base, hidden, embeddings, attentions = self.base_module[0], 0, {}, {}
         for i, modality in enumerate(self.modalities):
             columns = slice(i * self.feature_dim, (i + 1) * self.feature_dim)
@@ -94,8 +94,8 @@ class AICL(nn.Module):
     """The two-branch network (section 3.2 of the paper).
 
     feature_dim: D; fusion_weight: share g of the class scores in the selection score;
-    topk_ratio: k = T // topk_ratio snippets a class make its video logit; product_dtype: that of the large products, the
-    parameters' own if None.
+    topk_ratio: k = T // topk_ratio snippets a class make its video logit; product_dtype: that of the large products,
+    the parameters' own if None.
     """
 
     def __init__(self, feature_dim: int, num_classes: int, hidden_dim: int = 512, fusion_weight: float = 1 / 3,

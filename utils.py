@@ -253,7 +253,7 @@ def read_checkpoint(folder: Path) -> dict | None:
 # ---- the run's folder -----------------------------------------------------------------------------------------------
 
 class Table:
-    """A CSV file that grows by rows of numbers, each beginning with a step. Rows after `last_step` are dropped first."""
+    """A CSV file that grows by rows of numbers, each led by a step. Rows after `last_step` are dropped first."""
 
     def __init__(self, path: Path, columns: list[str], last_step: int):
         self.path = path
@@ -282,7 +282,8 @@ class Run:
     """The folder of a training run: its tables, TensorBoard events, and the best and the last weights and results."""
 
     FILES = ('args.json', 'labels.txt', 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json',
-             'detections.json', 'curves.npz', 'report.html', 'checkpoint.pt', 'checkpoint.previous.pt', 'events.out.tfevents.*')
+             'detections.json', 'curves.npz', 'report.html', 'checkpoint.pt', 'checkpoint.previous.pt',
+             'events.out.tfevents.*')
 
     def __init__(self, folder: Path, loss_names: tuple[str, ...], metric_names: tuple[str, ...], last_step: int = 0):
         self.folder = folder

@@ -38,7 +38,8 @@ import numpy as np
 
 from eval.command import Parser, run
 from eval.detection import Matches, check_tiou, evaluate, match, scored_subset, temporal_iou, tiou_key, warnings
-from eval.files import Detections, GroundTruth, InputError, read_detections, read_ground_truth, write_json, write_picture
+from eval.files import (Detections, GroundTruth, InputError, read_detections, read_ground_truth, write_json,
+                        write_picture)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

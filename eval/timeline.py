@@ -18,7 +18,8 @@ import numpy as np
 
 from eval.command import Parser, run
 from eval.curves import ACTION, BACKGROUND, INCONSISTENT, Curves, read_curves, regions
-from eval.files import Detections, GroundTruth, InputError, match_videos, quote, read_detections, read_ground_truth, write_picture
+from eval.files import (Detections, GroundTruth, InputError, match_videos, quote, read_detections, read_ground_truth,
+                        write_picture)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

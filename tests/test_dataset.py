@@ -641,7 +641,7 @@ def test_check_tells_all_problems_at_once(folder, capsys):
 @pytest.mark.parametrize('spoil, part', [
     (lambda f: (f / 'gt.json').unlink(), 'gt.json: cannot be read'),
     (lambda f: (f / 'gt.json').write_text('{'), 'gt.json: not a JSON file'),
-    (lambda f: shutil.rmtree(f / 'features'), 'no train features found'),
+    (lambda f: shutil.rmtree(f / 'features/train'), 'no train features found'),
     (lambda f: (f / 'split_train.txt').write_text(''), 'split_train.txt: names no video'),
     (lambda f: annotate(f, {'x': ('train', ['Run'])}), 'annotates none of the 3 training videos'),
     (lambda f: save(f, 'train', 'c', features_of('c', 3, 9)), 'c.npy: features are 9 wide'),
