@@ -58,7 +58,10 @@ class Evaluation(NamedTuple):
         if self.localized.num_videos < self.scores.num_videos:
             print(f'over the {self.localized.num_videos} of these videos that have features alone: average mAP '
                   f'{100 * self.localized.average:.2f}')
-        for line in warnings(self.scores):
+
+    def warn(self) -> None:
+        """Say which predictions could not be scored."""
+        for line in warnings(self.scores) if self.scores is not None else []:
             warn(line)
 
 
@@ -71,17 +74,19 @@ def scored_videos(data_path: str, truth: GroundTruth | None, test_set: VideoData
     annotated = test_set.labels.any(dim=1).tolist()
     if truth is None or not any(annotated):
         return None
-    keep = np.ones(len(truth.videos), bool)
-    path = Path(data_path) / 'split_train.txt'
-    for names, kept in ((read_split_file(path) if path.is_file() else [], False), (test_set.names, True)):
-        known = match_videos(names, truth.videos)
-        keep[known[known >= 0]] = kept
-    truth = select_videos(truth, keep)
     names = [name for name, known in zip(test_set.names, annotated) if known]
-    subsets = sorted({truth.subsets[i] for i in match_videos(names, truth.videos)})
+    tested = match_videos(names, truth.videos)
+    subsets = sorted({truth.subsets[i] for i in tested})
     if len(subsets) > 1:
         raise InputError(f'{data_path}: the test videos lie in several subsets of gt.json, '
                          f'{", ".join(map(repr, subsets))}; give them the same "subset" there')
+    path = Path(data_path) / 'split_train.txt'
+    if path.is_file():
+        keep = np.ones(len(truth.videos), bool)
+        trained = match_videos(read_split_file(path), truth.videos)
+        keep[trained[trained >= 0]] = False
+        keep[tested] = True
+        truth = select_videos(truth, keep)
     return scored_subset(truth, names, subsets[0])
 
 

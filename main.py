@@ -62,8 +62,8 @@ class Recipe:
     nms_thresh: float = 0.7
     # Not options:
     bins: str = 'activitynet'    # of the error diagnosis
-    source: str = ('tiou, num_segments, topk_ratio, hidden_dim and fusion_weight as in the supplement of the paper; the '
-                   "rest, not stated there, from the ActivityNet code that AICL's first author released later")
+    source: str = ('tiou, num_segments, topk_ratio, hidden_dim, fusion_weight as in the supplement of the paper; the rest, '
+                   "not stated there, from the ActivityNet code that AICL's first author released later")
 
 
 ACTIVITYNET_TIOU = np.linspace(0.5, 0.95, 10).round(2).tolist()
@@ -91,7 +91,7 @@ def number(kind: type, low: float, high: float = 1e9):
     return parse
 
 
-def text(value: str) -> str:
+def not_empty(value: str) -> str:
     if not value:
         raise argparse.ArgumentTypeError('must not be empty')
     return value
@@ -109,7 +109,7 @@ def get_parser() -> Parser:
     run = parser.add_argument_group('run')
     run.add_argument('--dataset', choices=RECIPES, default='thumos14', help='sets the recipe; other flags win over it')
     run.add_argument('--data_path', required=True, help='folder of features, gt.json and split files')
-    run.add_argument('--exp_name', type=text, required=True, help="the run's name")
+    run.add_argument('--exp_name', type=not_empty, required=True, help="the run's name")
     run.add_argument('--output_dir', default='outputs', help='files go to OUTPUT_DIR/EXP_NAME')
     run.add_argument('--inference_only', action='store_true', help='localize and evaluate with --model_file')
     run.add_argument('--model_file', help='weights to load: released or written here')
@@ -119,7 +119,7 @@ def get_parser() -> Parser:
     run.add_argument('--compile', action='store_true', help='compile the training step (torch.compile)')
     run.add_argument('--resume', action='store_true', help='go on where the run of this name stopped, or begin it')
     run.add_argument('--overwrite', action='store_true', help='replace the run of this name')
-    run.add_argument('--seed', type=number(int, 0, 2 ** 32 - 1), help='recipe: 1 on THUMOS14, 0 on ActivityNet')
+    run.add_argument('--seed', type=number(int, 0, 2 ** 32 - 1), help='of every random number')
     run.add_argument('--num_workers', type=number(int, 0), default=0, help='processes that read features')
 
     data = parser.add_argument_group('data')
@@ -163,7 +163,20 @@ def get_parser() -> Parser:
     inference.add_argument('--nms_alpha', type=positive, default=0.35, help='decay of soft NMS')
     inference.add_argument('--soft_nms', action=switch, default=True)
     inference.add_argument('--tiou', type=number(float, 1e-9, 1), nargs='+', help='tIoU thresholds of the mAP')
+    for action in parser._actions:
+        if action.dest in OPTIONS:
+            values = [getattr(recipe, action.dest) for recipe in RECIPES.values()]
+            said = values[:1] if len(set(map(str, values))) == 1 else values
+            action.help = f'{action.help or ""} (recipes: {", ".join(map(show_value, said))})'.strip()
+        elif action.default not in (None, False, argparse.SUPPRESS):
+            action.help = f'{action.help or ""} (default: {show_value(action.default)})'.strip()
     return parser
+
+
+def show_value(value: object) -> str:
+    if isinstance(value, list):
+        return f'{value[0]:g} to {value[-1]:g}'
+    return f'{value:g}' if isinstance(value, float) else str(value)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -182,9 +195,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f'argument --tiou: {error}')
     if args.inference_only and not args.model_file:
         parser.error('--inference_only needs --model_file')
-    for name in ('model_file',) if not args.inference_only else ('resume', 'overwrite'):
-        if getattr(args, name):
-            parser.error(f'--{name} is for {"--inference_only" if name == "model_file" else "training"}')
+    if args.model_file and not args.inference_only:
+        parser.error('--model_file is for --inference_only')
+    if args.inference_only and (args.resume or args.overwrite):
+        parser.error('--resume and --overwrite are for training')
     if args.resume and args.overwrite:
         parser.error('--resume goes on with a run and --overwrite replaces it; give one')
     return args
@@ -237,7 +251,7 @@ def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], num_cl
         if time_base and time_base.is_off:
             warn(time_base.advice())
     recipe = RECIPES[args.dataset]
-    values = [f'{name} {getattr(args, name)}' for name in OPTIONS if name != 'tiou' and getattr(args, name) is not None]
+    values = [f'{name} {show_value(getattr(args, name))}' for name in OPTIONS if getattr(args, name) is not None]
     print(f'recipe   {args.dataset}: {", ".join(values)}')
     print(f'         {recipe.source}')
     print(f'device   {device}, {args.precision}', flush=True)
@@ -278,13 +292,13 @@ def log_pending(pending: list[Pending], run: Run | None, log_every: int, names: 
     Raises InputError at the first that is not finite, once those before it are logged.
     """
     rows = [(p.step, p.epoch, values) for p, values in zip(pending, torch.stack([p.losses for p in pending]).tolist())]
-    good = next((i for i, (_, _, values) in enumerate(rows) if not all(map(math.isfinite, values))), len(rows))
+    num_finite = next((i for i, (_, _, values) in enumerate(rows) if not all(map(math.isfinite, values))), len(rows))
     if run:
-        run.log_losses([row for row in rows[:good] if row[0] % log_every == 0])
-    if good < len(rows):
-        step, _, (total, *terms) = rows[good]
+        run.log_losses([row for row in rows[:num_finite] if row[0] % log_every == 0])
+    if num_finite < len(rows):
+        step, _, (total, *terms) = rows[num_finite]
         term = next((name for name, value in zip(Losses._fields[1:], terms) if not math.isfinite(value)), 'total')
-        videos = ', '.join(names[v] for v in pending[good].videos)
+        videos = ', '.join(names[v] for v in pending[num_finite].videos)
         raise InputError(f'step {step}: the loss term {term} is not finite, on the videos {videos}; the weights saved '
                          f'before stay as they are, try a lower --lr and check the features of these videos')
     return rows[-1][2]
@@ -330,6 +344,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     """Train, evaluate on the way and at the end; the exit status, 128 + signal where one ended the run early."""
     # 1. Data. Nothing here draws a random number.
     state = read_state(args)
+    ranks.largest(0)    # nobody writes into the folder before all have looked at it
     truth = open_annotations(args)
     class_names = truth.labels
     train_set, test_set = (open_videos(args, split, truth, class_names, device) for split in ('train', 'test'))
@@ -431,6 +446,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         if is_last:
             break
     bar.close()
+    stop.release()
 
     # 6. The best and the last weights, side by side; those that this process has not evaluated itself are again.
     for name in ('best', 'last'):
@@ -444,6 +460,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     if run:
         for name, (step, evaluation) in sorted(evaluations.items()):
             evaluation.show(f'{name} weights (step {step})')
+        evaluations['best'][1].warn()
         evaluations['best'][1].write_report(folder, RECIPES[args.dataset].bins)
         run.close(vars(args))
         list_files(folder)
@@ -522,6 +539,9 @@ def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     model = build_model(args, test_set.feature_dim, len(class_names), device)
     load_weights(model, state, args.model_file)
     folder = make_folder(args)
+    if (folder / 'args.json').exists():
+        warn(f'{folder}: holds a training run; its detections.json, results.json, curves.npz and report.html are '
+             f'replaced')
     if ranks.is_first:
         describe(args, {'test': test_set}, len(class_names), device)
     evaluation = evaluate_model(model, test_set, test_truth, class_names, args, ranks)
@@ -530,6 +550,7 @@ def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         evaluation.write_report(folder, RECIPES[args.dataset].bins)
         write_json(folder / 'results.json', evaluation.to_json())
         evaluation.show(args.model_file)
+        evaluation.warn()
         list_files(folder)
     return 0
 

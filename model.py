@@ -69,6 +69,8 @@ class ActionnessModule(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """features (N, T, M D) -> embedding (N, T, H), CAS (N, T, C), and by modality embeddings, attentions (N, T)."""
+        if features.shape[-1] != len(self.modalities) * self.feature_dim:
+            raise ValueError(f'{features.shape[-1]} features, not {len(self.modalities)} x {self.feature_dim}')
         base, hidden, embeddings, attentions = self.base_module[0], 0, {}, {}
         for i, modality in enumerate(self.modalities):
             columns = slice(i * self.feature_dim, (i + 1) * self.feature_dim)

@@ -131,8 +131,12 @@ class StopSignal:
 
     def __init__(self):
         self.number = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.receive)
+        self.before = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def release(self) -> None:
+        """Give signals back to whom they came to before."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def receive(self, number: int, frame: object) -> None:
         if self.number and number == signal.SIGINT:
@@ -167,7 +171,8 @@ def num_classes_of(state: dict, path: str | Path) -> int:
     """C, the number of classes that weights were trained on."""
     weight = state.get('actionness_module.cls.0.weight')
     if not isinstance(weight, Tensor) or not weight.ndim:
-        raise InputError(f'{path}: actionness_module.cls.0.weight is missing; these are not weights of AICL')
+        mend = 'use best.pt or last.pt beside it' if 'optimizer' in state else 'these are not weights of AICL'
+        raise InputError(f'{path}: actionness_module.cls.0.weight is missing; {mend}')
     return weight.shape[0]
 
 
