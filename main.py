@@ -23,7 +23,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dataset import Batch, SnippetSampler, VideoDataset, loader
+from dataset import MODALITIES, Batch, SnippetSampler, VideoDataset, loader
 from eval.command import Parser, run as run_command
 from eval.detection import check_tiou, tiou_key
 from eval.files import GroundTruth, InputError, read_ground_truth, write_json, write_text
@@ -34,7 +34,6 @@ from utils import (Ranks, Run, StopSignal, check_finite, load_weights, num_class
                    read_checkpoint, read_weights, rows_state, save, seed_everything, set_random_state, set_rows_state,
                    shorten, warn, write_checkpoint)
 
-MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
 CHECKPOINT_SECONDS = 60    # between two checkpoints, at least
 FIGURE_SECONDS = 30        # between evaluations whose timelines are drawn, at least: drawing takes a second
@@ -249,7 +248,7 @@ def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], num_cl
             print(f'{title:<9}{line}')
         time_base = dataset.time_base(args.feature_fps, args.snippet_frames)
         if time_base and time_base.is_off:
-            warn(time_base.advice())
+            warn(f'{split}: {time_base.advice()}')
     recipe = RECIPES[args.dataset]
     values = [f'{name} {show_value(getattr(args, name))}' for name in OPTIONS if getattr(args, name) is not None]
     print(f'recipe   {args.dataset}: {", ".join(values)}')
