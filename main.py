@@ -97,7 +97,7 @@ def not_empty(value: str) -> str:
 
 
 def step_interval(text: str) -> int:
-    return 0 if text == 'never' else number(int, 1)(text)
+    return 0 if text == 'never' else number(int, 0)(text)
 
 
 def get_parser() -> Parser:
@@ -147,7 +147,7 @@ def get_parser() -> Parser:
     training.add_argument('--lambda_contrast', type=amount, default=0.01, help='weight of the contrastive terms')
     training.add_argument('--lambda_action', type=amount, default=0.1, help='weight of the action consistency')
     training.add_argument('--detection_inf_step', type=step_interval, metavar='STEPS',
-                          help="evaluate every so many steps, or 'never' before the end")
+                          help="evaluate every so many steps, and at the end; 'never': only there")
     training.add_argument('--log_every', type=count, default=1, help='steps from one row of losses.csv to the next')
     training.add_argument('--figures', type=number(int, 0), default=2,
                           help='timelines that TensorBoard shows of an evaluation, at most every 30 seconds')

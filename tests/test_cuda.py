@@ -1,0 +1,61 @@
+"""What runs on a GPU gives what runs on a CPU. Skipped where there is no CUDA device."""
+import csv
+import json
+
+import pytest
+import torch
+from test_main import words, write_data
+
+import main
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp('data'))
+
+
+def run(data, folder, device, *flags):
+    argv = words(data, folder, *flags)
+    argv[argv.index('--device') + 1] = device
+    assert main.main(argv) == 0
+    return folder
+
+
+def losses(folder):
+    with open(folder / 'losses.csv', newline='') as file:
+        return [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+
+
+@pytest.mark.parametrize('cache', ['ram', 'device', 'none'])
+def test_the_first_steps_on_a_gpu_are_those_on_a_cpu(data, tmp_path, cache):
+    flags = ['--num_steps', 3, '--cache', cache]
+    slow = run(data, tmp_path / 'cpu', 'cpu', '--num_steps', 3)
+    fast = run(data, tmp_path / 'cuda', 'cuda', *flags)
+    for ours, theirs in zip(losses(slow), losses(fast)):
+        assert theirs == pytest.approx(ours, rel=1e-4)
+
+
+def test_a_gpu_localizes_as_a_cpu(data, tmp_path):
+    weights = run(data, tmp_path / 'run', 'cpu', '--num_steps', 30, '--lr', 0.01) / 'best.pt'
+    found = [json.loads((run(data, tmp_path / device, device, '--inference_only', '--model_file', weights)
+                         / 'results.json').read_text()) for device in ('cpu', 'cuda')]
+    assert found[1]['mAP'] == pytest.approx(found[0]['mAP'], abs=1e-3)
+    assert found[1]['video_accuracy'] == found[0]['video_accuracy']
+
+
+@pytest.mark.parametrize('precision', ['tf32', 'bf16'])
+def test_lower_precisions_stay_near(data, tmp_path, precision):
+    exact = run(data, tmp_path / 'fp32', 'cuda', '--num_steps', 10)
+    near = run(data, tmp_path / precision, 'cuda', '--num_steps', 10, '--precision', precision)
+    for ours, theirs in zip(losses(exact), losses(near)):
+        assert theirs[2] == pytest.approx(ours[2], rel=0.02)    # the total
+
+
+def test_a_run_on_a_gpu_goes_on(data, tmp_path):
+    run(data, tmp_path / 'run', 'cuda', '--num_steps', 4)
+    run(data, tmp_path / 'run', 'cuda', '--num_steps', 8, '--resume')
+    whole = run(data, tmp_path / 'whole', 'cuda', '--num_steps', 8)
+    for ours, theirs in zip(losses(whole), losses(tmp_path / 'run')):
+        assert theirs == pytest.approx(ours, rel=1e-3)
