@@ -1,0 +1,88 @@
+"""Runs `main.py` in this process and tells where its seconds went and how much memory it took at most.
+
+    python -m benchmarks.stages REPORT.json main.py's flags
+"""
+import functools
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+STARTED = time.perf_counter()
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = {
+    'eval.files:read_ground_truth': 'annotations', 'inference:scored_videos': 'annotations',
+    'dataset:VideoDataset.__init__': 'reading features', 'dataset:VideoDataset.sample': 'sampling rows',
+    'main:build_model': 'building the network', 'utils:read_weights': 'building the network',
+    'utils:load_weights': 'building the network',
+    'model:AICL.forward': 'forward passes', 'losses:aicl_losses': 'losses', 'model:mine': 'losses',
+    'model:pseudo_targets': 'losses', 'torch:Tensor.backward': 'backward passes', 'torch:optim.Adam.step': 'optimizer',
+    'inference:evaluate_model': 'rest of the evaluation', 'eval.localization:localize': 'localization',
+    'eval.detection:evaluate': 'scoring', 'eval.curves:pick_curves': 'writing', 'eval.curves:write_curves': 'writing',
+    'eval.files:write_detections': 'writing', 'eval.files:write_json': 'writing', 'utils:write_checkpoint': 'writing',
+}
+
+
+class Clock:
+    """Seconds by stage; of nested stages the outer one does not count what the inner one took."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.inner = [0.]
+
+    def add(self, stage: str, start: float) -> None:
+        taken = time.perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0) + taken - self.inner.pop()
+        self.inner[-1] += taken
+
+    def timed(self, function: Callable, stage: str) -> Callable:
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            self.inner.append(0.)
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.add(stage, start)
+
+        return call
+
+
+def peak_memory() -> int:
+    """The most bytes that were resident, shared libraries and mapped files included."""
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith('VmHWM:'):
+            return 1024 * int(line.split()[1])
+    raise OSError('the kernel tells no VmHWM')
+
+
+def watch(clock: Clock) -> None:
+    """Time the stages of a run. They do not overlap, so that with the rest they make up the whole."""
+    project = [module for module in list(sys.modules.values())
+               if str(getattr(module, '__file__', None)).startswith(str(ROOT))]
+    for place, stage in STAGES.items():
+        home, _, name = place.partition(':')
+        owner = functools.reduce(getattr, name.split('.')[:-1], importlib.import_module(home))
+        function = getattr(owner, name.split('.')[-1])
+        timed = clock.timed(function, stage)
+        setattr(owner, name.split('.')[-1], timed)
+        for module in project:    # where `from ... import` has put it
+            if vars(module).get(name) is function:
+                setattr(module, name, timed)
+
+
+def run(report: Path, argv: list[str]) -> int:
+    clock = Clock()
+    import main    # the only import that takes long, so it is timed
+    clock.seconds['imports'] = time.perf_counter() - STARTED
+    watch(clock)
+    status = main.main(argv)
+    report.write_text(json.dumps({'seconds': clock.seconds, 'inside': time.perf_counter() - STARTED,
+                                  'peak_memory': peak_memory()}))
+    return status
+
+
+if __name__ == '__main__':
+    sys.exit(run(Path(sys.argv[1]), sys.argv[2:]))
