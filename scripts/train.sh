@@ -19,6 +19,8 @@ if [ "$SAMPLE" = yes ]; then
 fi
 if [ "${RESUME:-0}" != 0 ]; then
     ARGS+=(--resume)
+elif [ "$SAMPLE" = yes ] && [ "$EXP_NAME" = sample ] && [[ " ${ARGS[*]} " != *" --resume "* ]]; then
+    ARGS+=(--overwrite)    # the run that shows how it goes may be shown again
 fi
 exec "$PYTHON" "$ROOT/main.py" --dataset "$DATASET" --data_path "$DATA_PATH" --output_dir "$OUTPUT_DIR" \
     --exp_name "$EXP_NAME" ${ARGS[@]+"${ARGS[@]}"}

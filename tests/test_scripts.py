@@ -132,6 +132,13 @@ def test_resume(project):
         assert '--resume' not in project.arguments('train.sh', DATA_PATH='/data', RESUME=no)
 
 
+def test_only_the_sample_s_own_run_is_replaced_when_it_is_made_again(project):
+    assert project.arguments('train.sh')[-1] == '--overwrite'
+    for arguments in ({'RESUME': '1'}, {'EXP_NAME': 'mine'}, {'DATA_PATH': '/data'}):
+        assert '--overwrite' not in project.arguments('train.sh', **arguments)
+    assert '--overwrite' not in project.arguments('train.sh', '--resume')
+
+
 def test_inference_takes_the_best_weights_of_the_run_and_keeps_its_files(project):
     weights = project.root / 'outputs' / 'first' / 'best.pt'
     weights.parent.mkdir(parents=True)
