@@ -40,10 +40,11 @@ def save(folder: Path, kind: str, where: str, groups: dict[str, list[Row]], load
     now = datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
     for name, rows in groups.items():
         results[name] = {'when': now, 'machine': where, 'load_at_start': round(load, 2),
-                         'rows': [row._asdict() | {'median': row.median, 'ratio': row.ratio, 'met': row.met} for row in rows]}
+                         'rows': [row._asdict() | {'median': row.median, 'ratio': row.ratio, 'met': row.met,
+                                                   'processor_ratio': row.processor_ratio} for row in rows]}
     parts = []
     for name, group in results.items():
-        rows = [Row(**{field: row[field] for field in Row._fields}) for row in group['rows']]
+        rows = [Row(**{field: row[field] for field in Row._fields if field in row}) for row in group['rows']]
         parts.append(f'### {name}\n\n`bash scripts/bench.sh {kind} {name}`, {group["when"]}, {group["machine"]}; load '
                      f'average at the start {group["load_at_start"]}\n\n{table(rows)}\n')
     folder.mkdir(parents=True, exist_ok=True)

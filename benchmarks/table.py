@@ -25,6 +25,7 @@ class Row(NamedTuple):
     limit: list[float] | None = None  # what it is compared with in the same rounds, in `unit`
     target: str = ''                  # '<= 0.15 s' for the median, '<= 1.5 x' for the ratio; '' where none is asked for
     elsewhere: str = ''               # the same of the reference implementation, measured elsewhere
+    limit_processor: list[float] | None = None
 
     @property
     def median(self) -> float:
@@ -34,6 +35,12 @@ class Row(NamedTuple):
     def ratio(self) -> float | None:
         """Median of the rounds' ratios to the limit."""
         return None if self.limit is None else float(np.median(np.divide(self.values, self.limit)))
+
+    @property
+    def processor_ratio(self) -> float | None:
+        """The same of processor times, which do not count the time that other work had the processors."""
+        both = self.processor and self.limit_processor
+        return float(np.median(np.divide(self.processor, self.limit_processor))) if both else None
 
     @property
     def met(self) -> bool | None:
@@ -46,7 +53,8 @@ class Row(NamedTuple):
 
 
 def timed(what: str, times: Times, limit: Times | None = None, target: str = '', elsewhere: str = '') -> Row:
-    return Row(what, times.wall, 's', times.processor, limit.wall if limit else None, target, elsewhere)
+    return Row(what, times.wall, 's', times.processor, limit.wall if limit else None, target, elsewhere,
+               limit.processor if limit else None)
 
 
 def processor_seconds() -> float:
@@ -95,7 +103,7 @@ def verdict(row: Row) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as Markdown."""
+    """The rows as Markdown; in parentheses ratios of processor times."""
     head = ['', 'median', 'fastest - slowest', 'processor time', 'limit', 'ratio', 'target', 'reference, elsewhere']
     lines = [head, ['---'] * len(head)]
     for row in rows:
@@ -104,6 +112,6 @@ def table(rows: list[Row]) -> str:
             row.what, show(row.median, row.unit), spread,
             show(float(np.median(row.processor)), row.unit) if row.processor else '',
             show(float(np.median(row.limit)), row.unit) if row.limit else '',
-            f'{row.ratio:.2f}' if row.limit else '',
+            f'{row.ratio:.2f}' + (f' ({row.processor_ratio:.2f})' if row.processor_ratio else '') if row.limit else '',
             row.target + verdict(row), row.elsewhere])
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
