@@ -1,5 +1,6 @@
 """Seeds, device, checkpoints, the run's folder and its logs."""
 import csv
+import errno
 import hashlib
 import io
 import math
@@ -239,7 +240,8 @@ def write_checkpoint(folder: Path, state: dict) -> None:
 
 def read_checkpoint(folder: Path) -> dict | None:
     """The newest whole checkpoint of a run, None where it wrote none yet. Raises InputError if all are damaged."""
-    paths = [path for path in (folder / 'checkpoint.pt', folder / 'checkpoint.previous.pt') if path.exists()]
+    names = 'checkpoint.next.pt', 'checkpoint.pt', 'checkpoint.previous.pt'    # the first only if a kill left it
+    paths = [path for path in map(folder.joinpath, names) if path.exists()]
     for path in paths:
         try:
             state = read_weights(path)
@@ -251,7 +253,8 @@ def read_checkpoint(folder: Path) -> dict | None:
             fault = str(error)
         warn(f'{fault}; trying the checkpoint before it')
     if paths:
-        raise InputError(f'{folder}: no checkpoint can be read; start again with --overwrite')
+        raise InputError(f'{folder}: no checkpoint can be read; mend what the warnings name or start again with '
+                         f'--overwrite')
     return None
 
 
@@ -270,10 +273,15 @@ class Table:
         write_bytes(path, self.encode([columns, *kept]))
 
     def append(self, rows: list[list]) -> None:
+        size = None
         try:
-            with open(self.path, 'ab') as file:
-                file.write(self.encode(rows))
+            with open(self.path, 'ab', buffering=0) as file:
+                size, content = file.tell(), self.encode(rows)
+                if file.write(content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
+            if size is not None:
+                os.truncate(self.path, size)    # no half row where the disk is full
             raise InputError(f'{self.path}: cannot be written: {error.strerror}') from None
 
     @staticmethod
@@ -286,9 +294,10 @@ class Table:
 class Run:
     """The folder of a training run: its tables, TensorBoard events, and the best and the last weights and results."""
 
-    FILES = ('args.json', 'labels.txt', 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json',
-             'detections.json', 'curves.npz', 'report.html', 'checkpoint.pt', 'checkpoint.previous.pt',
-             'events.out.tfevents.*')
+    # The checkpoints go first: where a kill comes between, nobody goes on with a run that lacks its other files.
+    FILES = ('checkpoint.pt', 'checkpoint.next.pt', 'checkpoint.previous.pt', 'losses.csv', 'metrics.csv', 'best.pt',
+             'last.pt', 'results.json', 'detections.json', 'curves.npz', 'report.html', 'labels.txt',
+             'events.out.tfevents.*', 'args.json')
 
     def __init__(self, folder: Path, loss_names: tuple[str, ...], metric_names: tuple[str, ...], last_step: int = 0):
         self.folder = folder
@@ -302,8 +311,8 @@ class Run:
     @classmethod
     def clear(cls, folder: Path) -> None:
         """Remove the files of an earlier run, and nothing else."""
-        for pattern in cls.FILES:
-            for path in folder.glob(pattern):
+        for name in cls.FILES:
+            for path in (*folder.glob(name), *folder.glob(f'.{name}.tmp')):    # the latter from a kill
                 path.unlink()
 
     def log_losses(self, rows: list[tuple[int, int, list[float]]]) -> None:
