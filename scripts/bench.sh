@@ -5,7 +5,7 @@
 #   bash scripts/bench.sh cpu step loading --rounds 9
 #   bash scripts/bench.sh cuda
 #
-# It writes 3.7 GB of synthetic features into data/bench, once; --data says another place. All arguments go to
+# It writes 3.3 GB of synthetic features into data/bench, once; --data says another place. All arguments go to
 # benchmarks/bench.py (see --help). Other work on the machine makes the times worse and the ratios wider.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
