@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data_folder import read_split_file
+from data_folder import number_of, read_split_file
 from dataset import SnippetSampler, VideoDataset, loader
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import Scores, evaluate, format_table, match, scored_subset, to_json, warnings
@@ -50,7 +50,8 @@ class Evaluation(NamedTuple):
 
     def show(self, title: str) -> None:
         """Print the table of mAP."""
-        found = f'{title}: {len(self.detections.scores)} detections in {len(self.detections.videos)} videos'
+        found = (f'{title}: {number_of(len(self.detections.scores), "detection")} in '
+                 f'{number_of(len(self.detections.videos), "video")}')
         if self.scores is None:
             print(f'\n{found}; no test video is annotated, so there is nothing to score')
             return

@@ -23,10 +23,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from data_folder import number_of
 from dataset import MODALITIES, Batch, SnippetSampler, VideoDataset, loader
 from eval.command import Parser, run as run_command
 from eval.detection import check_tiou, tiou_key
-from eval.files import GroundTruth, InputError, read_ground_truth, write_json, write_text
+from eval.files import GroundTruth, InputError, read_ground_truth, read_json, write_json, write_text
 from inference import Evaluation, evaluate_model, scored_videos, show_on_board
 from losses import Losses, LossWeights, aicl_losses
 from model import AICL, mine, pseudo_targets
@@ -61,8 +62,8 @@ class Recipe:
     nms_thresh: float = 0.7
     # Not options:
     bins: str = 'activitynet'    # of the error diagnosis
-    source: str = ('tiou, num_segments, topk_ratio, hidden_dim, fusion_weight as in the supplement of the paper; the rest, '
-                   "not stated there, from the ActivityNet code that AICL's first author released later")
+    source: str = ('tiou, num_segments, topk_ratio, hidden_dim, fusion_weight as in the supplement of the paper; '
+                   "the rest, not stated there, from the ActivityNet code that AICL's first author released later")
 
 
 ACTIVITYNET_TIOU = np.linspace(0.5, 0.95, 10).round(2).tolist()
@@ -242,8 +243,8 @@ def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], num_cl
     print(f'data     {args.data_path}: {num_classes} classes, {width} features a modality ({args.modal})')
     for split, dataset in datasets.items():
         first, *more = dataset.summary(args.feature_fps, args.snippet_frames).lines()
-        found = (f'{dataset.folder} ({dataset.layout}): {len(dataset)} videos of {min(dataset.lengths)} to '
-                 f'{max(dataset.lengths)} snippets, cache {dataset.cache}')
+        found = (f'{dataset.folder} ({dataset.layout}): {number_of(len(dataset), "video")} of {min(dataset.lengths)} '
+                 f'to {max(dataset.lengths)} snippets, cache {dataset.cache}')
         for title, line in zip([split, *[''] * 9], [first, found, *more]):
             print(f'{title:<9}{line}')
         time_base = dataset.time_base(args.feature_fps, args.snippet_frames)
@@ -371,10 +372,18 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
                 'test videos': test_set.names}
     progress = Progress()
     if state:
-        check_same_run(args, identity, state)
-        progress = Progress(**state['progress'])
-        load_weights(model, state['model'], 'checkpoint.pt')
-        optimizer.load_state_dict(state['optimizer'])
+        try:
+            check_same_run(args, identity, state)
+            progress = Progress(**state['progress'])
+            load_weights(model, state['model'], 'checkpoint.pt')
+            optimizer.load_state_dict(state['optimizer'])
+            evaluated = state['results'].get('last', {}).get('step')
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise InputError(f'{args.output_dir}/{args.exp_name}: its checkpoint is not one of this version of the '
+                             f'program; start again with --overwrite') from None
+        if num_steps < progress.step or num_steps == progress.step != evaluated:
+            raise InputError(f'{args.output_dir}/{args.exp_name}: is at step {progress.step} already, which is not '
+                             f'before the end at {num_steps}; give more with --num_steps or --num_epochs')
     folder, run = make_folder(args), None
     if ranks.is_first:
         describe(args, {'train': train_set, 'test': test_set}, len(class_names), device)
@@ -417,7 +426,8 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         bar.update()
 
         is_last = progress.step == num_steps
-        evaluate_now = is_last or (args.detection_inf_step and progress.step % args.detection_inf_step == 0)
+        in_turn = args.detection_inf_step and progress.step % args.detection_inf_step == 0
+        evaluate_now = is_last or in_turn
         stopped_by = ranks.largest(stop.number) if ranks.count == 1 or progress.step % 10 == 0 else 0
         save_now = is_last or stopped_by or time.monotonic() - saved > CHECKPOINT_SECONDS
         if evaluate_now or save_now or time.monotonic() - fetched > 1:
@@ -427,7 +437,10 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         if evaluate_now or save_now:
             check_finite(model, progress.step)
         if evaluate_now:
+            generators = random_state()
             evaluation = evaluate_model(model, test_set, test_truth, class_names, args, ranks)
+            if not in_turn:    # a longer run, which this one may become, draws nothing here
+                set_random_state(generators)
             if run:
                 keep_evaluation(run, evaluation, progress, model, evaluations, args)
         if run and save_now:
@@ -528,9 +541,21 @@ def class_names_of(args: argparse.Namespace, truth: GroundTruth | None, num_clas
     return [f'class_{c}' for c in range(num_classes)]
 
 
+def warn_of_other_settings(args: argparse.Namespace) -> None:
+    """Weights do not say how they were trained, but args.json beside them does."""
+    path = Path(args.model_file).with_name('args.json')
+    if path.is_file():
+        trained = read_json(path)
+        for name in ('num_segments', 'topk_ratio', 'fusion_weight', 'feature_fps', 'snippet_frames'):
+            if isinstance(trained, dict) and trained.get(name, getattr(args, name)) != getattr(args, name):
+                warn(f'{args.model_file}: was trained with --{name} {shorten(trained[name], 40)}, '
+                     f'and is used with {getattr(args, name)}')
+
+
 def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     """Localize the test videos with given weights and score the detections; the exit status."""
     state = read_weights(args.model_file)
+    warn_of_other_settings(args)
     truth = open_annotations(args)
     class_names = class_names_of(args, truth, num_classes_of(state, args.model_file))
     test_set = open_videos(args, 'test', truth, class_names, device)
@@ -561,7 +586,14 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> int:
         device = pick_device(args.device)
         ranks = Ranks(device)
-        status = (infer if args.inference_only else train)(args, device, ranks)
+        try:
+            status = (infer if args.inference_only else train)(args, device, ranks)
+        except RuntimeError as error:
+            if not ranks.has_lost_one(error):
+                raise
+            reason = shorten(str(error).split('. ')[0], 150)
+            raise InputError(f'rank {ranks.rank} has lost another process of this run ({reason}); mend what that one '
+                             f'says, if it does, and go on with the same command and --resume') from None
         ranks.close()
         return status
 

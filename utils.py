@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from eval.files import InputError, write_bytes, write_json
 
@@ -122,6 +121,10 @@ class Ranks:
         dist.all_reduce(number, dist.ReduceOp.MAX)
         return int(number)
 
+    def has_lost_one(self, error: RuntimeError) -> bool:
+        """Whether this error came of another rank's end."""
+        return self.count > 1 and (isinstance(error, dist.DistError) or 'gloo' in str(error) or 'NCCL' in str(error))
+
     def close(self) -> None:
         if self.count > 1:
             dist.destroy_process_group()
@@ -160,6 +163,8 @@ def read_weights(path: str | Path) -> dict:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
+    except MemoryError:
+        raise
     except Exception:    # torch's readers raise a dozen types, and their texts advise to run what is in the file
         raise InputError(f'{path}: damaged, or not a file of tensors and plain values alone; write or download it '
                          f'again') from None
@@ -304,6 +309,7 @@ class Run:
         self.losses = Table(folder / 'losses.csv', ['step', 'epoch', *loss_names], last_step)
         self.metrics = Table(folder / 'metrics.csv', ['step', 'epoch', *metric_names], last_step)
         self.loss_names, self.metric_names = loss_names, metric_names
+        from torch.utils.tensorboard import SummaryWriter    # a second to import, which inference does not need
         self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
         self.results: dict[str, dict] = {}    # 'best' and 'last': what results.json says of them
         self.drawn = -math.inf                # when figures were last drawn

@@ -687,6 +687,13 @@ def test_videos_without_annotations_are_localized_too(own_data, finished, tmp_pa
     assert results['num_videos'] == 3 and results['video_accuracy'] in (0, 1)    # one annotated video is left to be right on
 
 
+def test_other_settings_than_those_of_the_training_are_said(data, finished, tmp_path, capsys):
+    localize(data, finished / 'best.pt', tmp_path / 'same')
+    assert 'was trained with' not in capsys.readouterr().err
+    localize(data, finished / 'best.pt', tmp_path / 'other', '--num_segments', 20)
+    assert 'was trained with --num_segments 16, and is used with 20' in capsys.readouterr().err
+
+
 def test_predictions_in_videos_that_are_not_scored_are_counted_in_a_warning(own_data, finished, tmp_path, capsys):
     annotate(own_data, lambda database: database.pop('test_2'))
     localize(own_data, finished / 'best.pt', tmp_path / 'run')
