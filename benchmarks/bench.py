@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     kinds = {'cpu': cpu.GROUPS, 'cuda': cuda.GROUPS}
     parser = argparse.ArgumentParser(prog='bash scripts/bench.sh', description=__doc__.partition('\n')[0])
     parser.add_argument('kind', nargs='?', choices=kinds, default='cpu')
-    parser.add_argument('groups', nargs='*', metavar='GROUP', help='; '.join(f'{k}: {" ".join(g)}' for k, g in kinds.items()))
+    parser.add_argument('groups', nargs='*', metavar='GROUP',
+                        help='; '.join(f'{kind}: {" ".join(groups)}' for kind, groups in kinds.items()))
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--data', type=Path, default=ROOT / 'data' / 'bench', help='where the data are kept')
     parser.add_argument('--results', type=Path, default=ROOT / 'benchmarks' / 'results')

@@ -45,7 +45,8 @@ def run_main(data: Path, name: str, *flags: object) -> dict:
     stages = json.loads(report.read_text())
     stages['seconds']['start and end of Python'] = seconds - stages['inside']
     rest = seconds - sum(stages['seconds'].values())
-    return {'total': seconds, 'stages': stages['seconds'] | {'the rest': rest}, 'gigabytes': stages['peak_memory'] / 1e9}
+    return {'total': seconds, 'gigabytes': stages['peak_memory'] / 1e9,
+            'stages': stages['seconds'] | {'the rest': rest}}
 
 
 def recipe(size: Size) -> list[object]:
@@ -125,7 +126,8 @@ def drop_page_cache(dataset: VideoDataset) -> None:
 
 def epoch(dataset: VideoDataset, size: Size) -> Callable[[], int]:
     """A function that loads an epoch of full training batches and returns their number."""
-    sampler = SnippetSampler(dataset.lengths, size.num_segments, size.batch_size, np.random.RandomState(0), drop_last=True)
+    sampler = SnippetSampler(dataset.lengths, size.num_segments, size.batch_size, np.random.RandomState(0),
+                             drop_last=True)
     return lambda: sum(1 for _ in loader(dataset, sampler))
 
 
@@ -164,7 +166,8 @@ def step(data: Path, rounds: int, device: torch.device, size: Size = THUMOS14) -
     four, two = times['product'].times(4), times['product'].times(2)
     shape = (f'({size.batch_size * size.num_segments} x {3 * size.feature_dim}) @ '
              f'({3 * size.feature_dim} x {2 * size.hidden_dim})')
-    return [timed(f'training step; limit: 4 times `torch.mm` {shape}', times['own'], four, '<= 1.5 x', '2.8-3.0 s, 2.1 x'),
+    return [timed(f'training step; limit: 4 times `torch.mm` {shape}', times['own'], four, '<= 1.5 x',
+                  '2.8-3.0 s, 2.1 x'),
             timed('training step by `Conv1d` layers, as before', times['Conv1d'], four),
             timed('inference forward; limit: 2 times `torch.mm`', times['own forward'], two, '<= 1.4 x', '1.8 x'),
             timed('inference forward by `Conv1d` layers, as before', times['Conv1d forward'], two)]
@@ -188,8 +191,10 @@ def inference(data: Path, rounds: int, device: torch.device, size: Size = THUMOS
     runs = runs[1:]
     forward = Times([run['stages']['forward passes'] for run in runs], [])
     found = json.loads((data / 'outputs' / 'inference' / 'results.json').read_text())
-    rows = [timed(f'`python main.py --inference_only`, {size.num_test} videos, {found["num_predictions"]:,} detections, whole '
-                  f'process; limit: its forward passes', whole_times, forward, '<= 1.4 x', '62 s an evaluation, without imports')]
+    rows = [timed(f'`python main.py --inference_only`, {size.num_test} videos, '
+                  f'{found["num_predictions"]:,} detections, whole process; limit: its forward passes',
+                  whole_times, forward, '<= 1.4 x',
+                  '62 s an evaluation, without imports')]
     for name in sorted(runs[0]['stages'], key=lambda name: -np.median([r['stages'][name] for r in runs])):
         rows.append(Row(f'of it: {name}', [r['stages'][name] for r in runs], elsewhere=REFERENCE.get(name, '')))
     return [*rows, Row('peak memory of inference', [r['gigabytes'] for r in runs], 'GB')]
@@ -206,7 +211,8 @@ def training(data: Path, rounds: int, device: torch.device, size: Size = THUMOS1
     return [*rows, Row('peak memory of training', [found['gigabytes']], 'GB')]
 
 
-def memory(data: Path, rounds: int, device: torch.device, size: Size = ACTIVITYNET, mean_length: int = 180) -> list[Row]:
+def memory(data: Path, rounds: int, device: torch.device, size: Size = ACTIVITYNET, mean_length: int = 180
+           ) -> list[Row]:
     """ActivityNet 1.3 in float16 at a tenth of its size; narrow features tell what the number of videos costs."""
     tenth = size._replace(num_train=size.num_train // 10, num_test=size.num_test // 10)
     narrow = 16
@@ -221,11 +227,13 @@ def memory(data: Path, rounds: int, device: torch.device, size: Size = ACTIVITYN
     ram, none = peak('activitynet_tenth', 'ram'), peak('activitynet_tenth', 'none')
     growth = peak('activitynet_narrow', 'none') - peak('activitynet_narrow_tenth', 'none')
     features = sum(path.stat().st_size for path in folders['activitynet_tenth'].glob('*/*.npy')) / 1e9
-    return [Row(f'training on a tenth of ActivityNet 1.3, {features:.2f} GB of float16 features, `--cache ram`', [ram], 'GB'),
+    return [Row(f'training on a tenth of ActivityNet 1.3, {features:.2f} GB of float16 features, `--cache ram`', [ram],
+                'GB'),
             Row('the same, `--cache none`', [none], 'GB'),
             Row('what ten times as many videos add apart from their features (measured with features of width '
                 f'{2 * narrow})', [growth], 'GB'),
-            Row('computed for the whole: `--cache ram`, first line + 9 tenths of the features more + what the videos add',
+            Row('computed for the whole: `--cache ram`, first line + 9 tenths of the features more + '
+                'what the videos add',
                 [ram + 9 * features + growth], 'GB', target='<= 24 GB'),
             Row('computed for the whole: `--cache none`, second line + what the videos add', [none + growth], 'GB',
                 target='<= 2 GB')]

@@ -38,17 +38,20 @@ def step(data: Path, rounds: int, device: torch.device, size: Size = THUMOS14) -
         calls = {'step': training_step(model, features, labels),
                  'compiled step': training_step(make_network(size, device, precision), features, labels, compiled=True),
                  'forward': forward_pass(model, features),
-                 'product': product(size, device, precision), 'gradient': product(size, device, precision, gradient=True)}
+                 'product': product(size, device, precision),
+                 'gradient': product(size, device, precision, gradient=True)}
         times = take_turns({name: repeated(call, 20) for name, call in calls.items()}, rounds, synchronize)
         forward = times['product'].times(2)
         whole = Times(*(np.add(a, b).tolist() for a, b in zip(forward, times['gradient'].times(2))))
-        rows += [timed(f'training step, {precision}; limit: the same products by `torch.mm`', times['step'], whole, '<= 1.5 x'),
+        rows += [timed(f'training step, {precision}; limit: the same products by `torch.mm`', times['step'], whole,
+                       '<= 1.5 x'),
                  timed(f'training step, {precision}, `--compile`', times['compiled step'], whole, '<= 1.5 x'),
                  timed(f'inference forward, {precision}', times['forward'], forward)]
     return rows
 
 
-def train(data: Path, folder: Path, name: str, device: torch.device, size: Size, *flags: object) -> tuple[float, np.ndarray]:
+def train(data: Path, folder: Path, name: str, device: torch.device, size: Size, *flags: object
+          ) -> tuple[float, np.ndarray]:
     """Train with main.py; its seconds and every row of losses.csv from the total on, (steps, terms)."""
     seconds = run('-P', 'main.py', '--data_path', folder, '--exp_name', name, '--output_dir', data / 'outputs',
                   '--device', device.type, '--overwrite', *recipe(size), *flags)
@@ -81,12 +84,14 @@ def agreement(data: Path, rounds: int, device: torch.device, size: Size = THUMOS
 
     first, curve = losses('cpu', torch.device('cpu'), 1), losses('fp32', device, steps)
     worst = np.abs(curve[0] / first[0] - 1).max()
-    rows = [Row('losses of the first step in fp32: largest relative difference of a term to the processor', [float(worst)], '',
+    rows = [Row('losses of the first step in fp32: largest relative difference of a term to the processor',
+                [float(worst)], '',
                 target='<= 0.0001 ')]
     for precision in PRECISIONS[1:]:
         other = losses(precision, device, steps, precision)
         worst = 100 * np.abs(other[:, 0] / curve[:, 0] - 1).max()
-        rows.append(Row(f'total loss over {steps} steps in {precision}: largest difference to fp32', [float(worst)], '%',
+        rows.append(Row(f'total loss over {steps} steps in {precision}: largest difference to fp32',
+                        [float(worst)], '%',
                         target='<= 2 %'))
     return rows
 

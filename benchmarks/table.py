@@ -66,8 +66,8 @@ def take_turns(calls: dict[str, Callable[[], object]], rounds: int, synchronize:
                before: dict[str, Callable[[], None]] = {}) -> dict[str, Times]:
     """Times of every call in every round, after one round that does not count.
 
-    A call that returns an int has done so many pieces of work; its times are those of one. `before` a call something may
-    be done that is not measured.
+    A call that returns an int has done so many pieces of work; its times are those of one. `before` a call something
+    may be done that is not measured.
     """
     measured = {name: Times([], []) for name in calls}
     for i in range(rounds + 1):
@@ -107,9 +107,9 @@ def table(rows: list[Row]) -> str:
     head = ['', 'median', 'fastest - slowest', 'processor time', 'limit', 'ratio', 'target', 'reference, elsewhere']
     lines = [head, ['---'] * len(head)]
     for row in rows:
-        spread = f'{show(min(row.values), row.unit)} - {show(max(row.values), row.unit)}' if len(row.values) > 1 else 'one run'
+        spread = ' - '.join(show(value, row.unit) for value in (min(row.values), max(row.values)))
         lines.append([
-            row.what, show(row.median, row.unit), spread,
+            row.what, show(row.median, row.unit), spread if len(row.values) > 1 else 'one run',
             show(float(np.median(row.processor)), row.unit) if row.processor else '',
             show(float(np.median(row.limit)), row.unit) if row.limit else '',
             f'{row.ratio:.2f}' + (f' ({row.processor_ratio:.2f})' if row.processor_ratio else '') if row.limit else '',

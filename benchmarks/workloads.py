@@ -1,8 +1,8 @@
 """Synthetic data of the published data sets' sizes, written once and kept.
 
-Lengths and annotations are the real ones where `../shared/data` lies beside the checkout, else drawn alike. Features are
-noise to which a video's classes are added, and the weights are matched filters for these classes: a forward pass costs
-what it always does, and localization gets about as much to do as with the authors' weights.
+Lengths and annotations are the real ones where `../shared/data` lies beside the checkout, else drawn alike. Features
+are noise to which a video's classes are added, and the weights are matched filters for these classes: a forward pass
+costs what it always does, and localization gets about as much to do as with the authors' weights.
 """
 import json
 import os
@@ -109,7 +109,8 @@ def smooth_noise(rng: RandomState, length: int, width: int) -> np.ndarray:
     return sum(noise[i:i + length] for i in range(5)) / 5 ** 0.5
 
 
-def class_curves(rng: RandomState, length: int, actions: list[tuple[int, float, float]], num_classes: int) -> np.ndarray:
+def class_curves(rng: RandomState, length: int, actions: list[tuple[int, float, float]], num_classes: int
+                 ) -> np.ndarray:
     """How clearly each class shows, (length, C) in [0, 1], from a video's (class, start, end) in snippets."""
     curves = np.zeros((length, num_classes), np.float32)
     time = np.arange(length) + 0.5
@@ -164,7 +165,8 @@ def thumos14(folder: Path, size: Size = THUMOS14, dtype: type = np.float32) -> P
         names = {split: [name for name, subset in zip(truth.videos, truth.subsets) if subset == subset_of]
                  for split, subset_of in (('train', 'training'), ('test', 'testing'))}
         write_annotations(fresh, truth, names)
-        prototypes = {stream: rng.rand(size.num_classes, size.feature_dim) * (rng.rand(size.num_classes, size.feature_dim) < 0.1)
+        shape = size.num_classes, size.feature_dim
+        prototypes = {stream: rng.rand(*shape) * (rng.rand(*shape) < 0.1)
                       for stream in ('rgb', 'flow')}
         for split in names:
             for stream in prototypes:
