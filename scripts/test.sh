@@ -4,11 +4,19 @@
 #   bash scripts/test.sh
 #   bash scripts/test.sh tests/test_sample.py -k seed
 #
-# All arguments go to pytest.
+#   bash scripts/test.sh --long      also the tests that take minutes: kills, fuzzing, two ranks
+#
+# All other arguments go to pytest.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 find_python requirements-dev.txt
 cd "$ROOT"
 # One process a core, one thread a process: small networks gain nothing from more threads.
-OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest -q -n 2 "$@"
+export OMP_NUM_THREADS=1
+WHICH='not long'
+for ARG in "$@"; do
+    shift
+    if [ "$ARG" = --long ]; then WHICH='long or not long'; else set -- "$@" "$ARG"; fi
+done
+exec "$PYTHON" -m pytest -q -n 2 -m "$WHICH" "$@"
