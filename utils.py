@@ -153,7 +153,10 @@ class StopSignal:
 def save(value: object, path: Path) -> None:
     """`torch.save`, whole or not at all. Raises InputError where it cannot be written."""
     buffer = io.BytesIO()
-    torch.save(value, buffer)
+    try:
+        torch.save(value, buffer)
+    except RuntimeError as error:    # torch ends its archive even where the memory did not suffice for it
+        raise error.__context__ if isinstance(error.__context__, MemoryError) else error
     write_bytes(path, buffer.getbuffer())
 
 
