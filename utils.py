@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,8 @@ def save(value: object, path: Path) -> None:
 def read_weights(path: str | Path) -> dict:
     """Read a dictionary of tensors and plain values; no pickled code is ever run."""
     try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings(action='ignore'):    # torch's own about damaged files
+            state = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
     except MemoryError:
