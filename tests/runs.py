@@ -94,13 +94,15 @@ def _work(argv: list[str], log: Path, checkpoint_seconds: float, armed: list) ->
     main.CHECKPOINT_SECONDS = checkpoint_seconds
     for call in armed:
         call.arm()
-    sys.exit(main.main(argv))
+    found = main.main(argv)
+    os.seteuid(os.getuid())    # whom an action turned into somebody else may clean up again
+    sys.exit(found)
 
 
 def start(argv: list[str], log: Path, *armed: Call | HalfAFile | Rename, checkpoint_seconds: float = 60) -> multiprocessing.Process:
     """Begin a run; what it prints is added to `log`. Its imports are done once, in a server that never runs anything."""
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['main'])
+    context.set_forkserver_preload(['main', 'torch._dynamo', 'eval.timeline'])
     process = context.Process(target=_work, args=(argv, log, checkpoint_seconds, list(armed)))
     process.start()
     return process

@@ -1,0 +1,204 @@
+"""Faults in mid-run, provoked for real: one line, exit status 2, whole files, and a run that can be gone on with."""
+import json
+import os
+import re
+import resource
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import Call, command, contents, differences, start, status
+from test_main import write_data
+
+from eval.curves import read_curves
+from eval.files import read_detections
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason='needs root, to mount or to be somebody else')
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path / 'data')
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / 'log'
+
+
+def mount(folder, *options):
+    folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(['mount', *options, str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f'cannot mount here: {done.stderr.strip()}')
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """A folder for a file system of its own."""
+    yield tmp_path / 'disk'
+    subprocess.run(['umount', '-l', str(tmp_path / 'disk')], capture_output=True)
+
+
+def error_of(log):
+    """The one line that a run ended with; the progress bar and the tables are let pass."""
+    text = log.read_text()
+    assert 'Traceback' not in text and 'Exception' not in text, text
+    lines = [line for line in re.split('[\r\n]|(?=error: )', text) if line.startswith('error: ')]
+    assert len(lines) == 1, text
+    print(lines[0])
+    return lines[0]
+
+
+def check_whole(folder):
+    """Every file that is there can be read to its end, and its rows are whole."""
+    for path in folder.iterdir():
+        if path.suffix == '.pt':
+            torch.load(path, weights_only=True)
+        elif path.suffix == '.csv':
+            text = path.read_text()
+            assert text.endswith('\n') and len({line.count(',') for line in text.splitlines()}) == 1
+        elif path.name == 'detections.json':
+            read_detections(path)
+        elif path.suffix == '.json':
+            json.loads(path.read_text())
+        elif path.suffix == '.npz':
+            read_curves(path)
+        assert not path.name.endswith('.tmp')
+
+
+def check_goes_on(data, folder, log, tmp_path, steps=7):
+    assert status(start(command(data, folder, '--resume', steps=steps), log)) == 0, log.read_text()
+    whole = tmp_path / 'whole' / folder.name
+    assert status(start(command(data, whole, steps=steps), log)) == 0
+    assert not differences(folder, contents(whole))
+
+
+class Do:
+    """An action that can travel to the run's process: a method of a path or of this module, with its arguments."""
+
+    def __init__(self, function, *args):
+        self.function, self.args = function, args
+
+    def __call__(self):
+        self.function(*self.args)
+
+
+def fill(disk, left):
+    """Leave so many bytes."""
+    free = os.statvfs(disk)
+    (disk / 'ballast').write_bytes(bytes(max(0, free.f_bavail * free.f_bsize - left)))
+
+
+@needs_root
+@pytest.mark.parametrize('left', [0, 4096, 16384, 40960])
+def test_a_full_disk(data, tmp_path, mounted, log, left):
+    """Full at once, or in the midst of this file or that."""
+    mount(mounted, '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs')
+    folder = mounted / 'run'
+    full = Call('main.aicl_losses', 5, Do(fill, mounted, left))
+    assert status(start(command(data, folder), log, full, checkpoint_seconds=0)) == 2
+    assert 'No space left on device' in error_of(log)
+    check_whole(folder)
+    (mounted / 'ballast').unlink()
+    check_goes_on(data, folder, log, tmp_path)
+
+
+@needs_root
+def test_a_disk_that_turns_read_only(data, tmp_path, mounted, log):
+    mount(mounted, '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs')
+    folder = mounted / 'run'
+    locked = Call('main.aicl_losses', 5, Do(os.system, f'mount -o remount,ro,size=4m {mounted} || umount -l {mounted}'))
+    found = status(start(command(data, folder), log, locked, checkpoint_seconds=0))
+    if found == 0:
+        pytest.skip('cannot mount a file system read-only that is written to')
+    assert found == 2 and 'Read-only file system' in error_of(log)
+    check_whole(folder)
+    log.unlink()
+    assert status(start(command(data, folder, '--resume'), log)) == 2
+    assert 'Read-only file system' in error_of(log)
+    subprocess.run(['mount', '-o', 'remount,rw', str(mounted)], check=True)
+    check_goes_on(data, folder, log, tmp_path)
+
+
+@needs_root
+@pytest.mark.parametrize('there', [True, False])
+def test_a_folder_of_somebody_else(data, tmp_path, log, there):
+    for path in (tmp_path, *tmp_path.parents):    # pytest's folders are root's alone: the other user may pass through
+        if str(path).startswith('/tmp/') and path.stat().st_uid == 0:
+            path.chmod(path.stat().st_mode | 0o055)
+    folder = tmp_path / 'outputs' / 'run'
+    folder.mkdir(parents=True) if there else folder.parent.mkdir()
+    log.touch()
+    log.chmod(0o666)
+    become = Call('main.make_folder', 1, Do(os.seteuid, 65534))
+    assert status(start(command(data, folder), log, become)) == 2
+    assert 'Permission denied' in error_of(log) and str(folder) in error_of(log)
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def truncate(path):
+    """As a writer leaves it that died: a new, shorter file in the place of the old one."""
+    half = Path(f'{path}.half')
+    half.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    half.replace(path)
+
+
+@pytest.mark.parametrize('fault, words', [(Path.unlink, 'No such file'), (truncate, 'truncated')])
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_feature_file_that_goes_in_mid_run(data, tmp_path, log, fault, words, workers):
+    path, folder = data / 'features' / 'test' / 'flow' / 'test_1.npy', tmp_path / 'run'
+    whole = path.read_bytes()
+    gone = Call('main.aicl_losses', 5, Do(fault, path))    # found out by the evaluation after step 6
+    argv = command(data, folder, '--cache', 'none', '--num_workers', workers)
+    assert status(start(argv, log, gone, checkpoint_seconds=0)) == 2
+    message = error_of(log)
+    assert str(path) in message and words in message
+    check_whole(folder)
+    path.write_bytes(whole)
+    check_goes_on(data, folder, log, tmp_path)
+
+
+def limit_memory(more):
+    """Let this process have so many bytes more than it has now."""
+    pages = int(Path('/proc/self/statm').read_text().split()[0])
+    size = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+@pytest.mark.parametrize('more', [0, 2 ** 20, 2 ** 22])
+def test_too_little_memory(tmp_path, log, more):
+    data = write_data(tmp_path / 'data', width=2048)    # a step takes some megabytes
+    folder = tmp_path / 'run'
+    small = Call('main.aicl_losses', 5, Do(limit_memory, more))
+    argv = command(data, folder, '--hidden_dim', 256)
+    assert status(start(argv, log, small, checkpoint_seconds=0)) == 2, log.read_text()
+    assert 'out of memory' in error_of(log)
+    check_whole(folder)
+    assert status(start([*argv, '--resume'], log)) == 0, log.read_text()
+    whole = tmp_path / 'whole' / 'run'
+    assert status(start(command(data, whole, '--hidden_dim', 256), log)) == 0
+    assert not differences(folder, contents(whole))
+
+
+def spoil(value):
+    """Every later loss of the cross entropy of the RGB attention is `value`."""
+    import main
+    losses = main.aicl_losses
+    main.aicl_losses = lambda *args: (found := losses(*args))._replace(gce_rgb=found.gce_rgb * value,
+                                                                       total=found.total * value)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_a_loss_that_is_not_finite(data, tmp_path, log, value):
+    folder = tmp_path / 'run'
+    broken = Call('main.evaluate_model', 2, Do(spoil, value))
+    # The step looks its loss up in `main`, so it is spoiled from step 5 on.
+    assert status(start(command(data, folder), log, broken, checkpoint_seconds=0)) == 2
+    message = error_of(log)
+    assert 'step 5: the loss term gce_rgb is not finite, on the videos train_' in message
+    check_whole(folder)
+    assert (folder / 'losses.csv').read_text().splitlines()[-1].startswith('4,')
+    check_goes_on(data, folder, log, tmp_path)
