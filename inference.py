@@ -97,19 +97,25 @@ def evaluate_model(model: AICL, test_set: VideoDataset, truth: GroundTruth | Non
     """Localize every test video and score the detections (sections 7 and 8 of the method); None but on rank 0."""
     reference = next(model.parameters())
     sampler = SnippetSampler(test_set.lengths, args.num_segments, args.batch_size, part=(ranks.rank, ranks.count))
-    videos, outputs = [], []
+    videos, columns = [], []
     # Iterating the loader draws one number from torch's global generator, as the reference's evaluation does.
     for batch in loader(test_set, sampler, args.num_workers, reference.is_cuda):
         out = model(batch.features.to(reference.device, reference.dtype, non_blocking=True))
+        parts = [part.cpu().numpy() for part in (out.video_logits.softmax(dim=1), out.selection, out.cas,
+                                                 out.actionness_aware, out.actionness_agnostic)]
+        # One array a column, filled in place: on ActivityNet a second copy of it would be 0.2 GB.
+        columns = columns or [np.empty((len(test_set), *part.shape[1:]), part.dtype) for part in parts]
+        for column, part in zip(columns, parts):
+            column[batch.videos] = part
         videos += batch.videos
-        outputs.append((out.video_logits.softmax(dim=1), out.selection, out.cas, out.actionness_aware,
-                        out.actionness_agnostic))
-    parts = ranks.gather((videos, [torch.cat(column).cpu().numpy() for column in zip(*outputs)]))
-    if parts is None:
+    if ranks.count > 1:
+        found = ranks.gather((videos, [column[videos] for column in columns]))
+        for videos, parts in found or []:
+            for column, part in zip(columns, parts):
+                column[videos] = part
+    if not ranks.is_first:
         return None
-    _, first = np.unique(np.concatenate([videos for videos, _ in parts]), return_index=True)    # of every video
-    probabilities, selection, cas, aware, agnostic = (np.concatenate(column)[first]
-                                                      for column in zip(*(arrays for _, arrays in parts)))
+    probabilities, selection, cas, aware, agnostic = columns
 
     num_snippets = np.array(test_set.lengths)
     options = LocalizationOptions(**{name: getattr(args, name) for name in LocalizationOptions._fields})

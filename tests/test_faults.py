@@ -23,6 +23,14 @@ def data(tmp_path):
     return write_data(tmp_path / 'data')
 
 
+@pytest.fixture(scope='module')
+def expected(tmp_path_factory):
+    """The files of a run without any fault, of the same data in another place."""
+    base = tmp_path_factory.mktemp('whole')
+    assert status(start(command(write_data(base / 'data'), base / 'run'), base / 'log')) == 0
+    return contents(base / 'run')
+
+
 @pytest.fixture
 def log(tmp_path):
     return tmp_path / 'log'
@@ -69,11 +77,9 @@ def check_whole(folder):
         assert not path.name.endswith('.tmp')
 
 
-def check_goes_on(data, folder, log, tmp_path, steps=7):
-    assert status(start(command(data, folder, '--resume', steps=steps), log)) == 0, log.read_text()
-    whole = tmp_path / 'whole' / folder.name
-    assert status(start(command(data, whole, steps=steps), log)) == 0
-    assert not differences(folder, contents(whole))
+def check_goes_on(data, folder, log, expected):
+    assert status(start(command(data, folder, '--resume'), log)) == 0, log.read_text()
+    assert not differences(folder, expected)
 
 
 class Do:
@@ -93,8 +99,8 @@ def fill(disk, left):
 
 
 @needs_root
-@pytest.mark.parametrize('left', [0, 4096, 16384, 40960])
-def test_a_full_disk(data, tmp_path, mounted, log, left):
+@pytest.mark.parametrize('left', [pytest.param(left, marks=pytest.mark.long) for left in (4096, 8192, 40960)] + [0, 16384])
+def test_a_full_disk(data, mounted, log, expected, left):
     """Full at once, or in the midst of this file or that."""
     mount(mounted, '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs')
     folder = mounted / 'run'
@@ -103,11 +109,11 @@ def test_a_full_disk(data, tmp_path, mounted, log, left):
     assert 'No space left on device' in error_of(log)
     check_whole(folder)
     (mounted / 'ballast').unlink()
-    check_goes_on(data, folder, log, tmp_path)
+    check_goes_on(data, folder, log, expected)
 
 
 @needs_root
-def test_a_disk_that_turns_read_only(data, tmp_path, mounted, log):
+def test_a_disk_that_turns_read_only(data, mounted, log, expected):
     mount(mounted, '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs')
     folder = mounted / 'run'
     locked = Call('main.aicl_losses', 5, Do(os.system, f'mount -o remount,ro,size=4m {mounted} || umount -l {mounted}'))
@@ -120,7 +126,7 @@ def test_a_disk_that_turns_read_only(data, tmp_path, mounted, log):
     assert status(start(command(data, folder, '--resume'), log)) == 2
     assert 'Read-only file system' in error_of(log)
     subprocess.run(['mount', '-o', 'remount,rw', str(mounted)], check=True)
-    check_goes_on(data, folder, log, tmp_path)
+    check_goes_on(data, folder, log, expected)
 
 
 @needs_root
@@ -146,9 +152,11 @@ def truncate(path):
     half.replace(path)
 
 
-@pytest.mark.parametrize('fault, words', [(Path.unlink, 'No such file'), (truncate, 'truncated')])
-@pytest.mark.parametrize('workers', [0, 1])
-def test_a_feature_file_that_goes_in_mid_run(data, tmp_path, log, fault, words, workers):
+@pytest.mark.parametrize('fault, words, workers', [
+    (Path.unlink, 'No such file', 0), (truncate, 'truncated', 0),
+    pytest.param(Path.unlink, 'No such file', 1, marks=pytest.mark.long),
+    pytest.param(truncate, 'truncated', 1, marks=pytest.mark.long)])
+def test_a_feature_file_that_goes_in_mid_run(data, tmp_path, log, expected, fault, words, workers):
     path, folder = data / 'features' / 'test' / 'flow' / 'test_1.npy', tmp_path / 'run'
     whole = path.read_bytes()
     gone = Call('main.aicl_losses', 5, Do(fault, path))    # found out by the evaluation after step 6
@@ -158,7 +166,7 @@ def test_a_feature_file_that_goes_in_mid_run(data, tmp_path, log, fault, words, 
     assert str(path) in message and words in message
     check_whole(folder)
     path.write_bytes(whole)
-    check_goes_on(data, folder, log, tmp_path)
+    check_goes_on(data, folder, log, expected)
 
 
 def limit_memory(more):
@@ -168,7 +176,7 @@ def limit_memory(more):
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-@pytest.mark.parametrize('more', [0, 2 ** 20, 2 ** 22])
+@pytest.mark.parametrize('more', [2 ** 20, *(pytest.param(n, marks=pytest.mark.long) for n in (0, 2 ** 22, 2 ** 24))])
 def test_too_little_memory(tmp_path, log, more):
     data = write_data(tmp_path / 'data', width=2048)    # a step takes some megabytes
     folder = tmp_path / 'run'
@@ -191,8 +199,8 @@ def spoil(value):
                                                                        total=found.total * value)
 
 
-@pytest.mark.parametrize('value', [np.nan, np.inf])
-def test_a_loss_that_is_not_finite(data, tmp_path, log, value):
+@pytest.mark.parametrize('value', [np.nan, pytest.param(np.inf, marks=pytest.mark.long)])
+def test_a_loss_that_is_not_finite(data, tmp_path, log, expected, value):
     folder = tmp_path / 'run'
     broken = Call('main.evaluate_model', 2, Do(spoil, value))
     # The step looks its loss up in `main`, so it is spoiled from step 5 on.
@@ -201,4 +209,4 @@ def test_a_loss_that_is_not_finite(data, tmp_path, log, value):
     assert 'step 5: the loss term gce_rgb is not finite, on the videos train_' in message
     check_whole(folder)
     assert (folder / 'losses.csv').read_text().splitlines()[-1].startswith('4,')
-    check_goes_on(data, folder, log, tmp_path)
+    check_goes_on(data, folder, log, expected)

@@ -207,7 +207,7 @@ def test_very_many_contents_are_read_or_refused(name, good, tmp_path):
     fuzz(name, good, tmp_path, 15_000)
 
 
-@pytest.mark.parametrize('value', [None, 3, [], {}, 'x'])
+@pytest.mark.parametrize('value', [None, *(pytest.param(v, marks=pytest.mark.long) for v in (3, [], {}, 'x'))])
 def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path, capsys, value):
     """Whole and with a right digest, but not as this program writes it."""
     data = write_data(tmp_path / 'data')

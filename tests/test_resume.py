@@ -46,8 +46,8 @@ def go_on(data, folder, log, *flags, steps=7):
     (Call('main.aicl_losses', 3, INT), 128 + signal.SIGINT),           # an epoch ends with this step
     (Call('main.evaluate_model', 2, TERM), 128 + signal.SIGTERM),      # in the middle of the second epoch
     (Call('main.aicl_losses', 1, KILL), -signal.SIGKILL),              # before there is anything to go on with
-    (Call('main.aicl_losses', 6, KILL), -signal.SIGKILL),
-    (Call('main.evaluate_model', 2, KILL), -signal.SIGKILL),
+    pytest.param(Call('main.aicl_losses', 6, KILL), -signal.SIGKILL, marks=pytest.mark.long),
+    pytest.param(Call('main.evaluate_model', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
     (Call('main.write_checkpoint', 5, KILL), -signal.SIGKILL),         # the results are newer than the checkpoint
     (Call('main.list_files', 1, KILL), -signal.SIGKILL),               # all is done
     (HalfAFile(12), -signal.SIGKILL)], ids=str)
@@ -158,7 +158,7 @@ def test_overwriting_leaves_nothing_of_the_old_run_and_all_else(data, folder, tm
 def test_a_kill_in_the_clearing_never_leaves_a_run_in_parts(data, undisturbed, folder, tmp_path):
     """What is left of the old run is whole enough to go on with, or nothing that could be gone on with."""
     log = tmp_path / 'log'
-    for number in (2, 3, 5):
+    for number in (2, 5):
         status(start(command(data, folder, '--overwrite'), log, Call('main.aicl_losses', 6, KILL), checkpoint_seconds=0))
         again = start(command(data, folder, '--overwrite'), log, Call('pathlib.Path.unlink', number, KILL))
         assert status(again) == -signal.SIGKILL
