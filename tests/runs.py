@@ -99,8 +99,9 @@ def _work(argv: list[str], log: Path, checkpoint_seconds: float, armed: list) ->
     sys.exit(found)
 
 
-def start(argv: list[str], log: Path, *armed: Call | HalfAFile | Rename, checkpoint_seconds: float = 60) -> multiprocessing.Process:
-    """Begin a run; what it prints is added to `log`. Its imports are done once, in a server that never runs anything."""
+def start(argv: list[str], log: Path, *armed: Call | HalfAFile | Rename,
+          checkpoint_seconds: float = 60) -> multiprocessing.Process:
+    """Begin a run; what it prints is added to `log`. Imports are done once, in a server that never runs anything."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['main', 'torch._dynamo', 'eval.timeline'])
     process = context.Process(target=_work, args=(argv, log, checkpoint_seconds, list(armed)))
@@ -120,8 +121,9 @@ def status(process: multiprocessing.Process) -> int:
 
 def command(data: Path, folder: Path, *flags: object, steps: int = 7) -> list[str]:
     """A command line that trains on the tiny data set, with an evaluation inside epochs and at their ends."""
-    return ['--dataset', 'thumos14', '--data_path', str(data), '--output_dir', str(folder.parent), '--exp_name', folder.name,
-            *TINY, '--num_steps', str(steps), '--detection_inf_step', '2', '--seed', '3', *map(str, flags)]
+    return ['--dataset', 'thumos14', '--data_path', str(data), '--output_dir', str(folder.parent),
+            '--exp_name', folder.name, *TINY, '--num_steps', str(steps), '--detection_inf_step', '2', '--seed', '3',
+            *map(str, flags)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -130,6 +132,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def differences(folder: Path, expected: dict[str, bytes]) -> list[str]:
-    """The files that are not as expected, and temporary ones that were left."""
-    left = [path.name for path in folder.iterdir() if path.name.endswith('.tmp') or path.name == 'checkpoint.next.pt']
-    return [name for name in FILES if not (folder / name).exists() or (folder / name).read_bytes() != expected[name]] + left
+    """The files that are not as expected, and half-written ones that were left."""
+    left = [path.name for path in folder.iterdir() if path.name.endswith('.tmp')]
+    same = [name for name in FILES if (folder / name).exists() and (folder / name).read_bytes() == expected[name]]
+    return [name for name in FILES if name not in same] + left

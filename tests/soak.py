@@ -46,15 +46,16 @@ main.start_run = watched(main.start_run, 'start')
 sys.exit(main.main(sys.argv[2:]))
 '''
 PLACES = ('checkpoint', 'evaluation', 'results')
-PATIENCE = 120
+PATIENCE = 120    # seconds
+ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1'}
 
 
 def live(argv: list[str], log: Path, place: Path, aim: str, rng: np.random.RandomState) -> str | None:
     """One life of a run: where it was when it was killed, None where it came to its end first."""
     place.write_text('imports'.ljust(12))
     with open(log, 'ab') as file:
-        process = subprocess.Popen([sys.executable, '-c', DRIVER, str(place), *argv], cwd=ROOT, stdout=file, stderr=file,
-                                   env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        process = subprocess.Popen([sys.executable, '-c', DRIVER, str(place), *argv], cwd=ROOT, stdout=file,
+                                   stderr=file, env=ENVIRONMENT)
     deadline = time.monotonic() + PATIENCE
 
     def wait_until(reached) -> None:
@@ -93,8 +94,8 @@ def main() -> int:
         flags = ['--detection_inf_step', 7]
         whole, folder, log = base / 'whole' / 'run', base / 'killed' / 'run', base / 'log'
         place.touch()
-        subprocess.run([sys.executable, 'main.py', *command(data, whole, *flags, steps=args.steps)], cwd=ROOT, check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        subprocess.run([sys.executable, 'main.py', *command(data, whole, *flags, steps=args.steps)], cwd=ROOT,
+                       check=True, capture_output=True, env=ENVIRONMENT)
         expected, killed, torn, finished = contents(whole), Counter(), 0, 0
         while killed.total() < args.kills or not (folder / 'results.json').exists():
             aim = rng.choice(PLACES) if killed.total() % 3 == 2 else 'anywhere'
@@ -114,8 +115,9 @@ def main() -> int:
         wrong = differences(folder, expected)
         refused = log.read_text().count('warning: ')
     where = ', '.join(f'{count} in {name}' for name, count in sorted(killed.items()))
-    print(f'{killed.total()} kills ({where}; {torn} left a half-written file; {refused} warnings) of {finished + 1} runs of '
-          f'{args.steps} steps in {time.monotonic() - started:.0f} s: ' + (f'DIFFERENT: {", ".join(wrong)}' if wrong else 'identical'))
+    outcome = f'DIFFERENT: {", ".join(wrong)}' if wrong else 'identical'
+    print(f'{killed.total()} kills ({where}; {torn} left a half-written file; {refused} warnings) of {finished + 1} '
+          f'runs of {args.steps} steps in {time.monotonic() - started:.0f} s: {outcome}')
     return bool(wrong)
 
 

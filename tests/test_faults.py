@@ -99,7 +99,7 @@ def fill(disk, left):
 
 
 @needs_root
-@pytest.mark.parametrize('left', [pytest.param(left, marks=pytest.mark.long) for left in (4096, 8192, 40960)] + [0, 16384])
+@pytest.mark.parametrize('left', [0, 16384, *(pytest.param(n, marks=pytest.mark.long) for n in (4096, 8192, 40960))])
 def test_a_full_disk(data, mounted, log, expected, left):
     """Full at once, or in the midst of this file or that."""
     mount(mounted, '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs')

@@ -1,4 +1,4 @@
-"""Anything for the readers and the scorer: read, or refused in one line; no other file touched, no hang, bounded memory.
+"""Anything for the readers and the scorer: read, or refused in one line; no file touched, no hang, bounded memory.
 
     bash scripts/test.sh --long tests/test_fuzz.py -s     120,000 inputs, and what they took
 """
@@ -67,7 +67,8 @@ def good(tmp_path_factory):
         'curves': [made_by(lambda f: write_curves(f / 'curves.npz', curves), folder, 'curves.npz')],
         'checkpoint': [made_by(lambda f: write_checkpoint(f, state), folder, 'checkpoint.pt')],
         'split': [b'video_1\r\nv_video_2\n', '\ufeffa\n../b\n'.encode()],
-        'truth': [json.dumps({'database': {'v': {'subset': 'Test', 'annotations': [{'label': 'x', 'segment': [0, 1]}]}}}).encode()]}
+        'truth': [json.dumps({'database': {'v': {'subset': 'Test', 'annotations': [
+            {'label': 'x', 'segment': [0, 1]}]}}}).encode()]}
 
 
 def damaged(files):
@@ -77,12 +78,13 @@ def damaged(files):
         for place, value in changes:
             content[int(place * len(content))] = value
         at = int(cut * len(content))
-        return bytes(content[:at] + middle + content[at:]) if cut < 0.5 else bytes(content[:int((cut - 0.5) * 2 * len(content))])
+        return bytes(content[:at] + middle + content[at:]) if cut < 0.5 else bytes(content[:2 * at - len(content)])
 
     place = st.floats(0, 1, exclude_max=True)
     changes = st.lists(st.tuples(place, st.integers(0, 255)), max_size=6)
     part = st.builds(damage, st.sampled_from(files), changes, st.just(0.0) | place, st.binary(max_size=8))
-    return part | st.builds(lambda content, changes: damage(content, changes, 0.0, b''), st.sampled_from(files), changes) | st.binary()
+    changed = st.builds(damage, st.sampled_from(files), changes, st.just(0.0), st.just(b''))
+    return part | changed | st.binary()
 
 
 def read_feature(path):
@@ -111,16 +113,19 @@ def score(path):
     json.dumps(to_json(scores), allow_nan=False), format_table(scores)
 
 
-HEADERS = st.builds(lambda descr, order, shape: header_file(f"{{'descr': {descr!r}, 'fortran_order': {order!r}, 'shape': {shape!r}, }}\n"),
-                    st.sampled_from(['<f4', '<f8', '>f2', '|O', '<i8', '|V9', '<f16', [('a', '<f4')], '']) | VALUES,
-                    st.booleans() | VALUES, st.lists(st.integers(-2, 9) | st.integers(), max_size=3).map(tuple) | VALUES)
+DESCRIPTIONS = st.sampled_from(['<f4', '<f8', '>f2', '|O', '<i8', '|V9', '<f16', [('a', '<f4')], '']) | VALUES
+SHAPES = st.lists(st.integers(-2, 9) | st.integers(), max_size=3).map(tuple) | VALUES
+HEADERS = st.builds(lambda *values: header_file("{'descr': %r, 'fortran_order': %r, 'shape': %r, }\n" % values),
+                    DESCRIPTIONS, st.booleans() | VALUES, SHAPES)
 ANY_JSON = VALUES.map(lambda value: json.dumps(value).encode())
 # Instances and detections of one label in one video, as the scorer seldom meets them by chance.
 TIMES = st.floats(-1e12, 1e12) | st.integers(-3, 9)
-ROWS = st.lists(st.fixed_dictionaries({'label': st.sampled_from('xy'), 'segment': st.lists(TIMES, min_size=2, max_size=2),
-                                       'score': st.floats(allow_nan=False, allow_infinity=False)}), max_size=8)
+ROWS = st.lists(st.fixed_dictionaries({
+    'label': st.sampled_from('xy'), 'segment': st.lists(TIMES, min_size=2, max_size=2),
+    'score': st.floats(allow_nan=False, allow_infinity=False)}), max_size=8)
 SCENES = st.builds(lambda truth, found: json.dumps({
-    'database': {name: {'subset': 'Test', 'annotations': rows} for name, rows in truth.items()}, 'results': found}).encode(),
+    'database': {name: {'subset': 'Test', 'annotations': rows} for name, rows in truth.items()},
+    'results': found}).encode(),
     *[st.dictionaries(st.sampled_from(['a', 'v_b', 'c']), ROWS, max_size=3)] * 2)
 
 READERS = {    # -> what reads a file, and any content for it
@@ -149,7 +154,8 @@ def audit(event, arguments):
     elif event in ('os.remove', 'os.rename', 'os.mkdir', 'os.rmdir', 'os.link', 'os.symlink'):
         if not str(arguments[0]).startswith(watch['base']):
             watch['found'].append((event, arguments[0]))
-    elif event.startswith(('subprocess', 'os.system', 'os.exec', 'os.fork', 'os.posix_spawn', 'socket.connect', 'pickle.find_class')):
+    elif event.startswith(('subprocess', 'os.system', 'os.exec', 'os.fork', 'os.posix_spawn', 'socket.connect',
+                           'pickle.find_class')):
         watch['found'].append((event, arguments))
 
 
