@@ -27,7 +27,7 @@ from model import AICL
 from utils import digest, load_weights, num_classes_of, read_checkpoint, read_weights, write_checkpoint
 
 MODEL = AICL(2, 2, 3)
-MAX_SECONDS, MAX_BYTES = 10, 300e6    # for one input; that a reader may add to the process
+MAX_SECONDS, MAX_BYTES = 10, 1e9    # for one input; that all may add to the process, hypothesis' own included
 
 
 def weights_file(zipped):
