@@ -7,6 +7,8 @@ import torch
 from test_main import words, write_data
 
 import main
+from benchmarks.step import forward_pass, make_batch, make_network, training_step
+from benchmarks.workloads import THUMOS14
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 
@@ -35,6 +37,23 @@ def test_the_first_steps_on_a_gpu_are_those_on_a_cpu(data, tmp_path, cache):
     fast = run(data, tmp_path / 'cuda', 'cuda', *flags)
     for ours, theirs in zip(losses(slow), losses(fast)):
         assert theirs == pytest.approx(ours, rel=1e-4)
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_neither_a_step_nor_a_forward_pass_waits_for_the_gpu(precision):
+    device = torch.device('cuda')
+    model, (features, labels) = make_network(THUMOS14, device, precision), make_batch(THUMOS14, device)
+    calls = training_step(model, features, labels), forward_pass(model, features)
+    for call in calls:    # once unwatched, as the libraries that it loads may wait
+        call()
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        for call in calls:
+            call()
+        with pytest.raises(RuntimeError, match='synchronizing'):
+            labels[0, 0].item()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
 
 
 def test_a_gpu_localizes_as_a_cpu(data, tmp_path):

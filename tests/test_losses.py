@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from losses import Losses, LossWeights, aicl_losses, contrastive, generalized_cross_entropy, multiple_instance
-from model import Mined
+from model import AICL, Mined, mine, pseudo_targets
 
 N, T, C, H, K = 3, 10, 4, 5, 2
 RNG = np.random.RandomState
@@ -243,3 +243,20 @@ def test_terms_of_a_missing_modality_are_zero():
     assert losses.gce_rgb.item() > 0 and losses.contrastive_rgb.item() > 0
     losses.total.backward()
     assert outputs.attention_rgb.grad.any()
+
+
+# ---- the whole step -------------------------------------------------------------------------------------------------
+
+def test_a_step_takes_no_value_from_its_device_and_brings_none_from_another():
+    device = torch.device('meta')    # holds no values: whatever would make the host wait for a GPU raises here
+    model = AICL(feature_dim=H, num_classes=C, hidden_dim=H).to(device)
+    labels = torch.ones(N, C, device=device)
+    outputs = model(torch.ones(N, 40, 2 * H, device=device))
+    mined = mine(outputs.actionness_aware, outputs.actionness_agnostic, K)
+    losses = aicl_losses(outputs, mined, labels, pseudo_targets(outputs, labels), LossWeights())
+    losses.total.backward()
+    assert {loss.device for loss in losses} == {p.grad.device for p in model.parameters()} == {device}
+    with pytest.raises(RuntimeError, match='meta'):
+        losses.total.item()
+    with pytest.raises(RuntimeError, match='meta'):
+        outputs.cas + torch.ones(N, 40, C)
