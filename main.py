@@ -437,7 +437,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         if evaluate_now or save_now or time.monotonic() - fetched > 1:
             newest = log_pending(pending, run, args.log_every, train_set.names)
             pending, fetched = [], time.monotonic()
-            bar.set_postfix({name: f'{value:.3f}' for name, value in zip(Losses._fields[:4], newest)})
+            bar.set_postfix({name: f'{value:.3f}' for name, value in zip(Losses._fields[:4], newest)}, refresh=False)
         if evaluate_now or save_now:
             check_finite(model, progress.step)
         if evaluate_now:
