@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from eval.files import GroundTruth, InputError, match_videos
+from eval.files import GroundTruth, InputError, in_subset, match_videos, subset_name
 from utils import shorten
 
 SPLIT_FOLDERS = {'train': ('train', 'training'), 'test': ('test', 'testing', 'validation', 'val')}
@@ -234,9 +234,9 @@ class Split(NamedTuple):
         end: dict[int, float] = {}
         for v, stop in zip(video.tolist(), segments[:, 1].tolist()):
             end[v] = max(end.get(v, 0), stop)
-        subsets = {self.truth.subsets[v] for v in end}
+        subsets = {subset_name(self.truth.subsets[v]) for v in end}
         unlisted = [self.truth.videos[v] for v in np.unique(self.truth.video).tolist()
-                    if v not in end and self.truth.subsets[v] in subsets]
+                    if v not in end and subset_name(self.truth.subsets[v]) in subsets]
         # The last, incomplete snippet of a video has no features: that much later is as it should be.
         late = [name for name, v, file in zip(self.names, self.known.tolist(), self.files)
                 if end.get(v, 0) > (file.length + 1) * snippet_frames / feature_fps]
@@ -329,14 +329,14 @@ def listed_videos(root: Path, split: str, truth: GroundTruth | None) -> tuple[st
     path = root / f'split_{split}.txt'
     if path.is_file():
         return path.name, read_split_file(path)
-    annotated = set() if truth is None else {truth.subsets[v] for v in truth.video.tolist()}
+    annotated = set() if truth is None else {subset_name(truth.subsets[v]) for v in truth.video.tolist()}
     subsets = [name for name in SUBSETS if name in annotated]
     if split == 'test' and len(subsets) < 2:
         return 'what lies in the test folder', None
     if not subsets:
         raise InputError(f'{path}: not found, and gt.json annotates no training subset to go by; write the list')
     chosen = subsets[0 if split == 'train' else -1]
-    return f'subset {chosen}', [name for name, subset in zip(truth.videos, truth.subsets) if subset == chosen]
+    return f'subset {chosen}', [truth.videos[v] for v in np.flatnonzero(in_subset(truth, chosen))]
 
 
 def find_split(root: Path, split: str, truth: GroundTruth | None, labels: list[str], modalities: tuple[str, ...],

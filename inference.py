@@ -11,7 +11,8 @@ from dataset import SnippetSampler, VideoDataset, loader
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import Scores, evaluate, format_table, match, scored_subset, to_json, warnings
 from eval.diagnosis import BINS
-from eval.files import Detections, GroundTruth, InputError, match_videos, select_videos, write_detections, write_text
+from eval.files import (Detections, GroundTruth, match_videos, quote, select_videos, subset_name, write_detections,
+                        write_text)
 from eval.localization import LocalizationOptions, localize, predict_classes
 from eval.report import build_report
 from model import AICL
@@ -69,26 +70,31 @@ class Evaluation(NamedTuple):
 def scored_videos(data_path: str, truth: GroundTruth | None, test_set: VideoDataset) -> GroundTruth | None:
     """The ground truth that the test videos are scored against; None where none of them is annotated.
 
-    That is every annotated video of their subset. Where the subsets do not tell training and test videos apart, those
-    that split_train.txt lists are left out. Raises InputError where the test videos lie in several subsets.
+    That is every annotated video of their subset, as in `eval.detection`, without those that split_train.txt lists;
+    where they lie in several subsets, they alone.
     """
     annotated = test_set.labels.any(dim=1).tolist()
     if truth is None or not any(annotated):
         return None
     names = [name for name, known in zip(test_set.names, annotated) if known]
     tested = match_videos(names, truth.videos)
-    subsets = sorted({truth.subsets[i] for i in tested})
+    subsets = {subset_name(truth.subsets[i]): truth.subsets[i] for i in tested}
     if len(subsets) > 1:
-        raise InputError(f'{data_path}: the test videos lie in several subsets of gt.json, '
-                         f'{", ".join(map(repr, subsets))}; give them the same "subset" there')
+        warn(f'{data_path}/gt.json: the annotated test videos lie in several subsets, '
+             f'{", ".join(map(quote, subsets.values()))}; they are scored without the other videos of these')
+        return select_videos(truth, np.isin(np.arange(len(truth.videos)), tested))
+    truth = scored_subset(truth, names)
     path = Path(data_path) / 'split_train.txt'
     if path.is_file():
         keep = np.ones(len(truth.videos), bool)
         trained = match_videos(read_split_file(path), truth.videos)
         keep[trained[trained >= 0]] = False
-        keep[tested] = True
+        keep[match_videos(names, truth.videos)] = True
+        if not keep.all():
+            warn(f'{path}: lists {number_of(int((~keep).sum()), "video")} of the subset {quote(truth.subsets[0])}, in '
+                 f'which the test videos lie, so not scored here; eval.detection would, unless gt.json gives them another')
         truth = select_videos(truth, keep)
-    return scored_subset(truth, names, subsets[0])
+    return truth
 
 
 @torch.inference_mode()

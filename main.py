@@ -12,6 +12,7 @@ import math
 import platform
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -102,7 +103,10 @@ def step_interval(text: str) -> int:
 
 
 def get_parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    epilog = textwrap.fill(f'recipes: thumos14: {RECIPES["thumos14"].source}. activitynet: '
+                           f'{RECIPES["activitynet1.3"].source}.', 100)
+    parser = Parser(description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter,
+                    allow_abbrev=False)
     switch = argparse.BooleanOptionalAction
     count, amount, positive, share = number(int, 1), number(float, 0), number(float, 1e-9), number(float, 0, 1)
 

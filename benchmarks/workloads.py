@@ -16,7 +16,7 @@ import torch
 from numpy.random import RandomState
 
 from dataset import uniform_rows
-from eval.files import Detections, GroundTruth, match_videos, read_ground_truth, select_videos
+from eval.files import Detections, GroundTruth, in_subset, match_videos, read_ground_truth, select_videos
 from model import AICL
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
@@ -60,7 +60,7 @@ def activitynet_truth(num_videos: int = 4926) -> GroundTruth:
     if path.is_file() and num_videos == 4926:
         truth = read_ground_truth(path)
         annotated = np.bincount(truth.video, minlength=len(truth.videos)) > 0
-        return select_videos(truth, annotated & (np.array(truth.subsets) == 'validation'))
+        return select_videos(truth, annotated & in_subset(truth, 'validation'))
     rng = RandomState(13)
     lengths = rng.randint(20, 340, num_videos)
     return draw_truth(rng, lengths, Size(num_train=0, num_test=num_videos, num_classes=200), 1.5)
@@ -162,8 +162,7 @@ def thumos14(folder: Path, size: Size = THUMOS14, dtype: type = np.float32) -> P
     """Two streams of features for 200 training and 210 test videos, 1.1 GB in float32, and weights.pt."""
     def write(fresh: Path) -> None:
         truth, rng = thumos14_truth(size), RandomState(0)
-        names = {split: [name for name, subset in zip(truth.videos, truth.subsets) if subset == subset_of]
-                 for split, subset_of in (('train', 'training'), ('test', 'testing'))}
+        names = {split: np.array(truth.videos)[in_subset(truth, split)].tolist() for split in ('train', 'test')}
         write_annotations(fresh, truth, names)
         shape = size.num_classes, size.feature_dim
         prototypes = {stream: rng.rand(*shape) * (rng.rand(*shape) < 0.1)
@@ -227,7 +226,7 @@ def activitynet(folder: Path, size: Size, mean_length: int = 180) -> Path:
 def draw_selection(size: Size = THUMOS14) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What localization gets: selection scores (N, T, C) float32, class probabilities (N, C), lengths (N,)."""
     truth, rng = thumos14_truth(size), RandomState(7)
-    videos = [i for i, subset in enumerate(truth.subsets) if subset == 'testing']
+    videos = np.flatnonzero(in_subset(truth, 'testing'))
     lengths = np.array([max(1, int(truth.durations[v] / SNIPPET_SECONDS)) for v in videos])
     selection = np.empty((len(videos), size.num_segments, size.num_classes), np.float32)
     probabilities = np.full((len(videos), size.num_classes), 0.001, np.float32)

@@ -197,20 +197,21 @@ def scored_subset(truth: GroundTruth, videos: Sequence[str], subset: str | None 
 
     InputError if these lie in several subsets, or if no video of the subset is annotated.
     """
-    subsets = np.array(truth.subsets, object)
+    subsets = np.array([*map(subset_name, truth.subsets)], object)
+    spelled = dict(zip(subsets, truth.subsets))
     annotated = np.bincount(truth.video, minlength=len(truth.videos)) > 0
     if subset is None:
         listed = match_videos(videos, truth.videos)
         held = Counter(subsets[listed[listed >= 0]]) or Counter(subsets[annotated])
         if len(held) > 1:
-            names = ' and '.join(f'{quote(name)} ({number} videos)' for name, number in held.most_common(5))
+            names = ' and '.join(f'{quote(spelled[name])} ({number} videos)' for name, number in held.most_common(5))
             problem = ('the predicted videos lie in several subsets of the ground truth' if (listed >= 0).any() else
                        'the ground truth lists none of the predicted videos, and has several subsets')
             raise InputError(f'{problem}, {names}: name the one to score with --subset')
         subset = next(iter(held), '')
     keep = annotated & (subsets == subset_name(subset))
     if not keep.any():
-        names = ', '.join(quote(name) for name, _ in Counter(subsets[annotated]).most_common(5)) or 'none'
+        names = ', '.join(quote(spelled[name]) for name, _ in Counter(subsets[annotated]).most_common(5)) or 'none'
         raise InputError(f'no video of the subset {quote(subset)} is annotated; subsets with annotated videos: {names}')
     return select_videos(truth, keep)
 

@@ -30,8 +30,8 @@ class InputError(Exception):
 class GroundTruth(NamedTuple):
     """Annotations of V videos: G instances of C labels, as the file has them."""
     videos: list[str]  # (V,) names as the file spells them, annotated or not, in the file's order
-    subsets: list[str]  # (V,) as `subset_name` spells them, '' where absent
-    durations: np.ndarray  # (V,) float64 seconds, NaN where absent, null or not positive
+    subsets: list[str]  # (V,) as the file spells them, '' where absent; see `subset_name`
+    durations: np.ndarray  # (V,) float64 seconds, NaN where absent or not a positive number
     labels: list[str]  # (C,) used anywhere in the file, sorted (ASCII)
     video: np.ndarray  # (G,) int64 index into videos
     label: np.ndarray  # (G,) int64 index into labels
@@ -57,6 +57,11 @@ def subset_name(name: str) -> str:
     """One spelling a subset: 'training', 'validation' or 'testing' for all of theirs, any other in lower case."""
     name = name.strip().lower()
     return SUBSETS.get(name, name)
+
+
+def in_subset(truth: GroundTruth, subset: str) -> np.ndarray:
+    """(V,) bool: which videos lie in a subset, whatever the spelling."""
+    return np.fromiter((subset_name(name) == subset_name(subset) for name in truth.subsets), bool, len(truth.subsets))
 
 
 def match_videos(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
@@ -96,17 +101,15 @@ def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     _check([type(entry) is dict for entry in entries], where, 'must be an object {"subset": ..., "annotations": [...]}')
     subsets = [entry.get('subset') for entry in entries]
     _check([type(subset) is str or subset is None for subset in subsets], where, '"subset" must be a text')
-    durations = [entry.get('duration') for entry in entries]
-    seconds = _numbers(durations)
-    _check([value is None or abs(number) <= MAX_SECONDS for value, number in zip(durations, seconds.tolist())], where,
-           '"duration" must be a finite number of seconds, or null')
+    seconds = _numbers([entry.get('duration') for entry in entries])
     annotations = [entry.get('annotations') for entry in entries]
     _check([type(rows) is list or rows is None for rows in annotations], where, '"annotations" must be a list, or null')
 
     lists = dict(zip(database, (rows or [] for rows in annotations)))
     _, video, labels, label, segments = _columns(path, lists, 'annotation')
-    return GroundTruth(list(database), [subset_name(subset or '') for subset in subsets],
-                       np.where(seconds > 0, seconds, np.nan), labels, video, label, segments)
+    return GroundTruth(list(database), [subset or '' for subset in subsets],
+                       np.where((seconds > 0) & (seconds <= MAX_SECONDS), seconds, np.nan), labels, video, label,
+                       segments)
 
 
 def read_detections(path: str | os.PathLike) -> Detections:

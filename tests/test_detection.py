@@ -221,17 +221,17 @@ def test_nothing_to_score():
 
 
 def test_scored_subset():
-    train, test = truth_of(('a', 'x', 0, 1), subset='training'), truth_of(('b', 'x', 0, 1), ('c', 'x', 0, 1))
+    train, test = truth_of(('a', 'x', 0, 1), subset='Train'), truth_of(('b', 'x', 0, 1), ('c', 'x', 0, 1))
     both = GroundTruth([*train.videos, *test.videos, 'bare'], [*train.subsets, *test.subsets, 'testing'],
                        np.full(4, np.nan), ['x'], np.array([0, 1, 2]), np.zeros(3, np.int64), np.tile([0., 1], (3, 1)))
     assert scored_subset(both, ['v_b']).videos == ['b', 'c']
     assert scored_subset(both, ['bare', 'unknown']).videos == ['b', 'c']
     assert scored_subset(both, ['b'], ' Train ').videos == ['a']
-    with pytest.raises(InputError, match="several subsets.*'testing' .2 videos. and 'training' .1 videos."):
+    with pytest.raises(InputError, match="several subsets.*'testing' .2 videos. and 'Train' .1 videos."):
         scored_subset(both, ['a', 'b', 'c'])
     with pytest.raises(InputError, match='none of the predicted videos'):
         scored_subset(both, ['unknown'])
-    with pytest.raises(InputError, match="subset 'val' is annotated.*'testing', 'training'"):
+    with pytest.raises(InputError, match="subset 'val' is annotated.*'testing', 'Train'"):
         scored_subset(both, ['a'], 'val')
     assert scored_subset(test, ['unknown']).videos == ['b', 'c']  # there is but one
 
@@ -374,7 +374,7 @@ def test_the_command(files, tmp_path, capsys):
     output = tmp_path / 'results.json'
     assert main([*files, '--tiou', '0.5', '0.65', '--output', str(output)]) == 0
     out, err = capsys.readouterr()
-    assert "subset 'testing': 2 videos (1 without a prediction), 2 instances, 1 predictions" in out and not err
+    assert "subset 'Test': 2 videos (1 without a prediction), 2 instances, 1 predictions" in out and not err
     assert '50.00' in out
     assert json.loads(output.read_text()) == {
         'average_mAP': 0.25, 'mAP': {'0.5': 0.5, '0.65': 0},
@@ -386,7 +386,7 @@ def test_the_command(files, tmp_path, capsys):
 def test_the_command_scores_another_subset_and_warns(files, capsys):
     assert main([*files, '--subset', 'Training']) == 0
     out, err = capsys.readouterr()
-    assert "subset 'training': 1 videos (1 without" in out
+    assert "subset 'train': 1 videos (1 without" in out
     assert err.count('\n') == 2 and all(line.startswith('warning: 1 of 1 predictions') for line in err.splitlines())
 
 
@@ -410,7 +410,7 @@ def test_predictions_in_two_subsets(files, tmp_path, capsys):
     path.write_text(json.dumps({'results': {'a': [], 'c': []}}))
     assert main([files[0], str(path)]) == 2
     err = capsys.readouterr().err
-    assert "'testing'" in err and "'training'" in err and '--subset' in err and err.count('\n') == 1
+    assert "'test'" in err and "'train'" in err and '--subset' in err and err.count('\n') == 1
 
 
 def test_the_files_in_the_wrong_order(files, capsys):

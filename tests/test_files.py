@@ -34,13 +34,14 @@ def test_ground_truth(tmp_path):
         'bare': {'subset': 'test', 'duration': -1}, 'null': {'annotations': None, 'duration': None},
         'w': {'subset': 'Wild', 'duration': '7.5', 'annotations': [{'label': 'a', 'segment': [0, 1]}]}}}))
     assert truth.videos == ['u', 'bare', 'null', 'w'] and truth.labels == ['a', 'b']
-    assert truth.subsets == ['validation', 'testing', '', 'wild']
+    assert truth.subsets == ['Validation', 'test', '', 'Wild']
+    assert [*map(subset_name, truth.subsets)] == ['validation', 'testing', '', 'wild']
     np.testing.assert_array_equal(truth.durations, [9, np.nan, np.nan, 7.5])
     assert (truth.video.tolist(), truth.label.tolist()) == ([0, 0, 0, 3], [1, 0, 1, 0])
     assert truth.segments.tolist() == [[0.5, 2], [3, 3], [5.5, 4], [0, 1]] and truth.segments.dtype == np.float64
 
     some = select_videos(truth, np.array([False, True, False, True]))
-    assert (some.videos, some.subsets, some.labels) == (['bare', 'w'], ['testing', 'wild'], ['a', 'b'])
+    assert (some.videos, some.subsets, some.labels) == (['bare', 'w'], ['test', 'Wild'], ['a', 'b'])
     assert (some.video.tolist(), some.label.tolist(), some.segments.tolist()) == ([1], [0], [[0, 1]])
 
 
@@ -127,10 +128,15 @@ def test_bad_scores(tmp_path, score):
     assert "video 'odd', detection 1: needs a \"score\"" in message(read_detections, written(tmp_path, text))
 
 
+@pytest.mark.parametrize('duration', ['long', '00:12', True, {}, [1], float('nan'), float('inf'), 1e13, 10 ** 400])
+def test_a_duration_that_is_none_counts_as_absent(tmp_path, duration):
+    truth = read_ground_truth(written(tmp_path, {'database': {'v': {'duration': duration, 'annotations': [ROW]}}}))
+    assert np.isnan(truth.durations[0]) and len(truth.segments) == 1
+
+
 @pytest.mark.parametrize(('entry', 'words'), [
     ([], 'must be an object'), (None, 'must be an object'), ('x', 'must be an object'), ({'subset': 3}, '"subset"'),
-    ({'subset': ['test']}, '"subset"'), ({'duration': 'long'}, '"duration"'), ({'duration': True}, '"duration"'),
-    ({'duration': float('inf')}, '"duration"'), ({'annotations': {}}, '"annotations"'),
+    ({'subset': ['test']}, '"subset"'), ({'annotations': {}}, '"annotations"'),
     ({'annotations': ''}, '"annotations"'), ({'annotations': False}, '"annotations"'),
     ({'annotations': 0}, '"annotations"')])
 def test_bad_videos(tmp_path, entry, words):

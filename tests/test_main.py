@@ -710,21 +710,29 @@ def test_video_accuracy_is_the_share_of_exactly_right_label_sets(own_data, finis
     assert json.loads((output / 'results.json').read_text())['video_accuracy'] == pytest.approx(1 / 3)
 
 
-def test_annotated_test_videos_in_two_subsets_are_scored_or_refused_with_a_mend_that_exists(own_data, finished, tmp_path, capsys):
-    annotate(own_data, lambda database: database['test_2'].update(subset='extra'))
-    try:
-        status = main.main(words(own_data, tmp_path / 'run', '--inference_only', '--model_file', finished / 'best.pt'))
-    except SystemExit as stop:
-        status = stop.code
-    err = capsys.readouterr().err
-    assert status == 0 or (status == 2 and "'extra'" in err and '--subset' not in err), err
+def test_annotated_test_videos_in_two_subsets_are_scored_alone(own_data, finished, tmp_path, capsys):
+    expected = localize(own_data, finished / 'best.pt', tmp_path / 'expected')
+
+    def move(database):
+        database['test_2']['subset'] = 'Extra'
+        database['other'] = {'subset': 'Extra', 'annotations': [{'label': 'Jump', 'segment': [0, 1]}]}
+
+    annotate(own_data, move)
+    capsys.readouterr()
+    output = localize(own_data, finished / 'best.pt', tmp_path / 'run')
+    assert re.search("warning: .*gt.json: the annotated test videos lie in several subsets, 'Test', 'Extra'; ",
+                     capsys.readouterr().err)
+    assert (output / 'results.json').read_bytes() == (expected / 'results.json').read_bytes()
 
 
-def test_training_videos_are_not_scored_where_the_annotations_name_no_subsets(own_data, finished, tmp_path):
+def test_training_videos_are_not_scored_where_the_annotations_name_no_subsets(own_data, finished, tmp_path, capsys):
     expected = localize(own_data, finished / 'best.pt', tmp_path / 'expected')
     annotate(own_data, lambda database: [entry.pop('subset') for entry in database.values()])
+    capsys.readouterr()
     output = localize(own_data, finished / 'best.pt', tmp_path / 'run')
     assert json.loads((output / 'results.json').read_text())['mAP'] == json.loads((expected / 'results.json').read_text())['mAP']
+    assert re.search("warning: .*split_train.txt: lists [0-9]+ videos of the subset '', in which the test videos lie",
+                     capsys.readouterr().err)
 
 
 # ---- bad inputs -----------------------------------------------------------------------------------------------------
