@@ -321,7 +321,12 @@ def check(args: argparse.Namespace) -> int:
     show('', [f'problem: {problem}' for problem in problems[:MAX_LINES]])
     if len(problems) > MAX_LINES:
         show('', [f'and {number_of(len(problems) - MAX_LINES, "problem")} more'])
-    print(f'{number_of(len(problems), "problem")}: training would fail' if problems else 'fine: ready to train')
+    if problems:
+        print(f'{number_of(len(problems), "problem")}: training would fail')
+    elif cautions:
+        print(f'ready to train, but see {number_of(len(cautions), "warning")} above')
+    else:
+        print('fine: ready to train')
     return 1 if problems else 0
 
 

@@ -58,7 +58,7 @@ class Evaluation(NamedTuple):
             return
         print(f'\n{found}, video accuracy {100 * self.video_accuracy:.1f} %\n{format_table(self.scores)}')
         if self.localized.num_videos < self.scores.num_videos:
-            print(f'over the {self.localized.num_videos} of these videos that have features alone: average mAP '
+            print(f'over only the {self.localized.num_videos} of these videos that have features: average mAP '
                   f'{100 * self.localized.average:.2f}')
 
     def warn(self) -> None:
@@ -92,7 +92,7 @@ def scored_videos(data_path: str, truth: GroundTruth | None, test_set: VideoData
         keep[match_videos(names, truth.videos)] = True
         if not keep.all():
             warn(f'{path}: lists {number_of(int((~keep).sum()), "video")} of the subset {quote(truth.subsets[0])}, in '
-                 f'which the test videos lie, so not scored here; eval.detection would, unless gt.json gives them another')
+                 f'which the test videos lie; they are not scored here, but eval.detection would')
         truth = select_videos(truth, keep)
     return truth
 

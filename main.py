@@ -34,7 +34,7 @@ from losses import Losses, LossWeights, aicl_losses
 from model import AICL, mine, pseudo_targets
 from utils import (Ranks, Run, StopSignal, check_finite, load_weights, num_classes_of, pick_device, random_state,
                    read_checkpoint, read_weights, rows_state, save, seed_everything, set_random_state, set_rows_state,
-                   shorten, warn, write_checkpoint)
+                   shorten, unwrap, warn, write_checkpoint)
 
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
 CHECKPOINT_SECONDS = 60    # between two checkpoints, at least
@@ -92,10 +92,11 @@ def number(kind: type, low: float, high: float = 1e9):
     return parse
 
 
-def not_empty(value: str) -> str:
-    if not value:
-        raise argparse.ArgumentTypeError('must not be empty')
-    return value
+def run_name(text: str) -> str:
+    path = Path(text)
+    if path == Path() or path.is_absolute() or '..' in path.parts:
+        raise argparse.ArgumentTypeError(f'{text!r} does not name a folder in OUTPUT_DIR')
+    return text
 
 
 def step_interval(text: str) -> int:
@@ -113,7 +114,7 @@ def get_parser() -> Parser:
     run = parser.add_argument_group('run')
     run.add_argument('--dataset', choices=RECIPES, default='thumos14', help='sets the recipe; other flags win over it')
     run.add_argument('--data_path', required=True, help='folder of features, gt.json and split files')
-    run.add_argument('--exp_name', type=not_empty, required=True, help="the run's name")
+    run.add_argument('--exp_name', type=run_name, required=True, help="the run's name")
     run.add_argument('--output_dir', default='outputs', help='files go to OUTPUT_DIR/EXP_NAME')
     run.add_argument('--inference_only', action='store_true', help='localize and evaluate with --model_file')
     run.add_argument('--model_file', help='weights to load: released or written here')
@@ -141,12 +142,12 @@ def get_parser() -> Parser:
     model.add_argument('--contrast_ratio', type=count, default=20, help='K = T // this snippets are mined a set')
 
     training = parser.add_argument_group('training')
-    training.add_argument('--batch_size', type=count)
+    training.add_argument('--batch_size', type=count, help='videos a step')
     training.add_argument('--drop_last', action=switch, help='leave out the last, smaller batch of an epoch')
-    training.add_argument('--num_epochs', type=count)
+    training.add_argument('--num_epochs', type=count, help='length of the training')
     training.add_argument('--num_steps', type=count, help='wins over --num_epochs')
-    training.add_argument('--lr', type=number(float, 0, 1e38), default=1e-4)
-    training.add_argument('--weight_decay', type=amount, default=5e-4)
+    training.add_argument('--lr', type=number(float, 0, 1e38), default=1e-4, help='learning rate of Adam')
+    training.add_argument('--weight_decay', type=amount, default=5e-4, help='weight decay of Adam')
     training.add_argument('--q_val', type=number(float, 1e-9, 1), default=0.7, help='q of generalized cross entropy')
     training.add_argument('--lambda_modality', type=amount, default=5.0, help='weight of the modality consistency')
     training.add_argument('--lambda_contrast', type=amount, default=0.01, help='weight of the contrastive terms')
@@ -163,9 +164,10 @@ def get_parser() -> Parser:
     inference.add_argument('--oic_margin', '--gamma', type=amount, default=0.2,
                            help='outer part of the outer-inner contrast (--gamma is the released name)')
     inference.add_argument('--oic_class_weight', type=amount, default=0.2, help='weight of the class probability')
-    inference.add_argument('--nms_thresh', type=share)
+    inference.add_argument('--nms_thresh', type=share, help='overlap from which a run is suppressed')
     inference.add_argument('--nms_alpha', type=positive, default=0.35, help='decay of soft NMS')
-    inference.add_argument('--soft_nms', action=switch, default=True)
+    inference.add_argument('--soft_nms', action=switch, default=True,
+                           help='lower the score of what is suppressed, or drop it')
     inference.add_argument('--tiou', type=number(float, 1e-9, 1), nargs='+', help='tIoU thresholds of the mAP')
     for action in parser._actions:
         if action.dest in OPTIONS:
@@ -261,6 +263,12 @@ def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], num_cl
     print(f'device   {device}, {args.precision}', flush=True)
 
 
+def settings_of(args: argparse.Namespace) -> dict:
+    """Every argument, and the versions of what computes with them."""
+    versions = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
+    return {**vars(args), 'versions': versions}
+
+
 def list_files(folder: Path) -> None:
     files = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
     print(f'\nfiles in {folder}: {", ".join(files)}')
@@ -335,10 +343,11 @@ def start_run(args: argparse.Namespace, folder: Path, class_names: list[str], pr
     metrics = ('average_mAP', 'video_accuracy', 'num_predictions', *(f'mAP@{tiou_key(t)}' for t in args.tiou))
     run = Run(folder, Losses._fields, metrics, progress.step)
     write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in class_names))
-    versions = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
-    write_json(folder / 'args.json', {**vars(args), 'versions': versions})
+    write_json(folder / 'args.json', settings_of(args))
     if state:
         run.results = state['results']
+        if run.results:
+            run.write_results()
         if state['best']:    # the file may be that of a later step, which was not saved
             save(state['best'], folder / 'best.pt')
     return run
@@ -562,7 +571,7 @@ def warn_of_other_settings(args: argparse.Namespace) -> None:
 
 def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     """Localize the test videos with given weights and score the detections; the exit status."""
-    state = read_weights(args.model_file)
+    state = unwrap(read_weights(args.model_file))
     warn_of_other_settings(args)
     truth = open_annotations(args)
     class_names = class_names_of(args, truth, num_classes_of(state, args.model_file))
@@ -578,6 +587,7 @@ def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         describe(args, {'test': test_set}, len(class_names), device)
     evaluation = evaluate_model(model, test_set, test_truth, class_names, args, ranks)
     if evaluation:
+        write_json(folder / 'inference_args.json', settings_of(args))
         evaluation.write(folder)
         evaluation.write_report(folder, RECIPES[args.dataset].bins)
         write_json(folder / 'results.json', evaluation.to_json())

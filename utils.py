@@ -178,6 +178,12 @@ def read_weights(path: str | Path) -> dict:
     return state
 
 
+def unwrap(state: dict) -> dict:
+    """Weights without what others put around them: a dictionary's 'state_dict', DataParallel's `module.`."""
+    state = state['state_dict'] if isinstance(state.get('state_dict'), dict) else state
+    return {str(name).removeprefix('module.'): value for name, value in state.items()}
+
+
 def num_classes_of(state: dict, path: str | Path) -> int:
     """C, the number of classes that weights were trained on."""
     weight = state.get('actionness_module.cls.0.weight')
@@ -212,6 +218,9 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
     if faults:
         theirs, ours = modal_of(state), modal_of(own)
         kind = f'was trained with --modal {theirs}, not {ours}, and ' if theirs not in ('', ours) else ''
+        head = 'actionness_module.cls.0.weight'    # (C, H, 1)
+        if isinstance(state.get(head), Tensor) and state[head].shape[1:2] != own[head].shape[1:2]:
+            kind += f'was trained with --hidden_dim {state[head].shape[1:2].numel()}, not {own[head].shape[1]}, and '
         raise InputError(f'{path}: {kind}does not fit this network: {"; ".join(sorted(faults))}')
     model.load_state_dict(state)
 
@@ -307,7 +316,7 @@ class Run:
     # The checkpoints go first: where a kill comes between, nobody goes on with a run that lacks its other files.
     FILES = ('checkpoint.pt', 'checkpoint.next.pt', 'checkpoint.previous.pt', 'losses.csv', 'metrics.csv', 'best.pt',
              'last.pt', 'results.json', 'detections.json', 'curves.npz', 'report.html', 'labels.txt',
-             'events.out.tfevents.*', 'args.json')
+             'inference_args.json', 'events.out.tfevents.*', 'args.json')
 
     def __init__(self, folder: Path, loss_names: tuple[str, ...], metric_names: tuple[str, ...], last_step: int = 0):
         self.folder = folder
@@ -351,8 +360,12 @@ class Run:
         if is_best:
             self.results['best'] = self.results['last']
             save(weights, self.folder / 'best.pt')
-        write_json(self.folder / 'results.json', {name: self.results[name] for name in ('best', 'last')})
+        self.write_results()
         return is_best
+
+    def write_results(self) -> None:
+        """Write results.json."""
+        write_json(self.folder / 'results.json', {name: self.results[name] for name in ('best', 'last')})
 
     def close(self, arguments: dict) -> None:
         """End the TensorBoard events with the run's hyper-parameters beside its best and last mAP."""

@@ -2,7 +2,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from eval.files import InputError
 
@@ -12,6 +12,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         self.exit(2, f'error: {message} (--help tells more)\n')
+
+
+def spare(inputs: Iterable[str | os.PathLike | None], *outputs: str | os.PathLike | None) -> None:
+    """Raises InputError where a command would write over a file that it reads. None stands for a file not given."""
+    for read in filter(None, inputs):
+        for written in filter(None, outputs):
+            if os.path.exists(written) and os.path.exists(read) and os.path.samefile(written, read):
+                raise InputError(f'{written}: is read by this command and would be written over; give another name')
 
 
 def run(command: Callable[[], int | None]) -> int:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.command import Parser, run
+from eval.command import Parser, run, spare
 from eval.files import (Detections, GroundTruth, InputError, match_videos, quote, read_detections, read_ground_truth,
                         select_videos, subset_name, write_json)
 
@@ -276,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def score_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
+    spare([args.ground_truth, args.detections], args.output)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
     scores = evaluate(truth, detections, args.tiou)

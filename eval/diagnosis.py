@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from eval.command import Parser, run
+from eval.command import Parser, run, spare
 from eval.detection import Matches, check_tiou, evaluate, match, scored_subset, temporal_iou, tiou_key, warnings
 from eval.files import (Detections, GroundTruth, InputError, read_detections, read_ground_truth, write_json,
                         write_picture)
@@ -347,16 +347,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def diagnose_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
+    spare([args.ground_truth, args.detections], args.output, args.picture)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
     for line in warnings(evaluate(truth, detections, args.tiou)):
         print(f'warning: {line}', file=sys.stderr)
     diagnosis = diagnose(truth, detections, args.tiou, BINS[args.bins])
-    print(f'subset {truth.subsets[0]!a}:', format_table(diagnosis), flush=True)
     if args.output:
         write_json(args.output, to_json(diagnosis))
     if args.picture:
         write_picture(args.picture, draw(diagnosis))
+    print(f'subset {truth.subsets[0]!a}:', format_table(diagnosis), flush=True)
 
 
 if __name__ == '__main__':

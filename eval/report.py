@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.command import Parser, run
+from eval.command import Parser, run, spare
 from eval.curves import Curves, read_curves, regions
 from eval.detection import TIOU, Matches, averages, evaluate, match, scored_subset, tiou_key, warnings
 from eval.diagnosis import BINS, COLOURS, KINDS, TITLES, diagnose, judge, notes
@@ -172,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
+    spare([args.ground_truth, args.detections, args.curves], args.output)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     curves = read_curves(args.curves) if args.curves else None
     truth = scored_subset(truth, detections.videos, args.subset)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval.command import Parser, run
+from eval.command import Parser, run, spare
 from eval.curves import ACTION, BACKGROUND, INCONSISTENT, Curves, read_curves, regions
 from eval.files import (Detections, GroundTruth, InputError, match_videos, quote, read_detections, read_ground_truth,
                         write_picture)
@@ -199,10 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def draw_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
+    spare([args.ground_truth, *args.detections, args.curves], args.output)
     results = [(_name(path, args.detections), read_detections(path)) for path in args.detections]
     figure = draw_timeline(args.video, read_ground_truth(args.ground_truth), results,
                            read_curves(args.curves) if args.curves else None, args.min_score)
     write_picture(args.output, figure)
+    print(args.output, flush=True)
 
 
 def _name(path: str, paths: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/compare.sh"
 
+show_help "$@"
 SEEDS=${SEEDS:-1}
 is_count "$SEEDS" || fail "SEEDS=$SEEDS: give 1 to 999."
 settings_of_comparison "$@"

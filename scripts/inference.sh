@@ -11,6 +11,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+show_help "$@"
 read_settings '--dataset --data_path --exp_name --output_dir --model_file' "$@"
 if [ ! "${MODEL_FILE:-}" ]; then
     MODEL_FILE=$OUTPUT_DIR/$EXP_NAME/best.pt

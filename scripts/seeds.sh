@@ -14,6 +14,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/compare.sh"
 
+show_help "$@"
 COUNT=3
 if [[ ${1:-} =~ ^[0-9]+$ ]]; then
     COUNT=$1

@@ -10,6 +10,17 @@ fail() {
     exit 2
 }
 
+# show_help "$@": where -h or --help is among the arguments, prints what stands at the head of the script, and ends it.
+show_help() {
+    local argument
+    for argument in "$@"; do
+        if [ "$argument" = -h ] || [ "$argument" = --help ]; then
+            sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+            exit
+        fi
+    done
+}
+
 # satisfies PYTHON FILE: is PYTHON 3.11 or newer, with every version that FILE pins? (2.13.0+cpu is 2.13.0.)
 # It asks the installed packages' metadata, because importing torch takes seconds. -P, new in Python 3.11, keeps it from
 # importing what lies in the caller's folder.

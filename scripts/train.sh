@@ -12,6 +12,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+show_help "$@"
 read_settings '--dataset --data_path --exp_name --output_dir' "$@"
 find_python requirements.txt
 if [ "$SAMPLE" = yes ]; then

@@ -613,8 +613,10 @@ def check(folder, capsys, *flags):
 
 
 def test_check_of_a_good_folder(folder, capsys):
+    status, out = check(folder, capsys)
+    assert status == 0 and out.endswith('fine: ready to train\n') and 'warning' not in out
     status, out = check(folder, capsys, '--deep', '--dataset', 'thumos14')
-    assert status == 0 and out.endswith('fine: ready to train\n')
+    assert status == 0 and out.endswith('\nready to train, but see 1 warning above\n')
     for part in ('2 classes, 5 videos (3 train, 2 test), 6 instances',
                  '3 videos by split_train.txt, 3 of them annotated',
                  'features/train (two-stream): 3 videos, 4 features a modality, float32',

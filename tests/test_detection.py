@@ -405,6 +405,16 @@ def test_bad_usage_is_one_line_and_status_2(files, tmp_path, capsys, extra, word
     assert err.startswith('error: ') and words in err and err.count('\n') == 1
 
 
+@pytest.mark.parametrize('own', [0, 1])
+def test_what_is_read_is_never_written_over(files, tmp_path, capsys, own):
+    before = Path(files[own]).read_bytes()
+    (tmp_path / 'link.json').symlink_to(files[own])
+    assert main([*files, '--output', str(tmp_path / 'link.json')]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count('\n') == 1 and 'link.json: is read by this command' in err
+    assert Path(files[own]).read_bytes() == before
+
+
 def test_predictions_in_two_subsets(files, tmp_path, capsys):
     path = tmp_path / 'both.json'
     path.write_text(json.dumps({'results': {'a': [], 'c': []}}))

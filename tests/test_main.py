@@ -216,7 +216,8 @@ def test_help_names_every_flag(capsys):
     (['--oic_margin', '-1'], '--oic_margin'), (['--seed', '-1'], '--seed'), (['--seed', str(2 ** 32)], '--seed'),
     (['--num_workers', '-1'], '--num_workers'), (['--log_every', '0'], '--log_every'), (['--tiou', '0'], '--tiou'),
     (['--tiou', '1.5'], '--tiou'), (['--tiou', '0.5', '0.5'], 'tI'), (['--inference_only'], '--model_file'),
-    (['--model_file', 'w.pt'], '--inference_only'), (['--lr'], '--lr'), (['--exp_name', ''], '--exp_name')])
+    (['--model_file', 'w.pt'], '--inference_only'), (['--lr'], '--lr'), (['--exp_name', ''], '--exp_name'),
+    (['--exp_name', '.'], '--exp_name'), (['--exp_name', 'a/../../b'], '--exp_name'), (['--exp_name', '/tmp/b'], '--exp_name')])
 def test_bad_usage_ends_with_status_2_and_one_line_before_anything_is_written(data, tmp_path, capsys, flags, part):
     refused(capsys, words(data, tmp_path / 'run', '--num_steps', 1, *flags), part)
     assert not list(tmp_path.iterdir())
@@ -655,6 +656,20 @@ def test_inference_needs_the_test_features_and_nothing_else(own_data, finished, 
     (own_data / 'split_test.txt').unlink()
     output = localize(own_data, finished / 'best.pt', tmp_path / 'features_alone')
     assert (output / 'detections.json').read_bytes() == (expected / 'detections.json').read_bytes()
+
+
+def test_inference_keeps_a_record_of_its_arguments_that_is_not_a_training_run_s(data, finished, tmp_path):
+    output = localize(data, finished / 'best.pt', tmp_path / 'run', '--nms_thresh', 0.9)
+    said = json.loads((output / 'inference_args.json').read_text())
+    assert (said['nms_thresh'], said['model_file']) == (0.9, str(finished / 'best.pt')) and 'torch' in said['versions']
+    assert not (output / 'args.json').exists()
+
+
+def test_wrapped_weights_localize_the_same(data, finished, tmp_path):
+    wrapped = {'state_dict': {f'module.{name}': value for name, value in weights(finished / 'best.pt').items()}}
+    torch.save(wrapped, tmp_path / 'wrapped.pt')
+    outputs = [localize(data, path, tmp_path / path.stem) for path in (finished / 'best.pt', tmp_path / 'wrapped.pt')]
+    assert len({(output / 'detections.json').read_bytes() for output in outputs}) == 1
 
 
 def test_weights_alone_without_names_of_classes_number_them_and_say_so(own_data, finished, tmp_path, capsys):

@@ -133,6 +133,10 @@ def test_a_finished_run_is_reported_again_and_a_shorter_one_is_refused(data, und
     said = go_on(data, folder, log)
     assert 'best weights' in said and 'last weights' in said
     assert not differences(folder, contents(undisturbed))
+    for name in ('results.json', 'detections.json', 'report.html'):    # as inference in this folder would
+        (folder / name).write_text('{}')
+    go_on(data, folder, log)
+    assert not differences(folder, contents(undisturbed))
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert status(start(command(data, folder, '--resume', steps=4), log)) == 2
     assert '--num_steps' in log.read_text().splitlines()[-1]

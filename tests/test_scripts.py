@@ -170,6 +170,14 @@ def test_bad_usage(project, args, environment, named):
     assert named in error_of(project.run('train.sh', *args, **environment))
 
 
+@pytest.mark.parametrize('name', ['train', 'inference', 'seeds', 'ablation'])
+@pytest.mark.parametrize('arguments', [['-h'], ['2', '--help']])
+def test_help_is_the_head_of_the_script_and_runs_nothing(project, name, arguments):
+    ended = project.run(f'{name}.sh', *arguments)
+    assert ended.returncode == 0 and not ended.stderr and f'bash scripts/{name}.sh' in ended.stdout
+    assert 'set -euo' not in ended.stdout and 'data_path' not in ended.stdout and not (project.root / 'data').exists()
+
+
 def test_exit_status_is_that_of_the_program(project):
     assert project.run('train.sh', '--fail', DATA_PATH='/data').returncode == 7
     assert project.run('inference.sh', '--fail', DATA_PATH='/data', MODEL_FILE='a.pt').returncode == 7

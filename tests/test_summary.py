@@ -59,6 +59,13 @@ def error_of(capsys, *arguments: object) -> str:
     return captured.err
 
 
+@pytest.mark.parametrize('name', ['results.json', 'metrics.csv'])
+def test_what_is_read_is_never_written_over(three, capsys, name):
+    before = (three[1] / name).read_bytes()
+    assert 'would be written over' in error_of(capsys, *three, '--csv', three[1] / name)
+    assert (three[1] / name).read_bytes() == before
+
+
 # ---- statistics -----------------------------------------------------------------------------------------------------
 
 def test_statistics_of_a_group(three):

@@ -126,7 +126,8 @@ def test_result_files_of_one_name_are_called_after_their_folders(files):
 
 @pytest.mark.parametrize('change, said', [
     (['--video', 'three'], "'three'"), (['--curves', 'gt.json'], 'gt.json'), (['-o', 'x.pdf'], '.png or .svg'),
-    (['-o', 'nowhere/x.png'], 'nowhere'), (['--min_score', 'high'], 'min_score')])
+    (['-o', 'nowhere/x.png'], 'nowhere'),
+    (['-o', 'gt.json'], 'would be written over'), (['--min_score', 'high'], 'min_score')])
 def test_bad_usage_is_one_line_and_status_2(files, capsys, monkeypatch, change, said):
     monkeypatch.chdir(files)
     try:

@@ -132,6 +132,12 @@ def test_values_that_are_no_weights_are_refused(value, words):
         load_weights(network(2), state, 'weights.pt')
 
 
+def test_weights_of_another_width_name_the_flag():
+    wide = AICL(D, C, 2 * H).state_dict()
+    with pytest.raises(InputError, match=f'weights.pt: was trained with --hidden_dim {2 * H}, not {H}, and does not fit'):
+        load_weights(network(1), wide, 'weights.pt')
+
+
 def test_a_dictionary_of_something_else_is_named_as_that():
     for state in ({}, {'model': {}}, {f'{PREFIX}cls.0.weight': 3}, {f'{PREFIX}cls.0.weight': torch.tensor(3.0)}, {7: torch.zeros(2)}):
         with pytest.raises(InputError, match='some.pt.*cls.0.weight'):
