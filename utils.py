@@ -164,6 +164,9 @@ def save(value: object, path: Path) -> None:
 def read_weights(path: str | Path) -> dict:
     """Read a dictionary of tensors and plain values; no pickled code is ever run."""
     try:
+        with open(path, 'rb') as file:
+            if not file.read(4).startswith((b'PK\3\4', b'\x80')):    # torch would unpack a tar into a folder of its own
+                raise ValueError('neither zip nor pickle')
         with warnings.catch_warnings(action='ignore'):    # torch's own about damaged files
             state = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
@@ -237,7 +240,8 @@ def digest(value: Any, sha: Any = None) -> str:
     sha = sha or hashlib.sha256()
     if isinstance(value, Tensor):
         sha.update(f'{value.dtype} {tuple(value.shape)}'.encode())
-        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)    # one value may have stride 0
+        sha.update(plain.flatten().view(torch.uint8).numpy())
     elif isinstance(value, (dict, list, tuple)):
         sha.update(f'{type(value).__name__} {len(value)}'.encode())
         for item in value.items() if isinstance(value, dict) else value:

@@ -10,8 +10,8 @@ import torch
 
 from eval.files import InputError
 from model import AICL
-from utils import (Table, load_weights, num_classes_of, pick_device, random_state, read_checkpoint, read_weights, rows_state,
-                   save, seed_everything, set_random_state, set_rows_state, write_checkpoint)
+from utils import (Table, digest, load_weights, num_classes_of, pick_device, random_state, read_checkpoint,
+                   read_weights, rows_state, save, seed_everything, set_random_state, set_rows_state, write_checkpoint)
 
 D, C, H = 4, 3, 6
 PREFIX = 'actionness_module.'
@@ -142,6 +142,20 @@ def test_a_dictionary_of_something_else_is_named_as_that():
     for state in ({}, {'model': {}}, {f'{PREFIX}cls.0.weight': 3}, {f'{PREFIX}cls.0.weight': torch.tensor(3.0)}, {7: torch.zeros(2)}):
         with pytest.raises(InputError, match='some.pt.*cls.0.weight'):
             num_classes_of(state, 'some.pt')
+
+
+@pytest.mark.parametrize('empty', [b'', bytes(10240)], ids=['nothing', 'a tar of nothing'])
+def test_what_is_no_file_of_torch_is_not_unpacked(tmp_path, monkeypatch, empty):
+    monkeypatch.setattr('tempfile.mkdtemp', lambda *_: pytest.fail('unpacks'))
+    (tmp_path / 'weights.pt').write_bytes(empty)
+    with pytest.raises(InputError, match='weights.pt: damaged, or not a file of tensors'):
+        read_weights(tmp_path / 'weights.pt')
+
+
+def test_a_digest_is_of_the_values_whatever_their_strides():
+    values = torch.arange(6.).view(2, 3)
+    assert digest(values.t().contiguous().t()) == digest(values) != digest(values + 1)
+    assert digest(torch.ones(1).as_strided((1,), (0,))) == digest(torch.ones(1))
 
 
 class Payload:
