@@ -388,13 +388,12 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         try:
             check_same_run(args, identity, state)
             progress = Progress(**state['progress'])
+            if state['best'] is not None:
+                load_weights(model, state['best'], 'checkpoint.pt')    # only to see that they can be
             load_weights(model, state['model'], 'checkpoint.pt')
             optimizer.load_state_dict(state['optimizer'])
             set_random_state(state['random'])    # for the time being only to see that it can be
             evaluated = state['results'].get('last', {}).get('step')
-            if state['best'] is not None:
-                load_weights(model, state['best'], 'checkpoint.pt')
-                load_weights(model, state['model'], 'checkpoint.pt')
         except (LookupError, TypeError, ValueError, AttributeError):
             raise InputError(f'{args.output_dir}/{args.exp_name}: its checkpoint is not one of this version of the '
                              f'program; start again with --overwrite') from None

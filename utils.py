@@ -101,9 +101,7 @@ class Ranks:
         self.is_first = self.rank == 0
 
     def gather(self, value: Any) -> list | None:
-        """The values of all ranks, in order, on rank 0; None elsewhere."""
-        if self.count == 1:
-            return [value]
+        """The values of several ranks, in order, on rank 0; None elsewhere."""
         values = [None] * self.count if self.is_first else None
         dist.gather_object(value, values)
         return values
@@ -187,12 +185,15 @@ def unwrap(state: dict) -> dict:
     return {str(name).removeprefix('module.'): value for name, value in state.items()}
 
 
+CLASSIFIER = 'actionness_module.cls.0.weight'    # (C, H, 1)
+
+
 def num_classes_of(state: dict, path: str | Path) -> int:
     """C, the number of classes that weights were trained on."""
-    weight = state.get('actionness_module.cls.0.weight')
+    weight = state.get(CLASSIFIER)
     if not isinstance(weight, Tensor) or not weight.ndim:
         mend = 'use best.pt or last.pt beside it' if 'optimizer' in state else 'these are not weights of AICL'
-        raise InputError(f'{path}: actionness_module.cls.0.weight is missing; {mend}')
+        raise InputError(f'{path}: {CLASSIFIER} is missing; {mend}')
     return weight.shape[0]
 
 
@@ -221,9 +222,9 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
     if faults:
         theirs, ours = modal_of(state), modal_of(own)
         kind = f'was trained with --modal {theirs}, not {ours}, and ' if theirs not in ('', ours) else ''
-        head = 'actionness_module.cls.0.weight'    # (C, H, 1)
-        if isinstance(state.get(head), Tensor) and state[head].shape[1:2] != own[head].shape[1:2]:
-            kind += f'was trained with --hidden_dim {state[head].shape[1:2].numel()}, not {own[head].shape[1]}, and '
+        weight, width = state.get(CLASSIFIER), own[CLASSIFIER].shape[1]
+        if isinstance(weight, Tensor) and weight.ndim == 3 and weight.shape[1] != width:
+            kind += f'was trained with --hidden_dim {weight.shape[1]}, not {width}, and '
         raise InputError(f'{path}: {kind}does not fit this network: {"; ".join(sorted(faults))}')
     model.load_state_dict(state)
 

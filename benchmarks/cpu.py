@@ -17,7 +17,7 @@ from benchmarks.table import Row, Times, take_turns, timed
 from benchmarks.workloads import ACTIVITYNET, SHARED, THUMOS14, Size
 from dataset import SnippetSampler, VideoDataset, loader
 from eval.detection import TIOU, evaluate, scored_subset
-from eval.files import Detections, GroundTruth, read_detections, read_ground_truth, write_detections
+from eval.files import in_subset, read_detections, read_ground_truth, write_detections
 from eval.localization import CHUNK_SAMPLES, LocalizationOptions, localize, upsample
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,7 @@ def scoring_files(data: Path) -> tuple[Path, Path]:
 
     def write(folder: Path) -> None:
         truth = workloads.thumos14_truth()
-        test = [name for name, subset in zip(truth.videos, truth.subsets) if subset == 'testing']
+        test = np.array(truth.videos)[in_subset(truth, 'test')].tolist()
         workloads.write_annotations(folder, truth, {'test': test})
         write_detections(folder / 'detections.json',
                          workloads.draw_detections(scored_subset(truth, [], 'testing'), NUM_DETECTIONS))

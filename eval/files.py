@@ -61,7 +61,8 @@ def subset_name(name: str) -> str:
 
 def in_subset(truth: GroundTruth, subset: str) -> np.ndarray:
     """(V,) bool: which videos lie in a subset, whatever the spelling."""
-    return np.fromiter((subset_name(name) == subset_name(subset) for name in truth.subsets), bool, len(truth.subsets))
+    sought = subset_name(subset)
+    return np.fromiter((subset_name(name) == sought for name in truth.subsets), bool, len(truth.subsets))
 
 
 def match_videos(names: Sequence[str], known: Sequence[str]) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The benchmarks: what a table says of its numbers, that work is measured in turns, and every group at a tiny size."""
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench, cpu, cuda, stages, workloads
-from benchmarks.step import forward_pass, make_batch, make_network, product, training_step
+from benchmarks.step import make_batch, make_network, product, training_step
 from benchmarks.table import Row, Times, show, table, take_turns, timed
 from benchmarks.workloads import Size
 from dataset import VideoDataset
