@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from eval.files import GroundTruth, InputError, in_subset, match_videos, subset_name
-from utils import shorten
+from eval.files import GroundTruth, in_subset, match_videos, subset_name
+from utils import InputError, first_few, number_of, shorten
 
+MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}
 SPLIT_FOLDERS = {'train': ('train', 'training'), 'test': ('test', 'testing', 'validation', 'val')}
 SUBSETS = ('training', 'validation', 'testing')
 MAX_UNEVEN_ROWS = 2    # RGB and flow of one video may differ by so many rows: the extractors round differently
@@ -165,15 +166,6 @@ def find_folder(root: Path, split: str, modalities: tuple[str, ...], names: list
 
 
 # ---- who belongs to a split -----------------------------------------------------------------------------------------
-
-def first_few(names: list[str], shown: int = 3) -> str:
-    """`names` for a message, the first few of many."""
-    return shorten(', '.join(names[:shown])) + (f' and {len(names) - shown} more' if len(names) > shown else '')
-
-
-def number_of(count: int, noun: str) -> str:
-    return f'{count} {noun}' + ('s' if count != 1 else '')
-
 
 def read_split_file(path: Path) -> list[str]:
     """Video names, one a line, in the file's order. Raises InputError where it is empty or names a video twice."""

@@ -16,12 +16,10 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, get_worker_info
 from tqdm import tqdm
 
-from data_folder import MAX_UNEVEN_ROWS, Split, Summary, TimeBase, find_split, first_few, noted, number_of
-from eval.command import Parser, run
-from eval.files import GroundTruth, InputError, read_ground_truth
-from utils import shorten, warn
+from data_folder import MAX_UNEVEN_ROWS, MODALITIES, Split, Summary, TimeBase, find_split, noted
+from eval.files import GroundTruth, read_ground_truth
+from utils import InputError, Parser, first_few, number_of, run_command, shorten, warn
 
-MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}
 SHARE = {'device': 0.6, 'ram': 0.7}    # of the free memory that `auto` gives to features; the rest is for the network
 
 
@@ -349,7 +347,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not Path(args.data_path).is_dir():
         parser.error(f'{args.data_path}: not a folder')
-    return run(lambda: check(args))
+    return run_command(lambda: check(args))
 
 
 if __name__ == '__main__':

@@ -6,17 +6,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data_folder import number_of, read_split_file
+from data_folder import read_split_file
 from dataset import SnippetSampler, VideoDataset, loader
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import Scores, evaluate, format_table, match, scored_subset, to_json, warnings
 from eval.diagnosis import BINS
-from eval.files import (Detections, GroundTruth, match_videos, quote, select_videos, subset_name, write_detections,
-                        write_text)
+from eval.files import Detections, GroundTruth, match_videos, select_videos, subset_name, write_detections
 from eval.localization import LocalizationOptions, localize, predict_classes
 from eval.report import build_report
 from model import AICL
-from utils import Ranks, Run, warn
+from run import Ranks, Run
+from utils import number_of, quote, warn, write_text
 
 
 class Evaluation(NamedTuple):
@@ -146,7 +146,7 @@ def evaluate_model(model: AICL, test_set: VideoDataset, truth: GroundTruth | Non
 
 def show_on_board(run: Run, evaluation: Evaluation, step: int, num_figures: int) -> None:
     """Draw timelines of a few fixed test videos and the precision-recall curve for TensorBoard."""
-    from eval.timeline import draw_timeline    # matplotlib takes half a second to import
+    from eval.timeline import draw_timeline  # matplotlib takes half a second to import
     truth, detections = evaluation.truth, evaluation.detections
     known = [name for name, at in zip(detections.videos, match_videos(detections.videos, truth.videos)) if at >= 0]
     for i in np.linspace(0, len(known) - 1, min(num_figures, len(known))).astype(int):

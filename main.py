@@ -24,17 +24,29 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data_folder import number_of
-from dataset import MODALITIES, Batch, SnippetSampler, VideoDataset, loader
-from eval.command import Parser, run as run_command
+from data_folder import MODALITIES
+from dataset import Batch, SnippetSampler, VideoDataset, loader
 from eval.detection import check_tiou, tiou_key
-from eval.files import GroundTruth, InputError, read_ground_truth, read_json, write_json, write_text
+from eval.files import GroundTruth, read_ground_truth
 from inference import Evaluation, evaluate_model, scored_videos, show_on_board
 from losses import Losses, LossWeights, aicl_losses
-from model import AICL, mine, pseudo_targets
-from utils import (Ranks, Run, StopSignal, check_finite, load_weights, num_classes_of, pick_device, random_state,
-                   read_checkpoint, read_weights, rows_state, save, seed_everything, set_random_state, set_rows_state,
-                   shorten, unwrap, warn, write_checkpoint)
+from model import AICL, load_weights, mine, num_classes_of, pseudo_targets, read_weights, unwrap
+from run import (
+    Ranks,
+    Run,
+    StopSignal,
+    check_finite,
+    pick_device,
+    random_state,
+    read_checkpoint,
+    rows_state,
+    save,
+    seed_everything,
+    set_random_state,
+    set_rows_state,
+    write_checkpoint,
+)
+from utils import InputError, Parser, number_of, read_json, run_command, shorten, warn, write_json, write_text
 
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
 CHECKPOINT_SECONDS = 60    # between two checkpoints, at least

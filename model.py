@@ -5,11 +5,15 @@
 
 Shapes: N videos, T snippets, C classes, D features a modality, H hidden width, k snippets a class, K mined.
 """
+import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from utils import InputError, shorten
 
 
 class Outputs(NamedTuple):
@@ -145,3 +149,75 @@ def mine(aware: Tensor, agnostic: Tensor, num_mined: int) -> Mined:
                           action * inconsistent, background * inconsistent])         # (4, N, T)
     ranking = scores.sort(dim=2, descending=True, stable=True).indices
     return Mined(*ranking[..., :num_mined])
+
+
+# ---- weights under the released names --------------------------------------------------------------------------------
+
+def read_weights(path: str | Path) -> dict:
+    """Read a dictionary of tensors and plain values; no pickled code is ever run."""
+    try:
+        with open(path, 'rb') as file:
+            if not file.read(4).startswith((b'PK\3\4', b'\x80')):    # torch would unpack a tar into a folder of its own
+                raise ValueError('neither zip nor pickle')
+        with warnings.catch_warnings(action='ignore'):    # torch's own about damaged files
+            state = torch.load(path, map_location='cpu', weights_only=True)
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
+    except MemoryError:
+        raise
+    except Exception:    # torch's readers raise a dozen types, and their texts advise to run what is in the file
+        raise InputError(f'{path}: damaged, or not a file of tensors and plain values alone; write or download it '
+                         f'again') from None
+    if not isinstance(state, dict):
+        raise InputError(f'{path}: holds a {type(state).__name__}, not a dictionary of parameters')
+    return state
+
+
+def unwrap(state: dict) -> dict:
+    """Weights without what others put around them: a dictionary's 'state_dict', DataParallel's `module.`."""
+    state = state['state_dict'] if isinstance(state.get('state_dict'), dict) else state
+    return {str(name).removeprefix('module.'): value for name, value in state.items()}
+
+
+CLASSIFIER = 'actionness_module.cls.0.weight'    # (C, H, 1)
+
+
+def num_classes_of(state: dict, path: str | Path) -> int:
+    """C, the number of classes that weights were trained on."""
+    weight = state.get(CLASSIFIER)
+    if not isinstance(weight, Tensor) or not weight.ndim:
+        mend = 'use best.pt or last.pt beside it' if 'optimizer' in state else 'these are not weights of AICL'
+        raise InputError(f'{path}: {CLASSIFIER} is missing; {mend}')
+    return weight.shape[0]
+
+
+def modal_of(state: dict) -> str:
+    """'all', 'rgb' or 'flow': the feature streams that weights are for; '' where they are for none."""
+    found = [modality for modality in ('rgb', 'flow') if any(f'_{modality}.' in str(name) for name in state)]
+    return 'all' if len(found) == 2 else ''.join(found)
+
+
+def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
+    """Load a state dict under the released names into `model`, strictly, from any device and floating point type.
+
+    Raises InputError that lists every missing, extra or mis-shaped parameter.
+    """
+    own = model.state_dict()
+    faults = [f'{name} is missing' for name in own if name not in state]
+    faults += [f"{shorten(name)} is not one of this network's" for name in state if name not in own]
+    for name in own.keys() & state.keys():
+        value = state[name]
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            faults.append(f'{name} is not a tensor of floating point numbers')
+        elif value.shape != own[name].shape:
+            faults.append(f'{name} is {tuple(value.shape)} where {tuple(own[name].shape)} is needed')
+        elif not torch.isfinite(value.to(own[name].dtype)).all():
+            faults.append(f'{name} holds NaN or infinity')
+    if faults:
+        theirs, ours = modal_of(state), modal_of(own)
+        kind = f'was trained with --modal {theirs}, not {ours}, and ' if theirs not in ('', ours) else ''
+        weight, width = state.get(CLASSIFIER), own[CLASSIFIER].shape[1]
+        if isinstance(weight, Tensor) and weight.ndim == 3 and weight.shape[1] != width:
+            kind += f'was trained with --hidden_dim {weight.shape[1]}, not {width}, and '
+        raise InputError(f'{path}: {kind}does not fit this network: {"; ".join(sorted(faults))}')
+    model.load_state_dict(state)

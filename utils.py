@@ -1,24 +1,22 @@
-"""Seeds, device, checkpoints, the run's folder and its logs."""
-import csv
-import errno
-import hashlib
+"""The ground that every room stands on: bad input, messages, whole files, the frame of a command. No torch here."""
+import argparse
 import io
-import math
+import json
 import os
-import random
-import signal
 import sys
-import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-from eval.files import InputError, write_bytes, write_json
 
+class InputError(Exception):
+    """Bad input from outside: one line for the user that names the file and the mend."""
+
+
+# ---- messages -------------------------------------------------------------------------------------------------------
 
 def warn(message: str) -> None:
     """One line on standard error, from the first rank alone."""
@@ -26,357 +24,157 @@ def warn(message: str) -> None:
         print(f'warning: {message}', file=sys.stderr, flush=True)
 
 
+def printable(text: object) -> str:
+    """A text from outside in one line: control characters and lone surrogates escaped."""
+    return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
 def shorten(text: object, length: int = 200) -> str:
-    """A text for one line of a message: control characters escaped, the end of a long one left out."""
-    text = ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    """A `printable` text, the end of a long one left out."""
+    text = printable(text)
     return text if len(text) <= length else text[:length - 3] + '...'
 
 
-# ---- seeds ----------------------------------------------------------------------------------------------------------
-
-def seed_everything(seed: int) -> None:
-    """Seed torch (all devices), numpy's and Python's global generators."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
+def quote(name: str) -> str:
+    """A name from a file for a message: quoted, in one line, not too long."""
+    return repr(name if len(name) <= 60 else name[:57] + '...')
 
 
-def random_state() -> dict:
-    """The state of torch's and Python's global generators, in types that a checkpoint may hold."""
-    return {'torch': torch.get_rng_state(), 'python': random.getstate(), 'cuda': torch.cuda.get_rng_state_all()}
+def number_of(count: int, noun: str) -> str:
+    return f'{count} {noun}' + ('s' if count != 1 else '')
 
 
-def set_random_state(state: dict) -> None:
-    """Bring the global generators back to a `random_state`."""
-    torch.set_rng_state(state['torch'])
-    random.setstate(state['python'])
-    if len(state['cuda']) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state['cuda'])
+def first_few(names: list[str], shown: int = 3) -> str:
+    """`names` for a message, the first few of many."""
+    return shorten(', '.join(names[:shown])) + (f' and {len(names) - shown} more' if len(names) > shown else '')
 
 
-def rows_state(rng: np.random.RandomState) -> list:
-    """The state of the generator that draws the rows, in types that a checkpoint may hold."""
-    name, keys, *rest = rng.get_state()
-    return [name, torch.from_numpy(keys.copy()), *rest]
+def print_block(title: str, lines: Iterable[str], width: int = 9) -> None:
+    """Lines beside a title, which stands before the first of them."""
+    for line in lines:
+        print(f'{title:<{width}}{shorten(line, 500)}', flush=True)
+        title = ''
 
 
-def set_rows_state(rng: np.random.RandomState, state: list) -> None:
-    name, keys, *rest = state
-    rng.set_state((name, keys.numpy(), *rest))
+# ---- whole files ----------------------------------------------------------------------------------------------------
 
-
-# ---- device and ranks -----------------------------------------------------------------------------------------------
-
-def pick_device(name: str) -> torch.device:
-    """'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'. Raises InputError where there is no such device.
-
-    Under torchrun 'auto' and 'cuda' are the device of the local rank.
-    """
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+def read_json(path: str | os.PathLike) -> Any:
+    """The value of a JSON file in UTF-8; InputError if it cannot be read, is not JSON or names a key twice."""
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f'--device {shorten(name)}: unknown; use auto, cpu, cuda or cuda:N') from None
-    if device.type not in ('cpu', 'cuda'):
-        raise InputError(f'--device {shorten(name)}: only cpu and cuda are supported')
-    if device.type == 'cpu':
-        return device
-    index = int(os.environ.get('LOCAL_RANK', 0)) if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        raise InputError(f'--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices '
-                         f'here; use --device cpu')
-    torch.cuda.set_device(index)
-    return torch.device('cuda', index)
-
-
-class Ranks:
-    """The processes that torchrun started together, or this one alone. Rank 0 writes the files."""
-
-    def __init__(self, device: torch.device):
-        self.count = int(os.environ.get('WORLD_SIZE', 1))
-        if self.count > 1:
-            dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
-        self.rank = dist.get_rank() if self.count > 1 else 0
-        self.is_first = self.rank == 0
-
-    def gather(self, value: Any) -> list | None:
-        """The values of several ranks, in order, on rank 0; None elsewhere."""
-        values = [None] * self.count if self.is_first else None
-        dist.gather_object(value, values)
-        return values
-
-    def sum(self, value: Tensor) -> Tensor:
-        """The sum of all ranks' tensors, on every rank and on the device; `value` itself is used up."""
-        if self.count > 1:
-            dist.all_reduce(value)
-        return value
-
-    def largest(self, value: int) -> int:
-        """The largest of all ranks' numbers, on every rank."""
-        if self.count == 1:
-            return int(value)
-        number = torch.tensor(int(value), device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
-        dist.all_reduce(number, dist.ReduceOp.MAX)
-        return int(number)
-
-    def has_lost_one(self, error: RuntimeError) -> bool:
-        """Whether this error came of another rank's end."""
-        return self.count > 1 and (isinstance(error, dist.DistError) or 'gloo' in str(error) or 'NCCL' in str(error))
-
-    def close(self) -> None:
-        if self.count > 1:
-            dist.destroy_process_group()
-
-
-class StopSignal:
-    """Remembers SIGINT or SIGTERM, so that a run can end after its step; a second SIGINT interrupts at once."""
-
-    def __init__(self):
-        self.number = 0
-        self.before = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def release(self) -> None:
-        """Give signals back to whom they came to before."""
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def receive(self, number: int, frame: object) -> None:
-        if self.number and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.number = number
-
-
-# ---- weights and checkpoints ----------------------------------------------------------------------------------------
-
-def save(value: object, path: Path) -> None:
-    """`torch.save`, whole or not at all. Raises InputError where it cannot be written."""
-    buffer = io.BytesIO()
-    try:
-        torch.save(value, buffer)
-    except RuntimeError as error:    # torch ends its archive even where the memory did not suffice for it
-        raise error.__context__ if isinstance(error.__context__, MemoryError) else error
-    write_bytes(path, buffer.getbuffer())
-
-
-def read_weights(path: str | Path) -> dict:
-    """Read a dictionary of tensors and plain values; no pickled code is ever run."""
-    try:
-        with open(path, 'rb') as file:
-            if not file.read(4).startswith((b'PK\3\4', b'\x80')):    # torch would unpack a tar into a folder of its own
-                raise ValueError('neither zip nor pickle')
-        with warnings.catch_warnings(action='ignore'):    # torch's own about damaged files
-            state = torch.load(path, map_location='cpu', weights_only=True)
+        content = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
-    except MemoryError:
-        raise
-    except Exception:    # torch's readers raise a dozen types, and their texts advise to run what is in the file
-        raise InputError(f'{path}: damaged, or not a file of tensors and plain values alone; write or download it '
-                         f'again') from None
-    if not isinstance(state, dict):
-        raise InputError(f'{path}: holds a {type(state).__name__}, not a dictionary of parameters')
-    return state
+        raise InputError(f'{path}: cannot be read: {error.strerror}') from None
+    try:
+        return json.loads(content.decode('utf-8-sig'), object_pairs_hook=_object)
+    except RecursionError:
+        raise InputError(f'{path}: nested too deep to be read') from None
+    except ValueError as error:  # not UTF-8, not JSON, a key twice, a number without end
+        reason = str(error).partition(';')[0] if content else 'it is empty'
+        raise InputError(f'{path}: not a JSON file that can be used: {reason}') from None
 
 
-def unwrap(state: dict) -> dict:
-    """Weights without what others put around them: a dictionary's 'state_dict', DataParallel's `module.`."""
-    state = state['state_dict'] if isinstance(state.get('state_dict'), dict) else state
-    return {str(name).removeprefix('module.'): value for name, value in state.items()}
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object that refuses a key given twice, of which the parser would silently drop the first."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f'the key {quote(twice)} stands twice in one object, keep one')
+    return value
 
 
-CLASSIFIER = 'actionness_module.cls.0.weight'    # (C, H, 1)
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes a value as indented JSON, as `write_text` does; NaN and infinity are refused with a ValueError."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
 
 
-def num_classes_of(state: dict, path: str | Path) -> int:
-    """C, the number of classes that weights were trained on."""
-    weight = state.get(CLASSIFIER)
-    if not isinstance(weight, Tensor) or not weight.ndim:
-        mend = 'use best.pt or last.pt beside it' if 'optimizer' in state else 'these are not weights of AICL'
-        raise InputError(f'{path}: {CLASSIFIER} is missing; {mend}')
-    return weight.shape[0]
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file in UTF-8 as `write_bytes` does."""
+    write_bytes(path, text.encode('utf-8'))
 
 
-def modal_of(state: dict) -> str:
-    """'all', 'rgb' or 'flow': the feature streams that weights are for; '' where they are for none."""
-    found = [modality for modality in ('rgb', 'flow') if any(f'_{modality}.' in str(name) for name in state)]
-    return 'all' if len(found) == 2 else ''.join(found)
+def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
+    """Writes a file whole: beside its place, then renamed, so that it is old or new at every moment.
 
-
-def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
-    """Load a state dict under the released names into `model`, strictly, from any device and floating point type.
-
-    Raises InputError that lists every missing, extra or mis-shaped parameter.
+    Raises InputError if it cannot be written.
     """
-    own = model.state_dict()
-    faults = [f'{name} is missing' for name in own if name not in state]
-    faults += [f"{shorten(name)} is not one of this network's" for name in state if name not in own]
-    for name in own.keys() & state.keys():
-        value = state[name]
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            faults.append(f'{name} is not a tensor of floating point numbers')
-        elif value.shape != own[name].shape:
-            faults.append(f'{name} is {tuple(value.shape)} where {tuple(own[name].shape)} is needed')
-        elif not torch.isfinite(value.to(own[name].dtype)).all():
-            faults.append(f'{name} holds NaN or infinity')
-    if faults:
-        theirs, ours = modal_of(state), modal_of(own)
-        kind = f'was trained with --modal {theirs}, not {ours}, and ' if theirs not in ('', ours) else ''
-        weight, width = state.get(CLASSIFIER), own[CLASSIFIER].shape[1]
-        if isinstance(weight, Tensor) and weight.ndim == 3 and weight.shape[1] != width:
-            kind += f'was trained with --hidden_dim {weight.shape[1]}, not {width}, and '
-        raise InputError(f'{path}: {kind}does not fit this network: {"; ".join(sorted(faults))}')
-    model.load_state_dict(state)
-
-
-def check_finite(model: nn.Module, step: int) -> None:
-    """Raises InputError where a step has made a parameter NaN or infinite."""
-    for name, value in model.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise InputError(f'step {step}: made {name} NaN or infinite, so it is not finite and not saved; lower --lr')
-
-
-def digest(value: Any, sha: Any = None) -> str:
-    """SHA-256 of a nest of dictionaries, lists, tensors and plain values."""
-    sha = sha or hashlib.sha256()
-    if isinstance(value, Tensor):
-        sha.update(f'{value.dtype} {tuple(value.shape)}'.encode())
-        plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)    # one value may have stride 0
-        sha.update(plain.flatten().view(torch.uint8).numpy())
-    elif isinstance(value, (dict, list, tuple)):
-        sha.update(f'{type(value).__name__} {len(value)}'.encode())
-        for item in value.items() if isinstance(value, dict) else value:
-            digest(item, sha)
-    else:
-        sha.update(repr(value).encode())
-    return sha.hexdigest()
-
-
-def write_checkpoint(folder: Path, state: dict) -> None:
-    """Write checkpoint.pt with its digest; the one before stays as checkpoint.previous.pt."""
-    path, previous = folder / 'checkpoint.pt', folder / 'checkpoint.previous.pt'
-    fresh = folder / 'checkpoint.next.pt'
-    save({**state, 'digest': digest(state)}, fresh)
-    if path.exists():
-        os.replace(path, previous)
-    os.replace(fresh, path)
-
-
-def read_checkpoint(folder: Path) -> dict | None:
-    """The newest whole checkpoint of a run, None where it wrote none yet. Raises InputError if all are damaged."""
-    names = 'checkpoint.next.pt', 'checkpoint.pt', 'checkpoint.previous.pt'    # the first only if a kill left it
-    paths = [path for path in map(folder.joinpath, names) if path.exists()]
-    for path in paths:
+    place = Path(os.path.realpath(path))
+    temporary = place.with_name(f'.{place.name}.tmp')  # always the same name: the next run clears what a kill left
+    try:
+        if place.exists() and not place.is_file():  # /dev/null, a pipe: nothing to rename over
+            place.write_bytes(content)
+            return
         try:
-            state = read_weights(path)
-            expected = state.pop('digest', None)
-            if digest(state) == expected:
-                return state
-            fault = f'{path}: damaged, its contents do not have the digest {expected}'
-        except InputError as error:
-            fault = str(error)
-        warn(f'{fault}; trying the checkpoint before it')
-    if paths:
-        raise InputError(f'{folder}: no checkpoint can be read; mend what the warnings name or start again with '
-                         f'--overwrite')
-    return None
+            temporary.write_bytes(content)
+            os.replace(temporary, place)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f'{path}: cannot be written: {error.strerror}') from None
 
 
-# ---- the run's folder -----------------------------------------------------------------------------------------------
+def write_picture(path: str | os.PathLike, figure: 'Figure') -> None:
+    """Writes a matplotlib figure as .png or .svg, as `write_bytes` does; the same figure is the same file.
 
-class Table:
-    """A CSV file that grows by rows of numbers, each led by a step. Rows after `last_step` are dropped first."""
-
-    def __init__(self, path: Path, columns: list[str], last_step: int):
-        self.path = path
-        kept = []
-        if last_step and path.exists():
-            with open(path, newline='') as file:
-                kept = [row for row in csv.reader(file) if len(row) == len(columns) and row[0].isdigit()
-                        and int(row[0]) <= last_step]
-        write_bytes(path, self.encode([columns, *kept]))
-
-    def append(self, rows: list[list]) -> None:
-        size = None
-        try:
-            with open(self.path, 'ab', buffering=0) as file:
-                size, content = file.tell(), self.encode(rows)
-                if file.write(content) < len(content):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            if size is not None:
-                os.truncate(self.path, size)    # no half row where the disk is full
-            raise InputError(f'{self.path}: cannot be written: {error.strerror}') from None
-
-    @staticmethod
-    def encode(rows: list[list]) -> bytes:
-        text = io.StringIO(newline='')
-        csv.writer(text, lineterminator='\n').writerows(rows)
-        return text.getvalue().encode()
+    Raises InputError for another suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in ('.png', '.svg'):
+        raise InputError(f'{path}: the name of a picture must end in .png or .svg')
+    import matplotlib
+    content = io.BytesIO()
+    with matplotlib.rc_context({'svg.hashsalt': 'AICL'}):
+        figure.savefig(content, format=suffix[1:], dpi=130, metadata={'Date': None} if suffix == '.svg' else None)
+    write_bytes(path, content.getvalue())
 
 
-class Run:
-    """The folder of a training run: its tables, TensorBoard events, and the best and the last weights and results."""
+def keep_inputs(inputs: Iterable[str | os.PathLike | None], *outputs: str | os.PathLike | None) -> None:
+    """Raises InputError where a command would write over a file that it reads. None stands for a file not given."""
+    for read in filter(None, inputs):
+        for written in filter(None, outputs):
+            if os.path.exists(written) and os.path.exists(read) and os.path.samefile(written, read):
+                raise InputError(f'{written}: is read by this command and would be written over; give another name')
 
-    # The checkpoints go first: where a kill comes between, nobody goes on with a run that lacks its other files.
-    FILES = ('checkpoint.pt', 'checkpoint.next.pt', 'checkpoint.previous.pt', 'losses.csv', 'metrics.csv', 'best.pt',
-             'last.pt', 'results.json', 'detections.json', 'curves.npz', 'report.html', 'labels.txt',
-             'inference_args.json', 'events.out.tfevents.*', 'args.json')
 
-    def __init__(self, folder: Path, loss_names: tuple[str, ...], metric_names: tuple[str, ...], last_step: int = 0):
-        self.folder = folder
-        self.losses = Table(folder / 'losses.csv', ['step', 'epoch', *loss_names], last_step)
-        self.metrics = Table(folder / 'metrics.csv', ['step', 'epoch', *metric_names], last_step)
-        self.loss_names, self.metric_names = loss_names, metric_names
-        from torch.utils.tensorboard import SummaryWriter    # a second to import, which inference does not need
-        self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
-        self.results: dict[str, dict] = {}    # 'best' and 'last': what results.json says of them
-        self.drawn = -math.inf                # when figures were last drawn
+# ---- the frame of a command -----------------------------------------------------------------------------------------
 
-    @classmethod
-    def clear(cls, folder: Path) -> None:
-        """Remove the files of an earlier run, and nothing else."""
-        for name in cls.FILES:
-            for path in (*folder.glob(name), *folder.glob(f'.{name}.tmp')):    # the latter from a kill
-                path.unlink()
+class Parser(argparse.ArgumentParser):
+    """An argument parser that complains in one line."""
 
-    def log_losses(self, rows: list[tuple[int, int, list[float]]]) -> None:
-        """Rows of step, epoch and every loss term."""
-        self.losses.append([[step, epoch, *values] for step, epoch, values in rows])
-        for step, _, values in rows:
-            for name, value in zip(self.loss_names, values):
-                self.board.add_scalar(f'loss/{name}', value, step)
+    def error(self, message: str) -> None:
+        self.exit(2, f'error: {message} (--help tells more)\n')
 
-    def log_metrics(self, step: int, epoch: int, values: list[float]) -> None:
-        self.metrics.append([[step, epoch, *values]])
-        for name, value in zip(self.metric_names, values):
-            self.board.add_scalar(name.replace('@', '/'), value, step)
 
-    def keep(self, step: int, result: dict, weights: dict) -> bool:
-        """Keep weights as the last, and as the best if their average mAP is the largest yet; whether they are the best.
+def number(kind: type, low: float, high: float = 1e9) -> Callable[[str], Any]:
+    """An argparse type: a `kind` between low and high."""
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f'{text} is not between {low:g} and {high:g}')
+        return value
+    parse.__name__ = kind.__name__    # argparse names the type by it when `kind` itself refuses the text
+    return parse
 
-        Where nothing is scored the last ones count as the best.
-        """
-        self.results['last'] = {'step': step, **result}
-        save(weights, self.folder / 'last.pt')
-        best = self.results.get('best')
-        # quirk: the best weights are chosen on the test videos, as in the reference; so the last ones stand beside them
-        is_best = best is None or 'average_mAP' not in best or result['average_mAP'] > best['average_mAP']
-        if is_best:
-            self.results['best'] = self.results['last']
-            save(weights, self.folder / 'best.pt')
-        self.write_results()
-        return is_best
 
-    def write_results(self) -> None:
-        """Write results.json."""
-        write_json(self.folder / 'results.json', {name: self.results[name] for name in ('best', 'last')})
-
-    def close(self, arguments: dict) -> None:
-        """End the TensorBoard events with the run's hyper-parameters beside its best and last mAP."""
-        plain = {name: value for name, value in arguments.items() if isinstance(value, (bool, int, float, str))}
-        found = {f'hparam/{name}_average_mAP': result['average_mAP'] for name, result in self.results.items()
-                 if 'average_mAP' in result}
-        if found:
-            self.board.add_hparams(plain, found, run_name='.')
-        self.board.close()
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run a command; its exit status: what it returns, 0 for None, 2 after bad input, 130 after Ctrl-C."""
+    try:
+        return command() or 0
+    except InputError as error:
+        message = str(error)
+    except OSError as error:
+        message = f'{error.filename}: {error.strerror}'
+        if not error.filename:  # a full disk behind `>`, a reader who has left: what waits for the exit goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            message = f'the output cannot be printed: {error.strerror or error}'
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in
+                                                          ('out of memory', "can't allocate memory")):
+            raise
+        message = 'out of memory: give the program less at once (main.py: --batch_size, --cache) or more memory'
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+    print(f'error: {message}', file=sys.stderr)
+    return 2

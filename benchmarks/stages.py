@@ -75,7 +75,7 @@ def watch(clock: Clock) -> None:
 
 def run(report: Path, argv: list[str]) -> int:
     clock = Clock()
-    import main    # the only import that takes long, so it is timed
+    import main  # the only import that takes long, so it is timed
     clock.seconds['imports'] = time.perf_counter() - STARTED
     watch(clock)
     status = main.main(argv)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.files import InputError, write_bytes
+from utils import InputError, write_bytes
 
 ACTION, INCONSISTENT, BACKGROUND = 2, 1, 0  # regions
 

@@ -15,9 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.command import Parser, run, spare
-from eval.files import (Detections, GroundTruth, InputError, match_videos, quote, read_detections, read_ground_truth,
-                        select_videos, subset_name, write_json)
+from eval.files import (
+    Detections,
+    GroundTruth,
+    match_videos,
+    read_detections,
+    read_ground_truth,
+    select_videos,
+    subset_name,
+)
+from utils import InputError, Parser, keep_inputs, quote, run_command, write_json
 
 TIOU = tuple(i / 10 for i in range(1, 8))  # the command's thresholds: THUMOS14's 0.1:0.1:0.7
 AVERAGES = {  # what papers report, where all of its thresholds were scored
@@ -271,12 +278,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='thresholds (default: those of THUMOS14, 0.1 0.2 ... 0.7; ActivityNet: 0.5 0.55 ... 0.95)')
     parser.add_argument('--output', metavar='FILE', help='also write the results there, as JSON')
     args = parser.parse_args(arguments)
-    return run(lambda: score_file(args))
+    return run_command(lambda: score_file(args))
 
 
 def score_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    spare([args.ground_truth, args.detections], args.output)
+    keep_inputs([args.ground_truth, args.detections], args.output)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
     scores = evaluate(truth, detections, args.tiou)

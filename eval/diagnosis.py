@@ -36,10 +36,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from eval.command import Parser, run, spare
 from eval.detection import Matches, check_tiou, evaluate, match, scored_subset, temporal_iou, tiou_key, warnings
-from eval.files import (Detections, GroundTruth, InputError, read_detections, read_ground_truth, write_json,
-                        write_picture)
+from eval.files import Detections, GroundTruth, read_detections, read_ground_truth
+from utils import InputError, Parser, keep_inputs, run_command, write_json, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -342,12 +341,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--output', metavar='FILE', help='also write the numbers there, as JSON')
     parser.add_argument('--picture', metavar='FILE', help='also draw them there, as .png or .svg')
     args = parser.parse_args(arguments)
-    return run(lambda: diagnose_file(args))
+    return run_command(lambda: diagnose_file(args))
 
 
 def diagnose_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    spare([args.ground_truth, args.detections], args.output, args.picture)
+    keep_inputs([args.ground_truth, args.detections], args.output, args.picture)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
     for line in warnings(evaluate(truth, detections, args.tiou)):

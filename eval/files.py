@@ -6,25 +6,18 @@
 Columns are checked and converted in bulk; whoever is at fault is looked up only once something is wrong. Limits: a time
 lies within `MAX_SECONDS`, a whole number has at most 4300 digits, nesting goes as deep as Python's parser follows.
 """
-import io
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from utils import InputError, quote, read_json, write_text
 
 MAX_SECONDS = 1e12  # beyond it (30,000 years) a time is a mistake, and lengths could overflow
 SUBSETS = {'train': 'training', 'val': 'validation', 'test': 'testing'}
-
-
-class InputError(Exception):
-    """Bad input from outside: one line for the user that names the file and the mend."""
 
 
 class GroundTruth(NamedTuple):
@@ -46,11 +39,6 @@ class Detections(NamedTuple):
     label: np.ndarray  # (R,) int64 index into labels
     segments: np.ndarray  # (R, 2) float64 seconds
     scores: np.ndarray  # (R,) float64
-
-
-def quote(name: str) -> str:
-    """A name from a file for a message: quoted, without control characters, not too long."""
-    return repr(name if len(name) <= 60 else name[:57] + '...')
 
 
 def subset_name(name: str) -> str:
@@ -135,77 +123,6 @@ def write_detections(path: str | os.PathLike, detections: Detections) -> None:
         row = {'label': detections.labels[label], 'score': score, 'segment': segment}
         results[detections.videos[video]].append(row)
     write_text(path, json.dumps({'version': 'VERSION 1.3', 'results': results, 'external_data': {}}, allow_nan=False))
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """The value of a JSON file in UTF-8; InputError if it cannot be read, is not JSON or names a key twice."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read: {error.strerror}') from None
-    try:
-        return json.loads(content.decode('utf-8-sig'), object_pairs_hook=_object)
-    except RecursionError:
-        raise InputError(f'{path}: nested too deep to be read') from None
-    except ValueError as error:  # not UTF-8, not JSON, a key twice, a number without end
-        reason = str(error).partition(';')[0] if content else 'it is empty'
-        raise InputError(f'{path}: not a JSON file that can be used: {reason}') from None
-
-
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes a value as indented JSON, as `write_text` does; NaN and infinity are refused with a ValueError."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file in UTF-8 as `write_bytes` does."""
-    write_bytes(path, text.encode('utf-8'))
-
-
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file whole: beside its place, then renamed, so that it is old or new at every moment.
-
-    Raises InputError if it cannot be written.
-    """
-    place = Path(os.path.realpath(path))
-    temporary = place.with_name(f'.{place.name}.tmp')  # always the same name: the next run clears what a kill left
-    try:
-        if place.exists() and not place.is_file():  # /dev/null, a pipe: nothing to rename over
-            place.write_bytes(content)
-            return
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, place)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(f'{path}: cannot be written: {error.strerror}') from None
-
-
-def write_picture(path: str | os.PathLike, figure: 'Figure') -> None:
-    """Writes a matplotlib figure as .png or .svg, as `write_bytes` does; the same figure is the same file.
-
-    Raises InputError for another suffix.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in ('.png', '.svg'):
-        raise InputError(f'{path}: the name of a picture must end in .png or .svg')
-    import matplotlib
-    content = io.BytesIO()
-    with matplotlib.rc_context({'svg.hashsalt': 'AICL'}):
-        figure.savefig(content, format=suffix[1:], dpi=130, metadata={'Date': None} if suffix == '.svg' else None)
-    write_bytes(path, content.getvalue())
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object that refuses a key given twice, of which the parser would silently drop the first."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f'the key {quote(twice)} stands twice in one object, keep one')
-    return value
 
 
 def _videos_of(path: str | os.PathLike, key: str, kind: str) -> dict[str, Any]:

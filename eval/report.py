@@ -25,11 +25,11 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.command import Parser, run, spare
 from eval.curves import Curves, read_curves, regions
 from eval.detection import TIOU, Matches, averages, evaluate, match, scored_subset, tiou_key, warnings
 from eval.diagnosis import BINS, COLOURS, KINDS, TITLES, diagnose, judge, notes
-from eval.files import Detections, GroundTruth, InputError, match_videos, read_detections, read_ground_truth, write_text
+from eval.files import Detections, GroundTruth, match_videos, read_detections, read_ground_truth
+from utils import InputError, Parser, keep_inputs, run_command, write_text
 
 PLACE = Path(__file__).parent
 NOT_JUDGED = len(KINDS)  # a detection behind the 10 N_c best of its class, or of a label that no instance has
@@ -167,12 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--bins', choices=BINS, default='thumos14', help='of the error diagnosis (default: thumos14)')
     parser.add_argument('-o', '--output', required=True, metavar='FILE', help='the page, an .html')
     args = parser.parse_args(arguments)
-    return run(lambda: report_file(args))
+    return run_command(lambda: report_file(args))
 
 
 def report_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    spare([args.ground_truth, args.detections, args.curves], args.output)
+    keep_inputs([args.ground_truth, args.detections, args.curves], args.output)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     curves = read_curves(args.curves) if args.curves else None
     truth = scored_subset(truth, detections.videos, args.subset)

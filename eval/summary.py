@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from eval.command import Parser, run as run_command, spare
-from eval.files import InputError, read_json, write_text
+from utils import InputError, Parser, keep_inputs, read_json, run_command, write_text
 
 # Arguments that may differ within a group. The data's path is none of them: its data may be others.
 HARMLESS = {'seed', 'exp_name', 'output_dir', 'inference_only', 'model_file', 'device', 'num_workers', 'cache',
@@ -242,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def summarize(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     read = [folder / name for folder in args.folders for name in ('args.json', 'results.json', 'metrics.csv')]
-    spare(read, args.csv, args.markdown)
+    keep_inputs(read, args.csv, args.markdown)
     runs, left_out = [], []
     for folder in {path.resolve(): path for path in args.folders}.values():
         try:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from eval.command import Parser, run, spare
 from eval.curves import ACTION, BACKGROUND, INCONSISTENT, Curves, read_curves, regions
-from eval.files import (Detections, GroundTruth, InputError, match_videos, quote, read_detections, read_ground_truth,
-                        write_picture)
+from eval.files import Detections, GroundTruth, match_videos, read_detections, read_ground_truth
+from utils import InputError, Parser, keep_inputs, quote, run_command, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,12 +193,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('-o', '--output', metavar='FILE', default='timeline.png',
                         help='a .png or .svg (default: timeline.png)')
     args = parser.parse_args(arguments)
-    return run(lambda: draw_file(args))
+    return run_command(lambda: draw_file(args))
 
 
 def draw_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    spare([args.ground_truth, *args.detections, args.curves], args.output)
+    keep_inputs([args.ground_truth, *args.detections, args.curves], args.output)
     results = [(_name(path, args.detections), read_detections(path)) for path in args.detections]
     figure = draw_timeline(args.video, read_ground_truth(args.ground_truth), results,
                            read_curves(args.curves) if args.curves else None, args.min_score)

@@ -20,8 +20,8 @@ import numpy as np
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from runs import ROOT, command, contents, differences    # noqa: E402: the path comes first
-from test_main import write_data    # noqa: E402
+from runs import ROOT, command, contents, differences  # noqa: E402 the path comes first
+from test_main import write_data  # noqa: E402
 
 # The run writes where it is into a file of its own: at a kill this says what it has interrupted.
 DRIVER = '''

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from eval.curves import ACTION, BACKGROUND, INCONSISTENT, Curves, pick_curves, read_curves, regions, write_curves
-from eval.files import InputError
+from utils import InputError
 
 VIDEOS, LABELS = ['a', 'v_b', 'ünï <c>'], ['Run', 'Jump', 'x' * 300]
 

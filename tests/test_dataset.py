@@ -6,13 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import dataset
 from data_folder import FeatureFolder, find_split, read_split_file
 from dataset import SnippetSampler, VideoDataset, free_memory, loader, random_rows, uniform_rows
-from eval.files import InputError, read_ground_truth
-
+from eval.files import read_ground_truth
+from utils import InputError
 
 # ---- making data ----------------------------------------------------------------------------------------------------
 

@@ -11,9 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eval.detection
-from eval.detection import (average_precision, averages, check_tiou, evaluate, format_table, main, match, scored_subset,
-                            temporal_iou, warnings)
-from eval.files import Detections, GroundTruth, InputError, read_detections, read_ground_truth, select_videos
+from eval.detection import (
+    average_precision,
+    averages,
+    check_tiou,
+    evaluate,
+    format_table,
+    main,
+    match,
+    scored_subset,
+    temporal_iou,
+    warnings,
+)
+from eval.files import Detections, GroundTruth, read_detections, read_ground_truth, select_videos
+from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 ACTIVITYNET = [i / 20 for i in range(10, 20)]

@@ -10,9 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.detection import evaluate, scored_subset
-from eval.diagnosis import (BINS, KINDS, diagnose, draw, format_table, found_instances, judge, main, match, notes,
-                            to_json)
-from eval.files import Detections, GroundTruth, InputError, read_detections, read_ground_truth, write_detections
+from eval.diagnosis import (
+    BINS,
+    KINDS,
+    diagnose,
+    draw,
+    format_table,
+    found_instances,
+    judge,
+    main,
+    match,
+    notes,
+    to_json,
+)
+from eval.files import Detections, GroundTruth, read_detections, read_ground_truth, write_detections
+from utils import InputError
 
 TRUE, DOUBLE, WRONG, LOCALIZATION, CONFUSION, BACKGROUND = range(6)
 

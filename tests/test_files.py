@@ -7,8 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eval.files import (Detections, InputError, match_videos, quote, read_detections, read_ground_truth, read_json,
-                        select_videos, subset_name, write_detections, write_json, write_text)
+from eval.files import (
+    Detections,
+    match_videos,
+    read_detections,
+    read_ground_truth,
+    select_videos,
+    subset_name,
+    write_detections,
+)
+from utils import InputError, quote, read_json, write_json, write_text
 
 ROW = {'label': 'x', 'segment': [0, 1], 'score': 0.5}
 

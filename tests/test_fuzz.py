@@ -22,9 +22,10 @@ import main
 from data_folder import FeatureFolder, read_split_file
 from eval.curves import pick_curves, read_curves, write_curves
 from eval.detection import evaluate, format_table, scored_subset, to_json
-from eval.files import InputError, read_detections, read_ground_truth
-from model import AICL
-from utils import digest, load_weights, num_classes_of, read_checkpoint, read_weights, write_checkpoint
+from eval.files import read_detections, read_ground_truth
+from model import AICL, load_weights, num_classes_of, read_weights
+from run import digest, read_checkpoint, write_checkpoint
+from utils import InputError
 
 MODEL = AICL(2, 2, 3)
 MAX_SECONDS, MAX_BYTES = 10, 1e9    # for one input; that all may add to the process, hypothesis' own included

@@ -1,7 +1,8 @@
 """Localization against a slow and obvious version with loops, and by hand where its quirks matter."""
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.interpolate import interp1d
 

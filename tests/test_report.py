@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from browser import Browser, find_browser
+
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import evaluate, scored_subset
-from eval.files import InputError, match_videos, read_detections, read_ground_truth, select_videos, write_text
+from eval.files import match_videos, read_detections, read_ground_truth, select_videos
 from eval.report import build_report, main
+from utils import InputError, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = '</script><script>window.hacked = 1</script><!--'

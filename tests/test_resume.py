@@ -80,7 +80,7 @@ def test_a_kill_at_every_change_of_a_file(data, undisturbed, tmp_path, kind):
     while kill_at(data, undisturbed, tmp_path / str(number), {
             'before a file is renamed': lambda: Call('os.replace', number, KILL),
             'in the middle of a file': lambda: HalfAFile(number),
-            'before rows of a table': lambda: Call('utils.Table.append', number, KILL)}[kind](), tmp_path / 'log'):
+            'before rows of a table': lambda: Call('run.Table.append', number, KILL)}[kind](), tmp_path / 'log'):
         number += 1
     print(f'{number - 1} kills {kind}')
     assert number > (10 if 'rows' in kind else 25)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from eval.curves import pick_curves, read_curves, write_curves
-from eval.files import InputError, read_detections, read_ground_truth
+from eval.files import read_detections, read_ground_truth
 from eval.timeline import _name, draw_timeline, main
+from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 STRANGE = '$\\frac{<script>\n' + 'x' * 300

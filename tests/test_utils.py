@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from eval.files import InputError
-from model import AICL
-from utils import (Table, digest, load_weights, num_classes_of, pick_device, random_state, read_checkpoint,
-                   read_weights, rows_state, save, seed_everything, set_random_state, set_rows_state, write_checkpoint)
+from model import AICL, load_weights, num_classes_of, read_weights
+from run import (
+    Table,
+    digest,
+    pick_device,
+    random_state,
+    read_checkpoint,
+    rows_state,
+    save,
+    seed_everything,
+    set_random_state,
+    set_rows_state,
+    write_checkpoint,
+)
+from utils import InputError
 
 D, C, H = 4, 3, 6
 PREFIX = 'actionness_module.'
