@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import dataset
 from data_folder import FeatureFolder, find_split, read_split_file
-from dataset import SnippetSampler, VideoDataset, free_memory, loader, random_rows, uniform_rows
+from dataset import Draw, Share, ShuffledSampler, UniformSampler, VideoDataset, free_memory, loader, random_rows, uniform_rows
 from eval.files import read_ground_truth
 from utils import InputError
 
@@ -66,7 +66,7 @@ def open_set(folder, split='train', **options):
 def features(videos, name):
     """All rows of a video as the data set gives them."""
     i = videos.names.index(name)
-    return videos.__getitems__([(i, np.arange(videos.lengths[i]))]).features[0].numpy()
+    return videos.__getitems__(Draw([i], [np.arange(videos.lengths[i])], 1)).features[0].numpy()
 
 
 def complaint(call, *args, **options):
@@ -121,31 +121,35 @@ def test_both_ends_of_a_cell_are_drawn():
 @pytest.mark.parametrize('drop_last, sizes', [(False, [2, 2, 1]), (True, [2, 2])])
 def test_batches_in_order_or_shuffled(drop_last, sizes):
     lengths = [3, 1, 4, 1, 5]
-    assert [[v for v, _ in batch] for batch in SnippetSampler(lengths, 2, 2)] == [[0, 1], [2, 3], [4]]
+    assert [draw.videos for draw in UniformSampler(lengths, 2, 2)] == [[0, 1], [2, 3], [4]]
     torch.manual_seed(1)
-    sampler = SnippetSampler(lengths, 2, 2, np.random.RandomState(0), drop_last)
+    sampler = ShuffledSampler(lengths, 2, 2, drop_last, np.random.RandomState(0))
     batches = list(sampler)
-    assert [len(batch) for batch in batches] == sizes and len(sampler) == len(sizes)
+    assert [len(draw.videos) for draw in batches] == sizes and len(sampler) == len(sizes)
     torch.manual_seed(1)    # what a DataLoader with shuffle=True draws
     expected = [v for batch in torch.utils.data.DataLoader(range(5), 2, shuffle=True, drop_last=drop_last,
                                                            generator=None) for v in batch.tolist()]
     torch.manual_seed(1)
     torch.empty((), dtype=torch.int64).random_()    # the loader draws one number before its sampler does
-    assert [v for batch in sampler for v, _ in batch] == expected
+    assert [v for draw in sampler for v in draw.videos] == expected
 
 
 def test_ranks_share_every_batch_and_draw_the_same():
-    def batches(part, start=0):
+    def draws(share, left_out=0):
         torch.manual_seed(5)
-        sampler = SnippetSampler([9, 8, 7, 6, 5, 4, 3], 3, 3, np.random.RandomState(5), part=part)
-        sampler.start = start
-        return [[(video, tuple(rows)) for video, rows in batch] for batch in sampler]
-    whole, first, second = batches((0, 1)), batches((0, 2)), batches((1, 2))
-    assert [len(batch) for batch in whole] == [3, 3, 1]
-    for batch, a, b in zip(whole[:2], first, second):
+        sampler = ShuffledSampler([9, 8, 7, 6, 5, 4, 3], 3, 3, False, np.random.RandomState(5), share)
+        sampler.leave_out(left_out)
+        return [([(video, tuple(rows)) for video, rows in zip(draw.videos, draw.rows)], draw.weight)
+                for draw in sampler]
+
+    whole, first, second = draws(Share(0, 1)), draws(Share(0, 2)), draws(Share(1, 2))
+    assert [(len(batch), weight) for batch, weight in whole] == [(3, 1), (3, 1), (1, 1)]
+    for (batch, _), (a, a_weight), (b, b_weight) in zip(whole[:2], first, second):
         assert a == batch[0::2] and b == batch[1::2]
-    assert first[2] == second[2] == whole[2]    # nobody is left without a video
-    assert batches((0, 1), start=2) == whole[2:] and batches((0, 1), start=3) == []
+        assert (a_weight, b_weight) == (2 / 3, 1 / 3)
+    assert first[2] == whole[2]
+    assert second[2] == (whole[2][0], 0)    # nobody is left without a video, but this one counts nothing
+    assert draws(Share(0, 1), left_out=2) == whole[2:] and draws(Share(0, 1), left_out=3) == []
 
 
 # ---- layouts, names, labels -----------------------------------------------------------------------------------------
@@ -343,7 +347,7 @@ def test_a_bad_number_is_named_with_file_and_row(folder, value, cache):
 
     def read_rows():
         train = open_set(folder, cache=cache)
-        train.__getitems__([(0, np.array([3, 20, 20, 29]))])
+        train.__getitems__(Draw([0], [np.array([3, 20, 20, 29])], 1))
 
     row = 20 if cache == 'none' else 17    # `none` looks at the rows that it reads
     assert complaint(read_rows) == f'{path}: NaN or infinite feature in row {row}; extract it again'
@@ -562,7 +566,7 @@ def test_every_cache_gives_the_same_batches(folder, workers, half):
     for cache in ('ram', 'none', 'device', 'auto'):
         train = open_set(folder, cache=cache)
         torch.manual_seed(3)
-        sampler = SnippetSampler(train.lengths, 10, 2, np.random.RandomState(3))
+        sampler = ShuffledSampler(train.lengths, 10, 2, False, np.random.RandomState(3))
         runs.append([batch for _ in range(2) for batch in loader(train, sampler, workers)])
         runs[-1].append(torch.rand(1))
     for run in runs[1:]:
@@ -581,7 +585,7 @@ def test_a_file_that_changes_in_mid_run_is_one_line(folder, workers):
     np.save(path, np.load(path)[:5])
 
     def read():
-        return list(loader(train, SnippetSampler(train.lengths, 4, 3), workers))
+        return list(loader(train, UniformSampler(train.lengths, 4, 3), workers))
     assert complaint(read).startswith(f'{path}: changed its shape since the run began')
     np.save(path, np.ones((30, 3), np.float32))
     assert complaint(read).startswith(f'{path}: changed its shape since the run began')

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import main
-from dataset import VideoDataset
+import training
+from dataset import UniformSampler, VideoDataset, loader
 from eval.files import read_ground_truth
+from model import AICL
 
 
 @pytest.fixture(scope='module')
@@ -47,8 +49,8 @@ def observed(monkeypatch):
     seen = {'steps': [], 'start': {}}
 
     class Watched(main.VideoDataset):
-        def __getitems__(self, items):
-            batch = super().__getitems__(items)
+        def __getitems__(self, draw):
+            batch = super().__getitems__(draw)
             if 'train' in str(self.folder):
                 seen['steps'].append({'videos': [self.names[v] for v in batch.videos],
                                       'input_sum': float(batch.features.double().sum())})
@@ -62,14 +64,14 @@ def observed(monkeypatch):
         return aicl_losses(outputs, mined, labels, targets, *rest)
 
     def build(*args):
-        model = build_model(*args)
+        model = build_network(*args)
         seen['start'] = sums(model.state_dict())
         return model
 
-    aicl_losses, build_model = main.aicl_losses, main.build_model
+    aicl_losses, build_network = training.aicl_losses, training.build_network
     monkeypatch.setattr(main, 'VideoDataset', Watched)
-    monkeypatch.setattr(main, 'aicl_losses', losses)
-    monkeypatch.setattr(main, 'build_model', build)
+    monkeypatch.setattr(training, 'aicl_losses', losses)
+    monkeypatch.setattr(training, 'build_network', build)
     return seen
 
 
@@ -117,11 +119,11 @@ def network_sums(data, weights, num_segments):
     """Sums of the network's outputs on every test video, under the names of the golden files."""
     truth = read_ground_truth(data / 'gt.json')
     test_set = VideoDataset(data, 'test', truth, truth.labels)
-    model = main.AICL(1024, 20)
+    model = AICL(1024, 20, 512, fusion_weight=1 / 3, topk_ratio=8)
     model.load_state_dict(torch.load(weights, weights_only=True))
-    sampler = main.SnippetSampler(test_set.lengths, num_segments, 1)
+    sampler = UniformSampler(test_set.lengths, num_segments, 1)
     found = {}
-    for batch in main.loader(test_set, sampler):
+    for batch in loader(test_set, sampler):
         with torch.inference_mode():
             out = model(batch.features)
         video = batch.videos[0]
