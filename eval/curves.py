@@ -7,7 +7,7 @@ for a picture. The actionnesses stay float32, because what is consistent is deci
 import io
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,7 +52,9 @@ def regions(aware: np.ndarray, agnostic: np.ndarray) -> np.ndarray:
 
 def write_curves(path: str | os.PathLike, curves: Curves) -> None:
     """Writes a curves.npz whole: beside its place, then renamed. Raises InputError if it cannot be written."""
-    arrays = curves._replace(videos=np.array(curves.videos, np.str_), labels=np.array(curves.labels, np.str_))._asdict()
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in curves._asdict().items()}
+    for name in ('videos', 'labels'):
+        arrays[name] = arrays[name].astype(np.str_)  # an empty list has no type of its own
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_bytes(path, content.getvalue())
@@ -62,36 +64,38 @@ def read_curves(path: str | os.PathLike) -> Curves:
     """Reads a curves.npz; InputError naming the file if it is not one, or does not hang together."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            curves = Curves(*(file[name] for name in Curves._fields))
+            arrays = {name: file[name] for name in Curves._fields}
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or "not a curves.npz"}') from None
     except Exception:    # a damaged archive makes zipfile and numpy raise almost anything
         raise InputError(f'{path}: not a curves.npz, or damaged; write it again with --inference_only') from None
-    fault = _fault(curves)
+    fault = _fault(arrays)
     if fault:
         raise InputError(f'{path}: {fault}; write it again with --inference_only')
-    return curves._replace(videos=curves.videos.tolist(), labels=curves.labels.tolist())
+    names = {name: arrays.pop(name).tolist() for name in ('videos', 'labels')}
+    return Curves(**names, **arrays)
 
 
-def _fault(curves: Curves) -> str | None:
+def _fault(arrays: dict[str, np.ndarray]) -> str | None:
     """What is wrong with arrays as they came from a file, None if nothing is."""
-    n, m = np.size(curves.videos), np.size(curves.video)
-    t = curves.aware.shape[-1] if curves.aware.ndim else 0
-    shapes = {'videos': (n,), 'labels': (np.size(curves.labels),), 'seconds': (n,), 'num_snippets': (n,),
-              'aware': (n, t), 'agnostic': (n, t), 'video': (m,), 'label': (m,), 'selection': (m, t), 'cas': (m, t)}
+    n, m, c = (arrays[name].size for name in ('videos', 'video', 'labels'))
+    t = arrays['aware'].shape[-1] if arrays['aware'].ndim else 0
+    shapes = {'videos': (n,), 'labels': (c,), 'seconds': (n,), 'num_snippets': (n,), 'aware': (n, t),
+              'agnostic': (n, t), 'video': (m,), 'label': (m,), 'selection': (m, t), 'cas': (m, t)}
     kinds = {'videos': 'U', 'labels': 'U', 'num_snippets': 'i', 'video': 'i', 'label': 'i'}
     for name, shape in shapes.items():
-        array = getattr(curves, name)
+        array = arrays[name]
         if array.shape != shape or not t:
             return f'"{name}" has the shape {array.shape}, which does not fit the others'
         if array.dtype.kind != kinds.get(name, 'f'):
             return f'"{name}" has the type {array.dtype}'
         if array.dtype.kind == 'f' and not np.isfinite(array).all():
             return f'"{name}" holds NaN or infinity'
-    for name, length in (('video', n), ('label', np.size(curves.labels))):
-        index = getattr(curves, name)
+    for name, length in (('video', n), ('label', c)):
+        index = arrays[name]
         if m and not 0 <= index.min() <= index.max() < length:
             return f'"{name}" points outside its list'
-    if (np.diff(curves.video) < 0).any() or len(set(curves.videos.tolist())) < n or (curves.seconds <= 0).any():
+    videos = arrays['videos'].tolist()
+    if (np.diff(arrays['video']) < 0).any() or len(set(videos)) < n or (arrays['seconds'] <= 0).any():
         return 'its videos are not in order, not different, or have no length'
     return None

@@ -175,7 +175,8 @@ def check_tiou(tiou: Sequence[float]) -> np.ndarray:
     return values
 
 
-def evaluate(truth: GroundTruth, detections: Detections, tiou: Sequence[float]) -> Scores:
+def evaluate(truth: GroundTruth, detections: Detections, tiou: Sequence[float],
+             matches: Matches | None = None) -> Scores:
     """Scores detections against all videos of `truth` (see `scored_subset`); InputError if it has no instance.
 
     mAP is the mean over the classes that occur in `truth`. A prediction in a video that it does not list is a false
@@ -184,7 +185,7 @@ def evaluate(truth: GroundTruth, detections: Detections, tiou: Sequence[float]) 
     tiou = check_tiou(tiou)
     if not len(truth.segments):
         raise InputError('the ground truth has no annotated instance: there is nothing to score')
-    matches = match(truth, detections, tiou)
+    matches = match(truth, detections, tiou) if matches is None else matches
     classes, positives = np.unique(truth.label, return_counts=True)
     first, last = (np.searchsorted(matches.label[matches.order], classes, side) for side in ('left', 'right'))
     ap = [average_precision(matches.instance[:, a:b] >= 0, n) for a, b, n in zip(first, last, positives)]

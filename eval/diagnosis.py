@@ -31,10 +31,11 @@ Everything is judged at each tIoU by itself; an average is the mean over the tIo
 """
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from eval.detection import Matches, check_tiou, evaluate, match, scored_subset, temporal_iou, tiou_key, warnings
 from eval.files import Detections, GroundTruth, read_detections, read_ground_truth
@@ -56,6 +57,7 @@ BINS = {
     'activitynet': {'coverage': (0.2, 0.4, 0.6, 0.8), 'length': (30, 60, 120, 180), 'instances': (1, 4, 8)},
 }
 TITLES = {'coverage': 'coverage', 'length': 'length (s)', 'instances': 'number of instances in the video'}
+NOT_JUDGED = len(KINDS)  # the kind of a prediction behind the 10 N_c best, or of a label that no instance has
 COLOURS = ('#009E73', '#56B4E9', '#F0E442', '#E69F00', '#CC79A7', '#BBBBBB')  # of KINDS, after Okabe and Ito
 
 
@@ -90,6 +92,8 @@ class Diagnosis(NamedTuple):
     missed: np.ndarray  # (K,) share of the instances that nothing matched
     normalized_mean_ap: np.ndarray  # (K,) of all predictions on all instances: what those of the bins compare with
     characteristics: list[Characteristic]  # coverage is left out if no video has a known duration
+    matches: Matches  # what all this was computed from ...
+    judgement: Judgement  # ... and the single verdicts
 
     @property
     def num_kept(self) -> int:
@@ -101,15 +105,31 @@ class Diagnosis(NamedTuple):
         """The profile as shares of the predictions, (K, 10, 6); 0 where there are none."""
         return self.profile / np.maximum(self.profile.sum(axis=2, keepdims=True), 1)
 
+    @property
+    def kinds(self) -> np.ndarray:
+        """The kind of each of the R predictions, (K, R) uint8: an index into KINDS, or NOT_JUDGED.
 
-def judge(truth: GroundTruth, detections: Detections, tiou: Sequence[float],
-          matches: Matches | None = None) -> Judgement:
+        One that matched an instance is a true positive also where it is not kept.
+        """
+        kinds = np.full((len(self.tiou), self.num_predictions), NOT_JUDGED, np.uint8)
+        kinds[:, self.judgement.prediction] = self.judgement.kind
+        threshold, place = np.nonzero(self.matches.instance >= 0)
+        kinds[threshold, self.matches.order[place]] = 0
+        return kinds
+
+    @property
+    def found(self) -> np.ndarray:
+        """Which of the G instances a prediction matched, (K, G) bool; the others are false negatives."""
+        return found_instances(self.matches, self.num_instances)
+
+
+def judge(truth: GroundTruth, detections: Detections, tiou: ArrayLike, matches: Matches | None = None) -> Judgement:
     """Tells the kind of every prediction that is among the 10 N_c best of its class, as the module explains.
 
     `matches` saves the matching, if it is at hand for the same `tiou`. Raises InputError for a wrong threshold.
     """
-    tiou = check_tiou(tiou)
-    matches = match(truth, detections, tiou) if matches is None else matches
+    thresholds = check_tiou(tiou)
+    matches = match(truth, detections, thresholds) if matches is None else matches
     label = matches.label[matches.order]
     rank = np.arange(len(label)) - np.searchsorted(label, label)
     depth = rank // np.bincount(truth.label, minlength=len(truth.labels))[label]
@@ -117,7 +137,7 @@ def judge(truth: GroundTruth, detections: Detections, tiou: Sequence[float],
     rows, label = matches.order[kept], label[kept]
 
     overlap, nearest = _nearest(truth, matches.video[rows], detections.segments[rows])
-    kind = np.where(overlap >= tiou[:, None], 1, np.where(overlap >= MIN_TIOU, 3, 5))
+    kind = np.where(overlap >= thresholds[:, None], 1, np.where(overlap >= MIN_TIOU, 3, 5))
     kind += (kind < 5) & (nearest != label)
     return Judgement(rows, label, depth[kept], np.where(matches.instance[:, kept] >= 0, 0, kind))
 
@@ -138,18 +158,18 @@ def _nearest(truth: GroundTruth, video: np.ndarray, segments: np.ndarray) -> tup
     return overlap, label
 
 
-def diagnose(truth: GroundTruth, detections: Detections, tiou: Sequence[float] = (0.5,),
+def diagnose(truth: GroundTruth, detections: Detections, tiou: ArrayLike = (0.5,),
              bins: Mapping[str, Sequence[float]] = BINS['thumos14']) -> Diagnosis:
     """Diagnoses detections against all videos of `truth` (see `eval.detection.scored_subset`), as the module explains.
 
     `bins` gives the upper ends of the bins of 'coverage', 'length' (seconds) and 'instances'. Raises InputError if
     there is no instance, or for a wrong threshold.
     """
-    tiou = check_tiou(tiou)
+    thresholds = check_tiou(tiou)
     if not len(truth.segments):
         raise InputError('the ground truth has no annotated instance: there is nothing to diagnose')
-    matches = match(truth, detections, tiou)
-    judgement = judge(truth, detections, tiou, matches)
+    matches = match(truth, detections, thresholds)
+    judgement = judge(truth, detections, thresholds, matches)
     cells = judgement.depth * len(KINDS) + judgement.kind
     profile = [np.bincount(row, minlength=DEPTH * len(KINDS)).reshape(DEPTH, -1).cumsum(axis=0) for row in cells]
 
@@ -160,11 +180,12 @@ def diagnose(truth: GroundTruth, detections: Detections, tiou: Sequence[float] =
 
     found = found_instances(matches, len(truth.segments))
     return Diagnosis(
-        tiou, len(truth.videos), len(truth.segments), len(detections.scores), np.stack(profile),
+        thresholds, len(truth.videos), len(truth.segments), len(detections.scores), np.stack(profile),
         mean_ap, np.stack(gain, axis=1), 1 - found.mean(axis=1),
         _sensitivity(truth, matches, np.ones(len(truth.segments), bool)),
         [_characteristic(truth, matches, found, name, values, bins[name])
-         for name, values in _values(truth).items() if not np.isnan(values).all()])
+         for name, values in _values(truth).items() if not np.isnan(values).all()],
+        matches, judgement)
 
 
 def found_instances(matches: Matches, number: int) -> np.ndarray:
@@ -250,7 +271,7 @@ def to_json(diagnosis: Diagnosis) -> dict:
 
 def format_table(diagnosis: Diagnosis) -> str:
     """The diagnosis as text in per cent: kinds and gains by tIoU; the profile and the bins as means over the tIoUs."""
-    def row(name: str, values: Sequence, form: str = '8.2f') -> str:
+    def row(name: str, values: Iterable, form: str = '8.2f') -> str:
         return f'{name:<32}' + ''.join(f'{value:{form}}' for value in values)
 
     def by_tiou(name: str, values: np.ndarray) -> str:
@@ -292,8 +313,8 @@ def draw(diagnosis: Diagnosis) -> 'Figure':
     figure = Figure(figsize=(13, 9.5), layout='constrained')
     figure.supxlabel('\n'.join(notes(diagnosis)), fontsize='medium')
     figure.suptitle(f'Error diagnosis, mean over tIoU {tious}' if ',' in tious else f'Error diagnosis at tIoU {tious}')
-    above, below = figure.add_gridspec(2, 1, height_ratios=(4, 5))
-    above = above.subgridspec(1, 2, width_ratios=(3, 2))
+    rooms = figure.add_gridspec(2, 1, height_ratios=(4, 5))
+    above = rooms[0].subgridspec(1, 2, width_ratios=(3, 2))
 
     axes = figure.add_subplot(above[0])
     depth, shares = np.arange(1, DEPTH + 1), 100 * diagnosis.shares.mean(axis=0)
@@ -310,7 +331,7 @@ def draw(diagnosis: Diagnosis) -> 'Figure':
     axes.margins(x=0.15)
 
     widths = [len(c.bins) for c in diagnosis.characteristics]
-    grid = below.subgridspec(2, len(widths), width_ratios=widths)
+    grid = rooms[1].subgridspec(2, len(widths), width_ratios=widths)
     for row, (what, colour) in enumerate((('missed instances (%)', '#D55E00'), ('normalized mAP (%)', '#0072B2'))):
         for column, c in enumerate(diagnosis.characteristics):
             values = 100 * (c.mean_ap if row else c.missed).mean(axis=0)
@@ -349,9 +370,9 @@ def diagnose_file(args: argparse.Namespace) -> None:
     keep_inputs([args.ground_truth, args.detections], args.output, args.picture)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
-    for line in warnings(evaluate(truth, detections, args.tiou)):
-        print(f'warning: {line}', file=sys.stderr)
     diagnosis = diagnose(truth, detections, args.tiou, BINS[args.bins])
+    for line in warnings(evaluate(truth, detections, args.tiou, diagnosis.matches)):
+        print(f'warning: {line}', file=sys.stderr)
     if args.output:
         write_json(args.output, to_json(diagnosis))
     if args.picture:

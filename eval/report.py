@@ -4,11 +4,11 @@
     python -m eval.report gt.json detections.json --curves curves.npz --tiou 0.5 0.75 0.95 --bins activitynet \\
         -o report.html
 
-The page needs no network and no other file. It draws plain SVG with its own script, report.js, and not with a charting
-library: the timeline (hundreds of detections placed by score, instances, curves and regions on one time axis, redrawn
-while a slider moves) is what no library has ready made, the other charts are bars and lines, and an embedded library
-would be one to four megabytes, as much as all THUMOS14 videos' data. SVG takes its colours from the style sheet, light
-or dark, stays sharp, and can be counted by a test.
+The page needs no network and no other file. It draws plain SVG with its own script, page/report.js, and not with a
+charting library: the timeline (hundreds of detections placed by score, instances, curves and regions on one time axis,
+redrawn while a slider moves) is what no library has ready made, the other charts are bars and lines, and an embedded
+library would be one to four megabytes, as much as all THUMOS14 videos' data. SVG takes its colours from the style
+sheet, light or dark, stays sharp, and can be counted by a test.
 
 Text from the files cannot run: it is escaped where it enters the page, the script shows it as text only, and the page's
 content security policy allows nothing but the one script and the one style sheet that stand in it, by their hashes. All
@@ -24,25 +24,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from eval.curves import Curves, read_curves, regions
-from eval.detection import TIOU, Matches, averages, evaluate, match, scored_subset, tiou_key, warnings
-from eval.diagnosis import BINS, COLOURS, KINDS, TITLES, diagnose, judge, notes
+from eval.detection import TIOU, averages, evaluate, scored_subset, tiou_key, warnings
+from eval.diagnosis import BINS, COLOURS, KINDS, TITLES, Diagnosis, diagnose, notes
 from eval.files import Detections, GroundTruth, match_videos, read_detections, read_ground_truth
-from utils import InputError, Parser, keep_inputs, run_command, write_text
+from utils import InputError, Parser, keep_inputs, printable, run_command, write_text
 
-PLACE = Path(__file__).parent
-NOT_JUDGED = len(KINDS)  # a detection behind the 10 N_c best of its class, or of a label that no instance has
+PAGE = Path(__file__).parent / 'page'
 
 
-def build_report(truth: GroundTruth, detections: Detections, tiou: Sequence[float] = TIOU, curves: Curves | None = None,
+def build_report(truth: GroundTruth, detections: Detections, tiou: ArrayLike = TIOU, curves: Curves | None = None,
                  bins: Mapping[str, Sequence[float]] = BINS['thumos14'], title: str = 'Detections') -> str:
     """The page, as text, for detections in the videos of `truth` (see `eval.detection.scored_subset`).
 
     `bins` are those of `eval.diagnosis`. Raises InputError if there is nothing to score.
     """
-    scores, matches = evaluate(truth, detections, tiou), match(truth, detections, tiou)
-    found = diagnose(truth, detections, tiou, bins)
+    diagnosis = diagnose(truth, detections, tiou, bins)
+    scores = evaluate(truth, detections, tiou, diagnosis.matches)
     labels = truth.labels + sorted({*detections.labels} - {*truth.labels})
     listed = match_videos(detections.videos, truth.videos) >= 0
     videos = truth.videos + [name for name, known in zip(detections.videos, listed) if not known]
@@ -57,25 +57,28 @@ def build_report(truth: GroundTruth, detections: Detections, tiou: Sequence[floa
         'facts': f'{scores.num_videos} annotated videos of the subset “{truth.subsets[0]}” '
                  f'({scores.videos_without_prediction} without a detection), {scores.num_instances} instances of '
                  f'{len(scores.labels)} classes, {scores.num_predictions} detections',
-        'notes': warnings(scores) + notes(found),
+        'notes': warnings(scores) + notes(diagnosis),
         'kinds': [*KINDS, 'not judged'],
         'errors': {
-            'shares': found.shares.tolist(), 'gain': found.gain.tolist(), 'mean_ap': found.mean_ap.tolist(),
-            'missed': found.missed.tolist(), 'normalized': found.normalized_mean_ap.tolist(), 'kept': found.num_kept,
+            'shares': diagnosis.shares.tolist(), 'gain': diagnosis.gain.tolist(), 'mean_ap': diagnosis.mean_ap.tolist(),
+            'missed': diagnosis.missed.tolist(), 'normalized': diagnosis.normalized_mean_ap.tolist(),
+            'kept': diagnosis.num_kept,
             'characteristics': [{
                 'title': TITLES[c.name], 'bins': c.bins, 'ranges': c.ranges, 'instances': c.instances.tolist(),
-                'missed': _nullable(c.missed), 'normalized': _nullable(c.mean_ap)} for c in found.characteristics]},
+                'missed': _nullable(c.missed), 'normalized': _nullable(c.mean_ap)} for c in diagnosis.characteristics]},
         'videos': videos,
         'durations': [*_nullable(truth.durations), *[None] * (len(videos) - len(truth.videos))],
-        'instances': _instances(truth, matches),
-        'detections': _detections(truth, detections, tiou, matches, videos, labels),
+        'instances': _instances(truth, diagnosis.found),
+        'detections': _detections(detections, diagnosis, videos, labels),
         'curves': None if curves is None else _curves(curves, videos, labels)}
     return _page(title, json.dumps(data, allow_nan=False, separators=(',', ':')))
 
 
 def _nullable(values: np.ndarray) -> list:
     """An array as lists, None for NaN."""
-    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+    nullable = values.astype(object)
+    nullable[np.isnan(values)] = None
+    return nullable.tolist()
 
 
 def _pack(values: np.ndarray, dtype: str | None = None) -> list[str]:
@@ -85,22 +88,15 @@ def _pack(values: np.ndarray, dtype: str | None = None) -> list[str]:
     return [dtype, base64.b64encode(np.ascontiguousarray(values, np.dtype(dtype).newbyteorder('<')).tobytes()).decode()]
 
 
-def _instances(truth: GroundTruth, matches: Matches) -> dict:
+def _instances(truth: GroundTruth, found: np.ndarray) -> dict:
     """The G instances as columns; `found` (K, G) tells which are matched at each threshold."""
-    found = np.zeros((len(matches.instance), len(truth.segments)), bool)
-    threshold, place = np.nonzero(matches.instance >= 0)
-    found[threshold, matches.instance[threshold, place]] = True
     return {'video': _pack(truth.video), 'label': _pack(truth.label), 'found': _pack(found, 'u1'),
             'start': _pack(truth.segments[:, 0], 'f8'), 'end': _pack(truth.segments[:, 1], 'f8')}
 
 
-def _detections(truth: GroundTruth, detections: Detections, tiou: Sequence[float], matches: Matches, videos: list[str],
-                labels: list[str]) -> dict:
+def _detections(detections: Detections, diagnosis: Diagnosis, videos: list[str], labels: list[str]) -> dict:
     """The R detections as columns: class by class and there by falling score, as mAP ranks them; `kind` is (K, R)."""
-    judgement = judge(truth, detections, tiou, matches)
-    kind = np.full((len(matches.instance), len(detections.scores)), NOT_JUDGED)
-    kind[:, judgement.prediction] = judgement.kind
-    kind[:, matches.order] = np.where(matches.instance >= 0, 0, kind[:, matches.order])
+    matches = diagnosis.matches
     order = np.concatenate((matches.order, np.flatnonzero(matches.label < 0)))
     video = match_videos(detections.videos, videos)[detections.video]
     place = {name: index for index, name in enumerate(labels)}
@@ -108,7 +104,7 @@ def _detections(truth: GroundTruth, detections: Detections, tiou: Sequence[float
     return {'video': _pack(video[order]), 'label': _pack(label[order]),
             'start': _pack(detections.segments[order, 0], 'f4'), 'end': _pack(detections.segments[order, 1], 'f4'),
             'score': _pack(detections.scores[order], 'f8'),  # exact: the page counts who reaches a threshold
-            'kind': _pack(kind[:, order])}
+            'kind': _pack(diagnosis.kinds[:, order])}
 
 
 def _curves(curves: Curves, videos: list[str], labels: list[str]) -> dict:
@@ -140,18 +136,18 @@ def _bytes(values: np.ndarray) -> list[str]:
 def _page(title: str, data: str) -> str:
     """The template with style sheet, script and data in place."""
     colours = ''.join(f'--k{kind}:{colour};' for kind, colour in enumerate(COLOURS))
-    style = f':root{{{colours}}}\n' + (PLACE / 'report.css').read_text(encoding='utf-8')
-    script = (PLACE / 'report.js').read_text(encoding='utf-8')
+    style = f':root{{{colours}}}\n' + (PAGE / 'report.css').read_text(encoding='utf-8')
+    script = (PAGE / 'report.js').read_text(encoding='utf-8')
 
     def sha256(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
-    title = html.escape(title.encode('utf-8', 'replace').decode())
+    title = html.escape(printable(title))
     policy = (f"default-src 'none'; script-src {sha256(script)}; style-src {sha256(style)}; img-src data:; "
               "base-uri 'none'; form-action 'none'")
     parts = {'policy': policy, 'title': title, 'style': style, 'script': script,
              'data': data.replace('<', '\\u003c')}  # so that no label ends the element or opens a comment
-    pieces = (PLACE / 'report.html').read_text(encoding='utf-8').split('@')
+    pieces = (PAGE / 'report.html').read_text(encoding='utf-8').split('@')
     return ''.join(parts.get(piece, piece) for piece in pieces)
 
 

@@ -13,6 +13,7 @@ from eval.detection import evaluate, scored_subset
 from eval.diagnosis import (
     BINS,
     KINDS,
+    NOT_JUDGED,
     diagnose,
     draw,
     format_table,
@@ -376,3 +377,20 @@ def test_command_shows_no_traceback(files):
 
 def test_kinds_have_their_names():
     assert [*to_json(diagnose(make_truth(INSTANCES), make_detections([])))['share']] == [*KINDS]
+
+
+def test_a_diagnosis_carries_what_it_was_computed_from():
+    truth, detections = make_truth(INSTANCES), make_detections([row for row, _ in CASES])
+    diagnosis = diagnose(truth, detections, [0.4, 0.5])
+    alone = judge(truth, detections, [0.4, 0.5])
+    assert all(np.array_equal(together, own) for together, own in zip(diagnosis.judgement, alone))
+    behind = [NOT_JUDGED if kind is None else kind for _, kind in CASES]
+    assert diagnosis.kinds[1].tolist() == behind
+    assert diagnosis.found.tolist() == [[True, True, True], [True, False, True]]
+
+
+def test_a_match_behind_the_ten_best_is_a_true_positive_of_no_judgement():
+    truth = make_truth([('v', 'A', 0, 10)])
+    diagnosis = diagnose(truth, make_detections([('v', 'A', 50, 60, .5)] * 12 + [('v', 'A', 0, 10, .1)]), [0.5])
+    assert diagnosis.kinds[0].tolist() == [BACKGROUND] * 10 + [NOT_JUDGED] * 2 + [TRUE]
+    assert diagnosis.num_kept == 10

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from browser import Browser, find_browser
 
+import eval.detection
+import eval.diagnosis
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import evaluate, scored_subset
 from eval.files import match_videos, read_detections, read_ground_truth, select_videos
@@ -175,6 +177,17 @@ def test_nothing_in_the_page_points_elsewhere(page):
 def test_same_input_gives_the_same_page(files):
     truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
     assert build_report(truth, detections, TIOU, title='once') == build_report(truth, detections, TIOU, title='once')
+
+
+def test_detections_are_matched_and_judged_once(files, monkeypatch):
+    calls = []
+    for name in ('match', 'judge'):
+        real = getattr(eval.diagnosis, name)
+        for room in (eval.detection, eval.diagnosis):
+            if hasattr(room, name):
+                monkeypatch.setattr(room, name, lambda *all, name=name, real=real: calls.append(name) or real(*all))
+    build_report(read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json'), TIOU)
+    assert sorted(calls) == ['judge', 'match']
 
 
 def test_a_title_is_text(files):

@@ -44,8 +44,8 @@ const lengthOf = data.videos.map((_, video) => {
   return end;
 });
 
-const kindOf = row => detections.kind[state.tiou * detections.score.length + row];
-const isFound = row => instances.found[state.tiou * instances.start.length + row];
+const kindOf = (row, tiou) => detections.kind[tiou * detections.score.length + row];
+const isFound = (row, tiou) => instances.found[tiou * instances.start.length + row];
 const chosen = label => state.label < 0 || state.label === label;
 
 let lowest = Infinity, highest = -Infinity;
@@ -120,9 +120,9 @@ const explain = content => ({onpointermove: event => tooltip(event, content), on
 // ---- average precision ----------------------------------------------------------------------------------------------
 
 // The places of the hits among detections by falling score, and from each hit on the best precision: the envelope.
-function envelope(rows) {
+function envelope(rows, tiou) {
   const ranks = [], precision = [];
-  rows.forEach((row, rank) => { if (kindOf(row) === TRUE_POSITIVE) ranks.push(rank); });
+  rows.forEach((row, rank) => { if (kindOf(row, tiou) === TRUE_POSITIVE) ranks.push(rank); });
   for (let i = ranks.length - 1; i >= 0; i--)
     precision[i] = Math.max((i + 1) / (ranks[i] + 1), precision[i + 1] || 0);
   return {ranks, precision};
@@ -144,12 +144,14 @@ function summarize(video) {
   const own = instancesOf[video].filter(row => chosen(instances.label[row]));
   const rows = detectionsOf[video].filter(row => chosen(detections.label[row]));
   const counts = new Array(data.kinds.length).fill(0), positives = new Map();
-  for (const row of rows) counts[kindOf(row)]++;
+  for (const row of rows) counts[kindOf(row, state.tiou)]++;
   for (const row of own) positives.set(instances.label[row], (positives.get(instances.label[row]) || 0) + 1);
   const ap = [...positives].map(([label, number]) =>
-    envelope(rows.filter(row => detections.label[row] === label)).precision.reduce((a, b) => a + b, 0) / number);
+    envelope(rows.filter(row => detections.label[row] === label), state.tiou)
+      .precision.reduce((a, b) => a + b, 0) / number);
   return {
-    counts, ap: ap.length ? mean(ap) : NaN, instances: own.length, missed: own.filter(row => !isFound(row)).length,
+    counts, ap: ap.length ? mean(ap) : NaN, instances: own.length,
+    missed: own.filter(row => !isFound(row, state.tiou)).length,
     concerns: state.label < 0 || own.length + rows.length > 0};
 }
 
@@ -182,7 +184,7 @@ function sortedClasses() {
 }
 
 function sparkline(label, number) {
-  const {ranks, precision} = envelope(rowsOfClass(label));
+  const {ranks, precision} = envelope(rowsOfClass(label), state.tiou);
   const steps = ranks.map((_, i) => `V${(19 - 18 * precision[i]).toFixed(1)}H${(64 * (i + 1) / number).toFixed(1)}`);
   return svg('svg', {class: 'spark', viewBox: '0 0 64 20', 'aria-hidden': 'true'},
     svg('path', {d: 'M0 19' + steps.join('') + 'V19Z'}));
@@ -237,14 +239,12 @@ function drawPrecisionRecall() {
 
   let shown;
   data.tiou.forEach((_, k) => {
-    state.tiou = k;    // `envelope` judges at the chosen tIoU
-    const found = envelope(rows);
+    const found = envelope(rows, k);
     const steps = found.precision.map((p, i) => `V${y(p).toFixed(1)}H${x((i + 1) / c.instances).toFixed(1)}`);
     const d = `M${x(0)} ${y(found.precision[0] || 0)}${steps.join('')}V${y(0)}`;
     if (k !== now) parts.push(svg('path', {d, class: 'faint'}));
     else shown = {...found, d};
   });
-  state.tiou = now;
   const dot = svg('circle', {r: 4, class: 'bar blue', visibility: 'hidden'});
   parts.push(
     svg('path', {d: `${shown.d}H${x(0)}Z`, class: 'area blue'}), svg('path', {d: shown.d, class: 'curve blue'}), dot);
@@ -437,7 +437,7 @@ function drawTimeline() {
   plotWidth = box.clientWidth - LEFT - RIGHT;
   const rows = detectionsOf[video].filter(row => chosen(detections.label[row]));
   const reached = rows.filter(row => detections.score[row] >= state.threshold);
-  const visible = reached.filter(row => !state.hidden.has(kindOf(row)));
+  const visible = reached.filter(row => !state.hidden.has(kindOf(row, state.tiou)));
   const labels = new Set(instancesOf[video].map(g => instances.label[g]));
   detectionsOf[video].forEach(row => labels.add(detections.label[row]));
 
@@ -464,7 +464,7 @@ function drawTimeline() {
 
 function drawKinds(reached) {
   const counts = new Array(data.kinds.length).fill(0);
-  for (const row of reached) counts[kindOf(row)]++;
+  for (const row of reached) counts[kindOf(row, state.tiou)]++;
   const toggle = kind => {
     if (!state.hidden.delete(kind)) state.hidden.add(kind);
     drawTimeline();
@@ -529,7 +529,7 @@ function drawClass(video, label, visible) {
   const height = rows.length ? 168 : 30, y = score => 26 + (highest - score) / (highest - lowest) * (height - 36);
   const parts = [text(2, 15, 'truth'), ...bands(own, 18, height - 26)];
   for (const g of own) {
-    const [x, width] = clip(instances.start[g], instances.end[g]), found = isFound(g);
+    const [x, width] = clip(instances.start[g], instances.end[g]), found = isFound(g, state.tiou);
     const tip = `${name}\n${seconds(instances.start[g])} to ${seconds(instances.end[g])} s\n` +
                 `${found ? 'found' : 'missed'} at tIoU ${data.tiou[state.tiou]}`;
     parts.push(rect(x, 6, width, 11, {class: found ? 'instance' : 'instance lost', rx: 1, 'data-tip': tip}));
@@ -539,12 +539,12 @@ function drawClass(video, label, visible) {
     if (!inView(detections.start[row], detections.end[row])) continue;
     const [x, width] = clip(detections.start[row], detections.end[row]);
     parts.push(rect(x, y(detections.score[row]) - 2.5, width, 5, {
-      class: `hit kind k${kindOf(row)}`, rx: 1.5, 'data-row': row}));
+      class: `hit kind k${kindOf(row, state.tiou)}`, rx: 1.5, 'data-row': row}));
   }
   if (rows.length && state.threshold > lowest)
     parts.push(line(LEFT, y(state.threshold), LEFT + plotWidth, y(state.threshold), {class: 'cut'}));
 
-  const found = all.filter(g => isFound(g)).length, pair = pairOf.get(`${video} ${label}`);
+  const found = all.filter(g => isFound(g, state.tiou)).length, pair = pairOf.get(`${video} ${label}`);
   return html('div', {class: 'block'},
     html('p', {}, html('b', {text: name, title: name}),
       html('span', {text: all.length ? `${found} of ${all.length} found` : 'not annotated in this video'}),
@@ -627,7 +627,7 @@ function describe(event) {
     data.labels[detections.label[row]],
     `${seconds(detections.start[row])} to ${seconds(detections.end[row])} s, ` +
       `score ${minus(detections.score[row].toFixed(3))}`,
-    data.kinds[kindOf(row)], bestOverlap(row)].join('\n');
+    data.kinds[kindOf(row, state.tiou)], bestOverlap(row)].join('\n');
 
   const time = timeAt(event.clientX - $('#timeline').getBoundingClientRect().left), curve = curveOf.get(state.video);
   if (time < state.from || time > state.to) return '';
