@@ -1,6 +1,5 @@
 """The files of the field: what is read, what is refused and with which words, and what is written."""
 import json
-import os
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from eval.files import (
     subset_name,
     write_detections,
 )
-from utils import InputError, quote, read_json, write_json, write_text
+from utils import InputError, quote
 
 ROW = {'label': 'x', 'segment': [0, 1], 'score': 0.5}
 
@@ -164,24 +163,6 @@ def test_detections_that_are_no_list(tmp_path, rows):
     assert "video 'odd': must have a list" in message(read_detections, written(tmp_path, {'results': {'odd': rows}}))
 
 
-@pytest.mark.parametrize(('content', 'words'), [
-    (b'', 'empty'), (b'   ', 'not a JSON'), (b'{"database": ', 'not a JSON'), (b'\xff\xfe{}', "can't decode"),
-    (b'\x80\x02}q\x00.', "can't decode"), (b'{"results": {}} more', 'not a JSON'), (b'[' * 10 ** 5, 'nested too deep'),
-    (b'{"a":' * 10 ** 5, 'nested too deep'), (b'{"database": {"a": {}, "a": {}}}', "'a' stands twice"),
-    (b'[1' + b'0' * 5000 + b']', 'digits')])
-def test_files_that_are_no_json(tmp_path, content, words):
-    assert words in message(read_json, written(tmp_path, content))
-
-
-def test_files_that_cannot_be_read(tmp_path):
-    assert 'No such file' in message(read_json, str(tmp_path / 'missing.json'))
-    assert 'directory' in message(read_json, str(tmp_path))
-
-
-def test_a_byte_order_mark_is_fine(tmp_path):
-    assert read_json(written(tmp_path, b'\xef\xbb\xbf{"a": 1}')) == {'a': 1}
-
-
 def test_a_video_under_both_spellings(tmp_path):
     path = written(tmp_path, {'database': {'v_X': {}, 'Y': {}, 'X': {}}})
     assert "'X' and 'v_X' name the same video" in message(read_ground_truth, path)
@@ -246,42 +227,6 @@ def test_any_detections_survive_the_way_through_a_file(tmp_path, number, seed):
     np.testing.assert_array_equal(again.scores, found.scores)
     assert [again.labels[i] for i in again.label] == [found.labels[i] for i in found.label]
 
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / 'results.json'
-    write_json(path, {'a': 1})
-    assert json.loads(path.read_text()) == {'a': 1} and os.listdir(tmp_path) == ['results.json']
-
-    def fail(*_):
-        raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(os, 'replace', fail)
-    with pytest.raises(InputError, match='results.json: cannot be written: No space left'):
-        write_json(path, {'a': 2})
-    assert json.loads(path.read_text()) == {'a': 1} and os.listdir(tmp_path) == ['results.json']
-
-
-def test_not_a_number_is_never_written(tmp_path):
-    with pytest.raises(ValueError):
-        write_json(tmp_path / 'results.json', {'a': float('nan')})
-    assert not os.listdir(tmp_path)
-
-
-def test_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(InputError, match='cannot be written: No such file'):
-        write_text(tmp_path / 'none' / 'file', 'x')
-    with pytest.raises(InputError, match='cannot be written: Is a directory'):
-        write_text(tmp_path, 'x')
-    with pytest.raises(InputError, match='cannot be written'):
-        write_text('/dev/full', 'x')
-
-
-def test_links_and_devices_stay_what_they_are(tmp_path):
-    (tmp_path / 'link').symlink_to(tmp_path / 'file')
-    write_text(tmp_path / 'link', 'x')
-    assert (tmp_path / 'link').is_symlink() and (tmp_path / 'file').read_text() == 'x'
-    (tmp_path / 'null').symlink_to('/dev/null')
-    write_text(tmp_path / 'null', 'x')
-    assert not os.path.isfile('/dev/null')
 
 
 # Published files
