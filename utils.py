@@ -60,10 +60,19 @@ def print_block(title: str, lines: Iterable[str], width: int = 9) -> None:
 
 def read_json(path: str | os.PathLike) -> Any:
     """The value of a JSON file in UTF-8; InputError if it cannot be read, is not JSON or names a key twice."""
+    return parse_json(read_bytes(path), path)
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The content of a file; InputError if it cannot be read."""
     try:
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
+
+
+def parse_json(content: bytes, path: str | os.PathLike) -> Any:
+    """The value of JSON in UTF-8; InputError naming the file it is from if it is none, or names a key twice."""
     try:
         return json.loads(content.decode('utf-8-sig'), object_pairs_hook=_object)
     except RecursionError:

@@ -3,7 +3,7 @@
     python -m eval.detection gt.json detections.json
     python -m eval.detection gt.json detections.json --subset validation --tiou 0.5 0.75 0.95 --output results.json
 
-Every prediction, best score first, takes the free instance of its video and class that it overlaps most, if their tIoU
+Every detection, best score first, takes the free instance of its video and class that it overlaps most, if their tIoU
 reaches the threshold. Average precision is the area under the precision envelope (all points, as in VOC 2011).
 """
 import argparse
@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from eval.files import (
     Detections,
@@ -24,7 +25,7 @@ from eval.files import (
     select_videos,
     subset_name,
 )
-from utils import InputError, Parser, keep_inputs, quote, run_command, write_json
+from utils import InputError, Parser, keep_inputs, number_of, quote, run_command, write_json
 
 TIOU = tuple(i / 10 for i in range(1, 8))  # the command's thresholds: THUMOS14's 0.1:0.1:0.7
 AVERAGES = {  # what papers report, where all of its thresholds were scored
@@ -34,15 +35,15 @@ AVERAGES = {  # what papers report, where all of its thresholds were scored
     '0.5:0.95': [i / 20 for i in range(10, 20)],
 }
 NOBODY = np.iinfo(np.int64).max
-BLOCK = 2 ** 16  # pairs of prediction and instance that are looked at together: they stay in the cache
+BLOCK = 2 ** 16  # pairs of detection and instance that are looked at together: they stay in the cache
 
 
 class Matches(NamedTuple):
-    """How R predictions meet G instances at K thresholds; P of the predictions have a label that an instance has."""
+    """How R detections meet G instances at K thresholds; P of the detections have a label that an instance has."""
     video: np.ndarray  # (R,) index into the videos of the ground truth, -1 where it does not list the video
     label: np.ndarray  # (R,) index into the labels of the ground truth, -1 where no instance has the label
-    order: np.ndarray  # (P,) the predictions that count: class by class, inside a class by falling score
-    instance: np.ndarray  # (K, P) the instance that prediction `order[p]` matched, -1 for a false positive
+    order: np.ndarray  # (P,) the detections that count: class by class, inside a class by falling score
+    instance: np.ndarray  # (K, P) the instance that detection `order[p]` matched, -1 for a false positive
 
 
 class Scores(NamedTuple):
@@ -54,7 +55,7 @@ class Scores(NamedTuple):
     num_instances: int
     num_predictions: int
     videos_without_prediction: int
-    unknown_videos: int  # videos with predictions that the ground truth does not list ...
+    unknown_videos: int  # videos with detections that the ground truth does not list ...
     predictions_in_unknown_videos: int
     unknown_labels: int  # ... and predicted labels that it does not use
     predictions_of_unknown_labels: int
@@ -78,20 +79,20 @@ def temporal_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
 
 
-def match(truth: GroundTruth, detections: Detections, tiou: Sequence[float]) -> Matches:
-    """Matches predictions to instances as the ActivityNet protocol does, greedily by falling score, for all thresholds.
+def match(truth: GroundTruth, detections: Detections, tiou: ArrayLike) -> Matches:
+    """Matches detections to instances as the ActivityNet protocol does, greedily by falling score, for all thresholds.
 
-    A prediction whose best instance is taken goes on to its next best that reaches the threshold. Equal scores keep the
+    A detection whose best instance is taken goes on to its next best that reaches the threshold. Equal scores keep the
     order of the rows; for equal tIoUs see `_ranked`.
     """
-    tiou, num_labels = np.asarray(tiou, np.float64), len(truth.labels)
+    thresholds, num_labels = np.asarray(tiou, np.float64), len(truth.labels)
     used = {truth.labels[label]: label for label in np.unique(truth.label)}
     video = match_videos(detections.videos, truth.videos)[detections.video]
     label = np.array([used.get(name, -1) for name in detections.labels], np.int64)[detections.label]
     order = np.lexsort((-detections.scores, label))
     order = order[label[order] >= 0]
 
-    # The candidates of a prediction are the instances of its video and class: `count` from `start` on in `grouped`.
+    # The candidates of a detection are the instances of its video and class: `count` from `start` on in `grouped`.
     group = truth.video * num_labels + truth.label
     grouped = np.argsort(group, kind='stable')
     own_group = np.where(video >= 0, video * num_labels + label, -1)[order]
@@ -100,17 +101,17 @@ def match(truth: GroundTruth, detections: Detections, tiou: Sequence[float]) -> 
     before = np.cumsum(count) - count
     segments, instances = detections.segments[order], truth.segments[grouped]
 
-    matched = np.full((len(tiou), len(order)), -1)
-    holder = np.full(len(tiou) * len(group), NOBODY)  # who has each instance, at each threshold
+    matched = np.full((len(thresholds), len(order)), -1)
+    holder = np.full(len(thresholds) * len(group), NOBODY)  # who has each instance, at each threshold
     blocks = np.flatnonzero(np.diff(before // BLOCK, prepend=-1))
     for a, b in pairwise([*blocks, len(order)]):
         place = np.repeat(np.arange(a, b), count[a:b])
         candidate = np.arange(len(place)) + np.repeat(start[a:b] - before[a:b] + before[a], count[a:b])
         overlap = temporal_iou(np.repeat(segments[a:b], count[a:b], axis=0), instances.take(candidate, axis=0))
-        near = _ranked(place, overlap, tiou.min())
+        near = _ranked(place, overlap, thresholds.min())
         # The wishes that can still come true: by threshold, by place in the order, then from the best overlap down.
-        wanted = np.arange(len(tiou))[:, None] * len(group) + grouped[candidate[near]]
-        threshold, wish = np.nonzero((overlap[near] >= tiou[:, None]) & (holder[wanted] == NOBODY))
+        wanted = np.arange(len(thresholds))[:, None] * len(group) + grouped[candidate[near]]
+        threshold, wish = np.nonzero((overlap[near] >= thresholds[:, None]) & (holder[wanted] == NOBODY))
         place, wanted = place[near][wish], wanted[threshold, wish]
         granted = _assign(threshold * len(order) + place, wanted, holder)
         matched[threshold[granted], place[granted]] = wanted[granted] % len(group)
@@ -120,7 +121,7 @@ def match(truth: GroundTruth, detections: Detections, tiou: Sequence[float]) -> 
 def _ranked(place: np.ndarray, overlap: np.ndarray, lowest: float) -> np.ndarray:
     """The pairs whose overlap is at least `lowest`: place by place, from the best overlap down.
 
-    quirk: one prediction may overlap two instances by exactly the same tIoU, and the reference takes these as numpy's
+    quirk: one detection may overlap two instances by exactly the same tIoU, and the reference takes these as numpy's
     `argsort()[::-1]` leaves them. That sort is not stable, nor the same on every processor, but the published numbers
     come from it, so it is called here too, on the same values. It decides on 47 of the authors' 36,195 detections, and
     so on up to 0.01 % of mAP: 73.236 at tIoU 0.1 where numpy sorts with AVX2, 73.233 where it does not.
@@ -139,7 +140,7 @@ def _assign(asker: np.ndarray, wanted: np.ndarray, holder: np.ndarray) -> np.nda
     """The wishes that are granted: `asker` (W,), sorted, wants the instance `wanted` (W,) of those that nobody holds.
 
     Of one asker the best wish stands first, and every instance prefers the earlier asker: the better score. So there is
-    one stable matching, and going through the predictions one by one gives the same. Deferred acceptance finds it for
+    one stable matching, and going through the detections one by one gives the same. Deferred acceptance finds it for
     all groups and thresholds together: whoever has nothing asks for the next instance on the list, and each instance
     stays with the first of those who asked. `holder` is updated: anything but NOBODY is taken.
     """
@@ -155,7 +156,7 @@ def _assign(asker: np.ndarray, wanted: np.ndarray, holder: np.ndarray) -> np.nda
 
 
 def average_precision(hit: np.ndarray, positives: int) -> np.ndarray:
-    """Area under the precision envelope of one class, (K,), from its predictions by falling score.
+    """Area under the precision envelope of one class, (K,), from its detections by falling score.
 
     `hit` (K, P) tells who matched an instance at each threshold, `positives` how many instances there are. A class that
     nobody predicted has 0.
@@ -165,7 +166,7 @@ def average_precision(hit: np.ndarray, positives: int) -> np.ndarray:
     return (envelope * hit).sum(axis=1) / positives
 
 
-def check_tiou(tiou: Sequence[float]) -> np.ndarray:
+def check_tiou(tiou: ArrayLike) -> np.ndarray:
     """The thresholds as float64 (K,); InputError unless they are different numbers above 0 and up to 1."""
     values = np.asarray(tiou, np.float64)
     if not len(values) or not ((values > 0) & (values <= 1)).all():
@@ -175,23 +176,23 @@ def check_tiou(tiou: Sequence[float]) -> np.ndarray:
     return values
 
 
-def evaluate(truth: GroundTruth, detections: Detections, tiou: Sequence[float],
+def evaluate(truth: GroundTruth, detections: Detections, tiou: ArrayLike,
              matches: Matches | None = None) -> Scores:
     """Scores detections against all videos of `truth` (see `scored_subset`); InputError if it has no instance.
 
-    mAP is the mean over the classes that occur in `truth`. A prediction in a video that it does not list is a false
+    mAP is the mean over the classes that occur in `truth`. A detection in a video that it does not list is a false
     positive, one of a label that it does not use changes nothing, and both are counted.
     """
-    tiou = check_tiou(tiou)
+    thresholds = check_tiou(tiou)
     if not len(truth.segments):
         raise InputError('the ground truth has no annotated instance: there is nothing to score')
-    matches = match(truth, detections, tiou) if matches is None else matches
+    matches = match(truth, detections, thresholds) if matches is None else matches
     classes, positives = np.unique(truth.label, return_counts=True)
     first, last = (np.searchsorted(matches.label[matches.order], classes, side) for side in ('left', 'right'))
     ap = [average_precision(matches.instance[:, a:b] >= 0, n) for a, b, n in zip(first, last, positives)]
     unknown_video, unknown_label = matches.video < 0, matches.label < 0
     return Scores(
-        tiou=tiou, labels=[truth.labels[c] for c in classes], ap=np.stack(ap),
+        tiou=thresholds, labels=[truth.labels[c] for c in classes], ap=np.stack(ap),
         num_videos=len(truth.videos), num_instances=len(truth.segments), num_predictions=len(detections.scores),
         videos_without_prediction=len(truth.videos) - len(np.unique(matches.video[~unknown_video])),
         unknown_videos=len(np.unique(detections.video[unknown_video])),
@@ -201,7 +202,7 @@ def evaluate(truth: GroundTruth, detections: Detections, tiou: Sequence[float],
 
 
 def scored_subset(truth: GroundTruth, videos: Sequence[str], subset: str | None = None) -> GroundTruth:
-    """The annotated videos of `subset` in any spelling, or of the one subset that holds the predicted `videos`.
+    """The annotated videos of `subset` in any spelling, or of the one subset that holds the detected `videos`.
 
     InputError if these lie in several subsets, or if no video of the subset is annotated.
     """
@@ -213,8 +214,9 @@ def scored_subset(truth: GroundTruth, videos: Sequence[str], subset: str | None 
         held = Counter(subsets[listed[listed >= 0]]) or Counter(subsets[annotated])
         if len(held) > 1:
             names = ' and '.join(f'{quote(spelled[name])} ({number} videos)' for name, number in held.most_common(5))
-            problem = ('the predicted videos lie in several subsets of the ground truth' if (listed >= 0).any() else
-                       'the ground truth lists none of the predicted videos, and has several subsets')
+            problem = 'the videos with detections lie in several subsets of the ground truth'
+            if not (listed >= 0).any():
+                problem = 'the ground truth lists none of the videos with detections, and has several subsets'
             raise InputError(f'{problem}, {names}: name the one to score with --subset')
         subset = next(iter(held), '')
     keep = annotated & (subsets == subset_name(subset))
@@ -250,21 +252,21 @@ def averages(scores: Scores) -> dict[str, float]:
 def format_table(scores: Scores) -> str:
     """What was scored, mAP in per cent at every threshold, and the averages that papers report."""
     return '\n'.join([
-        f'{scores.num_videos} videos ({scores.videos_without_prediction} without a prediction), '
-        f'{scores.num_instances} instances, {scores.num_predictions} predictions',
+        f'{number_of(scores.num_videos, "video")} ({scores.videos_without_prediction} without a detection), '
+        f'{number_of(scores.num_instances, "instance")}, {number_of(scores.num_predictions, "detection")}',
         'tIoU   ' + ''.join(f'{tiou_key(threshold):>7}' for threshold in scores.tiou),
         'mAP (%)' + ''.join(f'{value:7.2f}' for value in 100 * scores.mean_ap),
         'average' + ''.join(f'{name:>9} {100 * value:6.2f}' for name, value in averages(scores).items())])
 
 
 def warnings(scores: Scores) -> list[str]:
-    """A line each for predictions in unknown videos and of unknown labels, if there are any."""
+    """A line each for detections in unknown videos and of unknown labels, if there are any."""
     lines, total = [], scores.num_predictions
     if scores.unknown_videos:
-        lines.append(f'{scores.predictions_in_unknown_videos} of {total} predictions are false positives: the ground '
+        lines.append(f'{scores.predictions_in_unknown_videos} of {total} detections are false positives: the ground '
                      f'truth does not list their video (such videos: {scores.unknown_videos})')
     if scores.unknown_labels:
-        lines.append(f'{scores.predictions_of_unknown_labels} of {total} predictions change nothing: the ground '
+        lines.append(f'{scores.predictions_of_unknown_labels} of {total} detections change nothing: the ground '
                      f'truth does not use their label (such labels: {scores.unknown_labels})')
     return lines
 
@@ -274,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog='python -m eval.detection', description='ActivityNet detection mAP of a result file.')
     parser.add_argument('ground_truth', metavar='GT.json')
     parser.add_argument('detections', metavar='DETECTIONS.json')
-    parser.add_argument('--subset', metavar='NAME', help='what to score (default: the subset of the predicted videos)')
+    parser.add_argument('--subset', metavar='NAME', help='what to score (default: that of the videos with detections)')
     parser.add_argument('--tiou', type=float, nargs='+', default=TIOU, metavar='T',
                         help='thresholds (default: those of THUMOS14, 0.1 0.2 ... 0.7; ActivityNet: 0.5 0.55 ... 0.95)')
     parser.add_argument('--output', metavar='FILE', help='also write the results there, as JSON')

@@ -3,18 +3,21 @@
     gt.json           {"database": {video: {"subset", "duration", "annotations": [{"label", "segment": [start, end]}]}}}
     detections.json   {"results": {video: [{"label", "score", "segment": [start, end]}]}}
 
-Columns are checked and converted in bulk; whoever is at fault is looked up only once something is wrong. Limits: a time
-lies within `MAX_SECONDS`, a whole number has at most 4300 digits, nesting goes as deep as Python's parser follows.
+and detections.csv, for tables: `video,label,start,end,score`. Columns are checked and converted in bulk; whoever is at
+fault is looked up only once something is wrong. Limits: a time lies within `MAX_SECONDS`, a whole number has at most
+4300 digits, nesting goes as deep as Python's parser follows, names are texts that UTF-8 can hold.
 """
-import json
+import gc
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
-from utils import InputError, quote, read_json, write_text
+from utils import InputError, parse_json, quote, read_bytes, write_bytes, write_text
 
 MAX_SECONDS = 1e12  # beyond it (30,000 years) a time is a mistake, and lengths could overflow
 SUBSETS = {'train': 'training', 'val': 'validation', 'test': 'testing'}
@@ -76,6 +79,19 @@ def select_videos(truth: GroundTruth, keep: np.ndarray) -> GroundTruth:
         label=truth.label[rows], segments=truth.segments[rows])
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """No garbage collection meanwhile: it would go through all rows again and again, and find nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@without_collection()
 def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     """Reads a gt.json; a video without "annotations", or with null there, is an unannotated one.
 
@@ -87,70 +103,128 @@ def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     def where(index: int) -> str:
         return f'{path}: video {quote(list(database)[index])}'
 
-    _check([type(entry) is dict for entry in entries], where, 'must be an object {"subset": ..., "annotations": [...]}')
+    _check_types(entries, {dict}, where, 'must be an object {"subset": ..., "annotations": [...]}')
     subsets = [entry.get('subset') for entry in entries]
-    _check([type(subset) is str or subset is None for subset in subsets], where, '"subset" must be a text')
+    _check_types(subsets, {str, type(None)}, where, '"subset" must be a text')
     seconds = _numbers([entry.get('duration') for entry in entries])
     annotations = [entry.get('annotations') for entry in entries]
-    _check([type(rows) is list or rows is None for rows in annotations], where, '"annotations" must be a list, or null')
+    _check_types(annotations, {list, type(None)}, where, '"annotations" must be a list, or null')
 
     lists = dict(zip(database, (rows or [] for rows in annotations)))
     _, video, labels, label, segments = _columns(path, lists, 'annotation')
-    return GroundTruth(list(database), [subset or '' for subset in subsets],
-                       np.where((seconds > 0) & (seconds <= MAX_SECONDS), seconds, np.nan), labels, video, label,
+    durations = np.where((seconds > 0) & (seconds <= MAX_SECONDS), seconds, np.nan)
+    return GroundTruth(list(database), [subset or '' for subset in subsets], durations, labels, video, label,
                        segments)
 
 
+@without_collection()
 def read_detections(path: str | os.PathLike) -> Detections:
     """Reads a detections.json; the key of a score is `score`, or `score300` as in the released files.
 
     Raises InputError naming file, video and mend for anything that is not of the form above.
     """
     results = _videos_of(path, 'results', 'detections')
-    _check([type(rows) is list for rows in results.values()],
-           lambda index: f'{path}: video {quote(list(results)[index])}', 'must have a list of detections')
+    _check_types(results.values(), {list}, lambda index: f'{path}: video {quote(list(results)[index])}',
+                 'must have a list of detections')
     rows, video, labels, label, segments = _columns(path, results, 'detection')
-    scores = _numbers([row['score'] if 'score' in row else row.get('score300') for row in rows])
+    scores = _numbers(_values(rows, 'score', 'score300'))
     _check(np.isfinite(scores), _where(path, results, 'detection'), 'needs a "score" that is a finite number')
     return Detections(list(results), labels, video, label, segments, scores)
 
 
+@without_collection()
 def write_detections(path: str | os.PathLike, detections: Detections) -> None:
-    """Writes a detections.json, video by video; a video without detections gets an empty list."""
-    results: dict[str, list] = {video: [] for video in detections.videos}
-    columns = detections.video, detections.label, detections.scores, detections.segments
-    for video, label, score, segment in zip(*(column.tolist() for column in columns)):
-        row = {'label': detections.labels[label], 'score': score, 'segment': segment}
-        results[detections.videos[video]].append(row)
-    write_text(path, json.dumps({'version': 'VERSION 1.3', 'results': results, 'external_data': {}}, allow_nan=False))
+    """Writes a detections.json, video by video; a video without detections gets an empty list.
+
+    Raises ValueError for NaN and infinity, which JSON cannot hold.
+    """
+    if not (np.isfinite(detections.scores).all() and np.isfinite(detections.segments).all()):
+        raise ValueError('scores and segments must be finite')
+    order = np.argsort(detections.video, kind='stable')
+    ends = np.searchsorted(detections.video[order], np.arange(len(detections.videos)), 'right').tolist()
+    names = [_writable(name) for name in detections.labels]
+    columns = detections.label[order], detections.scores[order], detections.segments[order]
+    rows = [{'label': names[label], 'score': score, 'segment': segment}
+            for label, score, segment in zip(*(column.tolist() for column in columns))]
+    results = {_writable(video): rows[start:end]
+               for video, start, end in zip(detections.videos, [0, *ends], ends)}
+    write_bytes(path, orjson.dumps({'version': 'VERSION 1.3', 'results': results, 'external_data': {}}))
+
+
+def write_detections_csv(path: str | os.PathLike, detections: Detections) -> None:
+    """Writes a table of detections in the order of the rows, one line each: video, label, start, end, score."""
+    def cell(name: str) -> str:
+        name = _writable(name)
+        return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\r\n') else name
+
+    videos, labels = (list(map(cell, names)) for names in (detections.videos, detections.labels))
+    columns = detections.video, detections.label, *detections.segments.T, detections.scores
+    lines = [f'{videos[video]},{labels[label]},{start},{end},{score}\n'
+             for video, label, start, end, score in zip(*(column.tolist() for column in columns))]
+    write_text(path, 'video,label,start,end,score\n' + ''.join(lines))
+
+
+def _writable(name: str) -> str:
+    """A name as UTF-8 can hold it: lone surrogates, which stand in file names that are no UTF-8, are escaped."""
+    return name.encode('utf-8', 'backslashreplace').decode()
+
+
+def _load(path: str | os.PathLike) -> Any:
+    """The value of a JSON file as `utils.read_json` gives it, sooner.
+
+    orjson keeps the last of the values of a key given twice without a word. So what it read is written again: if fewer
+    colons come out than went in, a key was dropped. Then, and for everything that orjson does not read, Python's parser
+    has the word. It alone reads NaN, nesting beyond 254 and escaped surrogates, and names what is wrong.
+    """
+    content = read_bytes(path)
+    try:
+        value = orjson.loads(content)
+        escaped = b'\\u003a' in content or b'\\u003A' in content  # colons that would come out as such
+        if not escaped and orjson.dumps(value).count(b':') == content.count(b':'):
+            return value
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        pass
+    return parse_json(content, path)
 
 
 def _videos_of(path: str | os.PathLike, key: str, kind: str) -> dict[str, Any]:
     """The object under `key`, one entry a video; a video under both its spellings is refused."""
-    content = read_json(path)
+    content = _load(path)
     if type(content) is not dict or type(content.get(key)) is not dict:
         raise InputError(f'{path}: not a file of {kind}: it needs {{"{key}": {{video: ...}}}}')
     for name in content[key]:
         if 'v_' + name in content[key]:
             raise InputError(f'{path}: {quote(name)} and {quote("v_" + name)} name the same video, keep one of them')
+    _check_names(path, content[key])
     return content[key]
 
 
 def _columns(path: str | os.PathLike, lists: dict[str, list], kind: str) -> tuple:
     """The rows (R) of all videos, their video (R,), the labels (C), their label (R,) and their segments (R, 2)."""
     where, rows = _where(path, lists, kind), list(chain.from_iterable(lists.values()))
-    _check([type(row) is dict for row in rows], where, 'must be an object {"label": ..., "segment": [start, end]}')
-    names = [row.get('label') for row in rows]
-    _check([type(name) is str for name in names], where, 'needs a "label" that is a text')
-    pairs = [row.get('segment') for row in rows]
-    _check([type(pair) is list and len(pair) == 2 for pair in pairs], where, 'needs a "segment": [start, end]')
+    _check_types(rows, {dict}, where, 'must be an object {"label": ..., "segment": [start, end]}')
+    names = _values(rows, 'label')
+    _check_types(names, {str}, where, 'needs a "label" that is a text')
+    pairs = _values(rows, 'segment')
+    pair = 'needs a "segment": [start, end]'
+    _check_types(pairs, {list}, where, pair)
+    _check(np.fromiter(map(len, pairs), np.int64, len(pairs)) == 2, where, pair)
     segments = _numbers(list(chain.from_iterable(pairs))).reshape(-1, 2)
     _check((np.abs(segments) <= MAX_SECONDS).all(axis=1), where,
            f'"segment" must hold two finite numbers of seconds, at most {MAX_SECONDS:g}')
     labels = sorted(set(names))
+    _check_names(path, labels)
     index = {name: i for i, name in enumerate(labels)}
     video = np.repeat(np.arange(len(lists)), np.fromiter(map(len, lists.values()), np.int64, len(lists)))
-    return rows, video, labels, np.fromiter(map(index.get, names), np.int64, len(names)), segments
+    return rows, video, labels, np.fromiter(map(index.__getitem__, names), np.int64, len(names)), segments
+
+
+def _values(rows: list[dict], key: str, other_key: str = '') -> list:
+    """What the rows have under `key`, those without it under `other_key`; None where there is neither."""
+    try:
+        return [row[key] for row in rows]  # in a third of the time
+    except KeyError:
+        return [row.get(key, row.get(other_key)) for row in rows]
 
 
 def _numbers(values: list) -> np.ndarray:
@@ -160,6 +234,8 @@ def _numbers(values: list) -> np.ndarray:
             return float(value) if type(value) in (float, int, str) else np.nan
         except (ValueError, OverflowError):  # not a number, or a whole one beyond float64
             return np.nan
+    if set(map(type, values)) <= {float}:
+        return np.array(values, np.float64)
     return np.fromiter(map(number, values), np.float64, len(values))
 
 
@@ -174,8 +250,24 @@ def _where(path: str | os.PathLike, lists: dict[str, list], kind: str) -> Callab
     return where
 
 
-def _check(good: Iterable[bool], where: Callable[[int], str], complaint: str) -> None:
+def _check(good: np.ndarray | Sequence[bool], where: Callable[[int], str], complaint: str) -> None:
     """Raises InputError for the first value that is not good."""
     good = np.asarray(good, bool)
     if not good.all():
         raise InputError(f'{where(int(np.argmin(good)))}: {complaint}')
+
+
+def _check_types(values: Iterable, types: set[type], where: Callable[[int], str], complaint: str) -> None:
+    """Raises InputError for the first value that is of no type in `types`."""
+    if not set(map(type, values)) <= types:
+        _check([type(value) in types for value in values], where, complaint)
+
+
+def _check_names(path: str | os.PathLike, names: Iterable[str]) -> None:
+    """Raises InputError for a name that nobody could print or write."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InputError(f'{path}: the name {quote(name)} is not valid text: it has half of a UTF-16 surrogate '
+                             'pair; mend it in the file') from None

@@ -3,9 +3,10 @@
     python -m eval.summary outputs/first-seed1 outputs/first-seed2 outputs/first-seed3
     python -m eval.summary outputs/first-* --csv summary.csv --markdown summary.md
 
-Runs whose arguments differ in nothing but the seed, and in where and how they ran (`HARMLESS`), are one group. Papers
-of this field report the best of many evaluations on the test videos, of the best seed. Here it stands beside what it
-hides: the mean over seeds, the mAP of the last weights, which nobody picked, and the spread of both.
+Runs whose arguments differ in nothing but the seed, and in where and how they ran, are one group; args.json names
+those that may differ. Papers of this field report the best of many evaluations on the test videos, of the best seed.
+Here it stands beside what it hides: the mean over seeds, the mAP of the last weights, which nobody picked, and the
+spread of both.
 """
 import argparse
 import json
@@ -20,11 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from utils import InputError, Parser, keep_inputs, read_json, run_command, write_text
+from utils import InputError, Parser, keep_inputs, printable, read_json, run_command, write_text
 
-# Arguments that may differ within a group. The data's path is none of them: its data may be others.
-HARMLESS = {'seed', 'exp_name', 'output_dir', 'inference_only', 'model_file', 'device', 'num_workers', 'cache',
-            'compile', 'resume', 'overwrite', 'log_every', 'figures', 'versions'}
+# "differ" in args.json names the arguments in which the runs of a group may differ. These stand for it in older files.
+DIFFER = ('seed', 'exp_name', 'output_dir', 'inference_only', 'model_file', 'device', 'num_workers', 'cache', 'compile',
+          'resume', 'overwrite', 'log_every', 'figures')
+RECORDS = ('differ', 'versions', 'commit')  # in args.json, but no arguments
 
 NOTE = ("best: the highest of a run's evaluations on the test videos; best of best: that of all seeds, as papers "
         'report it; last: the weights at the end, picked by nobody; ± and late sd: sample standard deviations, over '
@@ -40,7 +42,7 @@ class Run(NamedTuple):
     """What is compared of one run; mAP is the average over the tIoUs, a fraction."""
     name: str  # of its folder
     seed: str
-    settings: dict[str, str]  # the arguments that are not harmless, as texts
+    settings: dict[str, str]  # the arguments that tell its group, as texts
     best: float
     best_step: int
     last: float
@@ -59,11 +61,11 @@ class Comparison(NamedTuple):
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 def text_of(value: Any) -> str:
-    """A name, or an argument's value, as a text that is the same for 5 and 5.0; control characters escaped."""
+    """A name, or an argument's value, as a `printable` text that is the same for 5 and 5.0."""
     if isinstance(value, list):
         return ' '.join(map(text_of, value))
     if isinstance(value, str):
-        return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+        return printable(value)
     return re.sub(r'\.0$', '', json.dumps(value, sort_keys=True))
 
 
@@ -78,6 +80,9 @@ def read_run(folder: Path) -> Run:
     args = read_json(folder / 'args.json')
     if type(args) is not dict:
         raise InputError(f'{folder}/args.json: must be an object of arguments')
+    differ = args.get('differ', DIFFER)
+    if type(differ) not in (list, tuple):
+        raise InputError(f'{folder}/args.json: "differ" must be a list of names of arguments')
     if not (folder / 'results.json').exists():
         raise Unfinished(f'{folder}: has no results.json yet')
     (best, best_step), (last, last_step) = read_results(folder / 'results.json')
@@ -92,7 +97,8 @@ def read_run(folder: Path) -> Run:
         args.pop('num_epochs', None)  # the steps win
     if type(args.get('data_path')) is str:
         args['data_path'] = os.path.abspath(args['data_path'])
-    settings = {text_of(name): text_of(value) for name, value in args.items() if name not in HARMLESS}
+    settings = {text_of(name): text_of(value) for name, value in args.items()
+                if name not in differ and name not in RECORDS}
     late = metrics['average_mAP'][metrics['step'] > last_step / 2]
     return Run(text_of(folder.resolve().name), text_of(args.get('seed', '-')), settings, best, best_step, last,
                last_step, late.std(), len(metrics))

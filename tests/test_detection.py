@@ -68,8 +68,8 @@ def slow_average_precision(hits: list[bool], positives: int) -> float:
 
 
 def slow_ap(truth: GroundTruth, detections: Detections, tiou: list[float]) -> np.ndarray:
-    """The definition, one prediction after the other; equal tIoUs in the order of the reference's sort."""
-    ap = []
+    """The definition, one detection after the other; equal tIoUs in the order of the reference's sort."""
+    ap: list[list[float]] = []
     for label in sorted({truth.labels[i] for i in truth.label}):
         rows = [i for i in range(len(detections.scores)) if detections.labels[detections.label[i]] == label]
         rows.sort(key=lambda i: -detections.scores[i])
@@ -162,14 +162,14 @@ def test_tiou_by_hand():
     assert not temporal_iou(segments[3:5, None], segments).any()
 
 
-def test_a_prediction_goes_on_to_its_second_best():
+def test_a_detection_goes_on_to_its_second_best():
     truth = truth_of(('v', 'a', 0, 10), ('v', 'a', 4, 14))
     rows = [('v', 'a', 0, 10, 0.9), ('v', 'a', 1, 11, 0.8)]  # the second overlaps the first instance more: 9/11 to 7/13
     assert match(truth, detections_of(*rows), [0.5, 0.6]).instance.tolist() == [[0, 1], [0, -1]]
     assert evaluate(truth, detections_of(*rows), [0.5, 0.6]).ap.tolist() == [[1, 0.5]]
 
 
-def test_a_prediction_that_is_ousted_asks_again():
+def test_a_detection_that_is_ousted_asks_again():
     # In the order of the scores: the first takes the middle instance, and every one after it moves on by one.
     truth = truth_of(*(('v', 'a', 10 * i, 10 * i + 12) for i in range(6)))
     detections = detections_of(*(('v', 'a', 10 * i + shift, 10 * i + 12 + shift, 1 - 0.1 * i)
@@ -189,7 +189,7 @@ def test_a_tiou_at_the_threshold_is_enough():
     assert scores.ap.tolist() == [[1, 0]]
 
 
-def test_classes_without_predictions_count_and_classes_without_instances_do_not():
+def test_classes_without_detections_count_and_classes_without_instances_do_not():
     truth = truth_of(('v', 'a', 0, 1), ('v', 'b', 0, 1), ('w', 'c', 0, 1))
     truth = select_videos(truth, np.array([True, False]))
     scores = evaluate(truth, detections_of(('v', 'a', 0, 1, 1), ('v', 'c', 0, 1, 1)), [0.5])
@@ -240,7 +240,7 @@ def test_scored_subset():
     assert scored_subset(both, ['b'], ' Train ').videos == ['a']
     with pytest.raises(InputError, match="several subsets.*'testing' .2 videos. and 'Train' .1 videos."):
         scored_subset(both, ['a', 'b', 'c'])
-    with pytest.raises(InputError, match='none of the predicted videos'):
+    with pytest.raises(InputError, match='none of the videos with detections'):
         scored_subset(both, ['unknown'])
     with pytest.raises(InputError, match="subset 'val' is annotated.*'testing', 'Train'"):
         scored_subset(both, ['a'], 'val')
@@ -306,7 +306,7 @@ def validation(request, shared) -> GroundTruth:
 
 
 def as_detections(truth: GroundTruth, rows: np.ndarray | slice = slice(None), shift: float = 0) -> Detections:
-    """Instances as predictions of score 1, moved by so many times their length."""
+    """Instances as detections of score 1, moved by so many times their length."""
     segments = truth.segments[rows]
     return Detections(truth.videos, truth.labels, truth.video[rows], truth.label[rows],
                       segments + shift * np.diff(segments), np.ones(len(segments)))
@@ -325,7 +325,7 @@ def test_activitynet_scores_itself_with_one(validation):
 
 
 def test_what_instances_of_no_length_cost(validation):
-    """They cannot be matched: never found, and as predictions false positives at their place in the file."""
+    """They cannot be matched: never found, and as detections false positives at their place in the file."""
     empty = validation.segments[:, 1] <= validation.segments[:, 0]
     found, both = (evaluate(validation, as_detections(validation, rows), ACTIVITYNET) for rows in (~empty, slice(None)))
     for c, label in enumerate(found.labels):
@@ -345,7 +345,7 @@ def test_activitynet_shifted_by_half_a_length(validation):
 
 
 def fast_enough_ap(truth: GroundTruth, shift: float, tiou: list[float]) -> np.ndarray:
-    """The definition for predictions that are the shifted instances in the file's order, with equal scores."""
+    """The definition for detections that are the shifted instances in the file's order, with equal scores."""
     by_group: dict[tuple[int, int], list[int]] = {}
     for i, group in enumerate(zip(truth.video.tolist(), truth.label.tolist())):
         by_group.setdefault(group, []).append(i)
@@ -385,7 +385,7 @@ def test_the_command(files, tmp_path, capsys):
     output = tmp_path / 'results.json'
     assert main([*files, '--tiou', '0.5', '0.65', '--output', str(output)]) == 0
     out, err = capsys.readouterr()
-    assert "subset 'Test': 2 videos (1 without a prediction), 2 instances, 1 predictions" in out and not err
+    assert "subset 'Test': 2 videos (1 without a detection), 2 instances, 1 detection\n" in out and not err
     assert '50.00' in out
     assert json.loads(output.read_text()) == {
         'average_mAP': 0.25, 'mAP': {'0.5': 0.5, '0.65': 0},
@@ -397,8 +397,8 @@ def test_the_command(files, tmp_path, capsys):
 def test_the_command_scores_another_subset_and_warns(files, capsys):
     assert main([*files, '--subset', 'Training']) == 0
     out, err = capsys.readouterr()
-    assert "subset 'train': 1 videos (1 without" in out
-    assert err.count('\n') == 2 and all(line.startswith('warning: 1 of 1 predictions') for line in err.splitlines())
+    assert "subset 'train': 1 video (1 without" in out
+    assert err.count('\n') == 2 and all(line.startswith('warning: 1 of 1 detections') for line in err.splitlines())
 
 
 @pytest.mark.parametrize(('extra', 'words'), [
@@ -426,7 +426,7 @@ def test_what_is_read_is_never_written_over(files, tmp_path, capsys, own):
     assert Path(files[own]).read_bytes() == before
 
 
-def test_predictions_in_two_subsets(files, tmp_path, capsys):
+def test_detections_in_two_subsets(files, tmp_path, capsys):
     path = tmp_path / 'both.json'
     path.write_text(json.dumps({'results': {'a': [], 'c': []}}))
     assert main([files[0], str(path)]) == 2

@@ -9,8 +9,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from eval.summary import HARMLESS, compare, main, read_run
-from main import parse_args
+from eval.summary import compare, main, read_run
 
 ROOT = Path(__file__).resolve().parents[1]
 THREE = [  # mAP of the evaluations at steps 100, 200, 300, 400
@@ -19,12 +18,18 @@ THREE = [  # mAP of the evaluations at steps 100, 200, 300, 400
     [0.15, 0.22, 0.35, 0.31],
 ]
 
+ARGS = {  # some of what main.py writes
+    'dataset': 'thumos14', 'data_path': 'data/sample', 'output_dir': 'outputs', 'device': 'auto', 'num_workers': 0,
+    'cache': 'all', 'precision': 'fp32', 'compile': False, 'resume': False, 'overwrite': False, 'lr': 1e-4,
+    'num_epochs': None, 'detection_inf_step': 50, 'log_every': 10, 'lambda_contrast': 0.01, 'lambda_action': 0.1,
+    'q_val': 0.7, 'soft_nms': True, 'tiou': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
+
 
 def make_run(folder: Path, values: list[float], seed: int = 1, **changed: object) -> Path:
-    """A finished run, evaluated every 100 steps, by the arguments that main.py would write."""
+    """A finished run, evaluated every 100 steps, as main.py would write it."""
     folder.mkdir(parents=True)
-    args = vars(parse_args(['--data_path', 'data/sample', '--exp_name', folder.name, '--seed', str(seed)]))
-    args |= {'num_epochs': None, 'num_steps': 100 * len(values), 'versions': {'torch': folder.name}} | changed
+    args = ARGS | {'exp_name': folder.name, 'seed': seed, 'num_steps': 100 * len(values),
+                   'versions': {'torch': folder.name}} | changed
     (folder / 'args.json').write_text(json.dumps({k: v for k, v in args.items() if v != 'absent'}))
     blocks = {'best': max(range(len(values)), key=values.__getitem__), 'last': len(values) - 1}
     (folder / 'results.json').write_text(json.dumps(
@@ -112,9 +117,14 @@ def test_one_run_has_no_spread(tmp_path, capsys):
 
 # ---- groups ---------------------------------------------------------------------------------------------------------
 
-def test_the_harmless_arguments_are_arguments_of_the_program():
-    args = vars(parse_args(['--data_path', 'x', '--exp_name', 'y']))
-    assert HARMLESS - {'versions'} < args.keys()
+def test_runs_of_a_group_may_differ_in_what_their_arguments_say(tmp_path, capsys):
+    differ = ['seed', 'exp_name', 'lr']
+    folders = [make_run(tmp_path / name, [0.1], lr=lr, differ=differ, num_workers=workers)
+               for name, lr, workers in (('a', 1e-4, 0), ('b', 2e-4, 0), ('c', 1e-4, 4))]
+    groups = compare([read_run(folder) for folder in folders])
+    assert list(groups.settings) == ['num_workers'] and list(groups.groups['runs']) == [2, 1]
+    make_run(tmp_path / 'odd', [0.1], differ='seed')
+    assert '"differ" must be a list' in error_of(capsys, folders[0], tmp_path / 'odd')
 
 
 def test_groups_differ_in_what_matters_alone(tmp_path, capsys):

@@ -1,8 +1,10 @@
 """Seeds, devices, and weights on disk: what loads, what is refused and with which words."""
+import json
 import os
 import pickle
 import random
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from run import (
     set_rows_state,
     write_checkpoint,
 )
-from utils import InputError
+from utils import InputError, read_json, write_json, write_text
 
 D, C, H = 4, 3, 6
 PREFIX = 'actionness_module.'
@@ -357,3 +359,71 @@ def test_a_table_that_was_lost_or_emptied_starts_anew(tmp_path, content):
         path.write_text(content)
     Table(path, ['step', 'total'], 5).append([[6, 0.5]])
     assert path.read_text().splitlines() == ['step,total', '6,0.5']
+
+
+# ---- whole files ----------------------------------------------------------------------------------------------------
+
+def message(path: Path) -> str:
+    """What the reader of JSON says; one line of a sensible length, whatever the file holds."""
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    text = str(caught.value)
+    assert text.startswith(str(path)) and text.isprintable() and len(text) < len(str(path)) + 300, text
+    return text
+
+
+@pytest.mark.parametrize(('content', 'words'), [
+    (b'', 'empty'), (b'   ', 'not a JSON'), (b'{"database": ', 'not a JSON'), (b'\xff\xfe{}', "can't decode"),
+    (b'\x80\x02}q\x00.', "can't decode"), (b'{"results": {}} more', 'not a JSON'), (b'[' * 10 ** 5, 'nested too deep'),
+    (b'{"a":' * 10 ** 5, 'nested too deep'), (b'{"database": {"a": {}, "a": {}}}', "'a' stands twice"),
+    (b'[1' + b'0' * 5000 + b']', 'digits')])
+def test_files_that_are_no_json(tmp_path, content, words):
+    (tmp_path / 'file.json').write_bytes(content)
+    assert words in message(tmp_path / 'file.json')
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert 'No such file' in message(tmp_path / 'missing.json')
+    assert 'directory' in message(tmp_path)
+
+
+def test_a_byte_order_mark_is_fine(tmp_path):
+    (tmp_path / 'file.json').write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / 'file.json') == {'a': 1}
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / 'results.json'
+    write_json(path, {'a': 1})
+    assert json.loads(path.read_text()) == {'a': 1} and os.listdir(tmp_path) == ['results.json']
+
+    def fail(*_):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(os, 'replace', fail)
+    with pytest.raises(InputError, match='results.json: cannot be written: No space left'):
+        write_json(path, {'a': 2})
+    assert json.loads(path.read_text()) == {'a': 1} and os.listdir(tmp_path) == ['results.json']
+
+
+def test_not_a_number_is_never_written(tmp_path):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / 'results.json', {'a': float('nan')})
+    assert not os.listdir(tmp_path)
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    with pytest.raises(InputError, match='cannot be written: No such file'):
+        write_text(tmp_path / 'none' / 'file', 'x')
+    with pytest.raises(InputError, match='cannot be written: Is a directory'):
+        write_text(tmp_path, 'x')
+    with pytest.raises(InputError, match='cannot be written'):
+        write_text('/dev/full', 'x')
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path):
+    (tmp_path / 'link').symlink_to(tmp_path / 'file')
+    write_text(tmp_path / 'link', 'x')
+    assert (tmp_path / 'link').is_symlink() and (tmp_path / 'file').read_text() == 'x'
+    (tmp_path / 'null').symlink_to('/dev/null')
+    write_text(tmp_path / 'null', 'x')
+    assert not os.path.isfile('/dev/null')
