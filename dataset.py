@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +25,11 @@ SHARE = {'device': 0.6, 'ram': 0.7}    # of the free memory that `auto` gives to
 
 
 class Batch(NamedTuple):
-    """N videos sampled to T snippets."""
+    """N videos sampled to T snippets: this process's share of a batch."""
     features: Tensor    # (N, T, M D), float32
     labels: Tensor      # (N, C) multi-hot, float32
     videos: list[int]   # N indices into the data set
+    weight: float       # share of the whole batch's videos that these are; 1 where one process takes them all
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------------
@@ -49,36 +51,71 @@ def random_rows(length: int, num_segments: int, rng: np.random.RandomState) -> n
     return rng.randint(rows, last + 1)
 
 
-class SnippetSampler:
-    """Batches of (video, rows) pairs: the video order from torch's global generator, the rows from `rng`.
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch a process takes: of `count` processes number `rank`, from 0, every count-th video."""
+    rank: int = 0
+    count: int = 1
 
-    Without `rng` the videos come in order with uniform rows. Everything random is drawn here, in the main process and
-    in the order of the batches, so that neither the number of workers nor that of ranks changes a run: of `part` =
-    (rank, count) each rank draws all and takes its share of every batch. `start` is how many batches the next epoch,
-    and that one alone, draws but leaves out.
-    """
 
-    def __init__(self, lengths: list[int], num_segments: int, batch_size: int, rng: np.random.RandomState | None = None,
-                 drop_last: bool = False, part: tuple[int, int] = (0, 1)):
-        order = RandomSampler(lengths) if rng is not None else SequentialSampler(lengths)
-        self.batches = BatchSampler(order, batch_size, drop_last)
-        self.lengths, self.num_segments, self.rng, self.part, self.start = lengths, num_segments, rng, part, 0
+class Draw(NamedTuple):
+    """What a process samples of one batch: n videos, the rows of each, and its share of the batch's videos."""
+    videos: list[int]
+    rows: list[np.ndarray]    # (T,) int64 each
+    weight: float
+
+
+def take_share(videos: list[int], rows: list[np.ndarray], share: Share) -> Draw:
+    """A process's share of a batch. Where there are too few videos it takes part with the first one, at weight 0."""
+    own = slice(share.rank, None, share.count)
+    weight = len(videos[own]) / len(videos)
+    if not weight:    # every process takes every step, or the others would wait for it for ever
+        own = slice(0, 1)
+    return Draw(videos[own], rows[own], weight)
+
+
+class UniformSampler:
+    """Draws of the videos in their order with uniform rows, as a test samples them."""
+
+    def __init__(self, lengths: list[int], num_segments: int, batch_size: int, share: Share = Share()):
+        self.lengths, self.num_segments, self.share = lengths, num_segments, share
+        self.batches = BatchSampler(SequentialSampler(lengths), batch_size, drop_last=False)
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[tuple[int, np.ndarray]]]:
-        rank, count = self.part
-        start, self.start = self.start, 0
-        for i, batch in enumerate(self.batches):
-            drawn = [(video, self.rows(video)) for video in batch]
-            if i >= start:
-                yield drawn[rank::count] or drawn[:1]    # a rank without a share takes part with a video of weight 0
+    def __iter__(self) -> Iterator[Draw]:
+        for videos in self.batches:
+            rows = [uniform_rows(self.lengths[video], self.num_segments) for video in videos]
+            yield take_share(videos, rows, self.share)
 
-    def rows(self, video: int) -> np.ndarray:
-        if self.rng is None:
-            return uniform_rows(self.lengths[video], self.num_segments)
-        return random_rows(self.lengths[video], self.num_segments, self.rng)
+
+class ShuffledSampler:
+    """Draws of the videos in an order from torch's global generator with random rows from `rng`, as training samples.
+
+    Everything random is drawn here, in the main process and in the order of the batches, so that neither the number of
+    workers nor that of processes changes a run: each process draws all and takes its share of every batch.
+    """
+
+    def __init__(self, lengths: list[int], num_segments: int, batch_size: int, drop_last: bool,
+                 rng: np.random.RandomState, share: Share = Share()):
+        self.lengths, self.num_segments, self.rng, self.share = lengths, num_segments, rng, share
+        self.batches = BatchSampler(RandomSampler(lengths), batch_size, drop_last)
+        self.left_out = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def leave_out(self, num_batches: int) -> None:
+        """Let the next epoch, and that one alone, draw its first batches without giving them."""
+        self.left_out = num_batches
+
+    def __iter__(self) -> Iterator[Draw]:
+        left_out, self.left_out = self.left_out, 0
+        for number, videos in enumerate(self.batches):
+            rows = [random_rows(self.lengths[video], self.num_segments, self.rng) for video in videos]
+            if number >= left_out:
+                yield take_share(videos, rows, self.share)
 
 
 # ---- the data set ---------------------------------------------------------------------------------------------------
@@ -128,16 +165,17 @@ def choose_cache(cache: str, num_bytes: int, device: torch.device) -> str:
 class VideoDataset(Dataset):
     """The videos of one split, their features and their multi-hot labels.
 
-    names: V, spelled as in gt.json where that knows them; lengths: V; labels: (V, C);
+    names: V, spelled as in gt.json where that knows them; lengths: V; class_names: C; labels: (V, C);
     cache: 'ram' or 'device' where all rows are kept in one table in memory, 'none' where they are read when sampled.
-    `__getitems__` takes (video, rows) pairs of a SnippetSampler and gives a Batch, the same whatever the cache.
+    `__getitems__` takes a Draw of a sampler and gives a Batch, the same whatever the cache.
     """
 
-    def __init__(self, root: str | Path, split: str, truth: GroundTruth | None, labels: list[str],
-                 modalities: tuple[str, ...] = ('rgb', 'flow'), cache: str = 'auto',
+    def __init__(self, root: str | Path, split: str, truth: GroundTruth | None, class_names: list[str],
+                 modalities: tuple[str, ...] = MODALITIES['all'], cache: str = 'auto',
                  device: torch.device = torch.device('cpu')):
-        self.split = find_split(Path(root), split, truth, labels, modalities)
-        self.warn_of_mends(split)
+        self.split = find_split(Path(root), split, truth, class_names, modalities)
+        self.class_names = class_names
+        self.warn_of_left_out(split)
         self.names, self.files, self.labels = self.split.names, self.split.files, torch.from_numpy(self.split.labels)
         self.layout, self.folder = self.split.folder.layout, self.split.folder.path
         self.lengths = [file.length for file in self.files]
@@ -147,7 +185,8 @@ class VideoDataset(Dataset):
         self.cache = choose_cache(cache, self.split.shape[0] * self.num_features * self.split.dtype.itemsize, device)
         self.table = None if self.cache == 'none' else self.load(device)
 
-    def warn_of_mends(self, name: str) -> None:
+    def warn_of_left_out(self, name: str) -> None:
+        """Say which videos the split goes without, and which files were cut to fit."""
         found = self.split
         left_out = [(found.without_features, 'have no features')]
         if name == 'train':
@@ -177,24 +216,23 @@ class VideoDataset(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitems__(self, items: list[tuple[int, np.ndarray]]) -> Batch | InputError:
-        videos = [video for video, _ in items]
+    def __getitems__(self, draw: Draw) -> Batch | InputError:
         try:
-            return Batch(self.sample(items), self.labels[videos], videos)
+            return Batch(self.sample(draw), self.labels[draw.videos], draw.videos, draw.weight)
         except InputError as error:
             if get_worker_info() is None:
                 raise
             return error    # raised in a worker it would arrive wrapped in a traceback; the Loader raises it
 
-    def sample(self, items: list[tuple[int, np.ndarray]]) -> Tensor:
-        """The sampled rows of each (video, rows) pair: (N, T, M D) float32, on the device where the table is there."""
-        shape = len(items), len(items[0][1]), self.num_features
+    def sample(self, draw: Draw) -> Tensor:
+        """The drawn rows: (N, T, M D) float32, on the device where the table is there."""
+        shape = len(draw.videos), len(draw.rows[0]), self.num_features
         if self.table is None:
             features = allocate(shape, np.dtype(np.float32))
-            for (video, rows), out in zip(items, features.numpy()):
-                self.files[video].read(rows, out)
+            for video, wanted, out in zip(draw.videos, draw.rows, features.numpy()):
+                self.files[video].read(wanted, out)
             return features
-        rows = torch.from_numpy(np.concatenate([self.offsets[video] + rows for video, rows in items]))
+        rows = torch.from_numpy(np.concatenate([self.offsets[v] + wanted for v, wanted in zip(*draw[:2])]))
         if self.table.is_cuda:
             rows = rows.pin_memory().to(self.table.device, non_blocking=True)    # pinned: nothing waits for the copy
             return self.table.index_select(0, rows).float().view(shape)
@@ -226,14 +264,15 @@ class Loader(DataLoader):
             yield batch
 
 
-def loader(dataset: VideoDataset, sampler: SnippetSampler, num_workers: int = 0, pin_memory: bool = False) -> Loader:
+def loader(dataset: VideoDataset, sampler: UniformSampler | ShuffledSampler, num_workers: int = 0,
+           pin_memory: bool = False) -> Loader:
     """Batches of `dataset` as `sampler` orders them; from a table on a GPU they come without workers or pinning."""
     if dataset.table is not None and dataset.table.is_cuda:
         num_workers, pin_memory = 0, False
-    return Loader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory, collate_fn=identity)
+    return Loader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory, collate_fn=as_it_is)
 
 
-def identity(batch: Batch) -> Batch:
+def as_it_is(batch: Batch) -> Batch:
     return batch
 
 

@@ -151,6 +151,23 @@ def mine(aware: Tensor, agnostic: Tensor, num_mined: int) -> Mined:
     return Mined(*ranking[..., :num_mined])
 
 
+class NetworkOptions(NamedTuple):
+    """What decides the network besides the width of its features and the number of its classes."""
+    hidden_dim: int                # H
+    fusion_weight: float           # g, share of the class scores in the selection score
+    topk_ratio: int                # k = T // topk_ratio snippets of a class make its video logit
+    modalities: tuple[str, ...]    # ('rgb', 'flow'), or one of them
+    precision: str                 # 'fp32', 'tf32', 'bf16' (of the large products) or 'fp64'
+
+
+def build_network(options: NetworkOptions, feature_dim: int, num_classes: int, device: torch.device) -> AICL:
+    """The network with torch's default initialisation from its global generator, in float32, then on `device`."""
+    torch.set_float32_matmul_precision('high' if options.precision == 'tf32' else 'highest')
+    network = AICL(feature_dim, num_classes, options.hidden_dim, options.fusion_weight, options.topk_ratio,
+                   options.modalities, torch.bfloat16 if options.precision == 'bf16' else None)
+    return network.to(device, torch.float64 if options.precision == 'fp64' else torch.float32)
+
+
 # ---- weights under the released names --------------------------------------------------------------------------------
 
 def read_weights(path: str | Path) -> dict:

@@ -1,57 +1,40 @@
-"""Seeds, device, checkpoints, the run's folder and its logs."""
+"""A training run's process and its folder: ranks, signals, tables, checkpoints, the best and the last weights.
+
+    with StopSignal() as stop, Run(folder, ...) as run:
+        run.losses.add(step, epoch, terms, videos)    # waits on the device until `fetch`
+        run.keep(step, epoch, evaluation, weights)
+        run.save(training.state())
+"""
 import csv
 import errno
 import hashlib
 import io
 import math
 import os
-import random
+import platform
 import signal
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
+from dataset import Share
+from eval.detection import tiou_key
+from inference import Evaluation, ScoredEvaluation
+from losses import Losses
 from model import read_weights
-from utils import InputError, shorten, warn, write_bytes, write_json
+from utils import InputError, shorten, warn, write_bytes, write_json, write_text
 
-# ---- seeds ----------------------------------------------------------------------------------------------------------
-
-def seed_everything(seed: int) -> None:
-    """Seed torch (all devices), numpy's and Python's global generators."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
+FIGURE_SECONDS = 30        # between evaluations whose timelines are drawn, at least: drawing takes a second
 
 
-def random_state() -> dict:
-    """The state of torch's and Python's global generators, in types that a checkpoint may hold."""
-    return {'torch': torch.get_rng_state(), 'python': random.getstate(), 'cuda': torch.cuda.get_rng_state_all()}
-
-
-def set_random_state(state: dict) -> None:
-    """Bring the global generators back to a `random_state`."""
-    torch.set_rng_state(state['torch'])
-    random.setstate(state['python'])
-    if len(state['cuda']) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state['cuda'])
-
-
-def rows_state(rng: np.random.RandomState) -> list:
-    """The state of the generator that draws the rows, in types that a checkpoint may hold."""
-    name, keys, *rest = rng.get_state()
-    return [name, torch.from_numpy(keys.copy()), *rest]
-
-
-def set_rows_state(rng: np.random.RandomState, state: list) -> None:
-    name, keys, *rest = state
-    rng.set_state((name, keys.numpy(), *rest))
-
-
-# ---- device and ranks -----------------------------------------------------------------------------------------------
+# ---- device, ranks and signals --------------------------------------------------------------------------------------
 
 def pick_device(name: str) -> torch.device:
     """'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'. Raises InputError where there is no such device.
@@ -86,11 +69,18 @@ class Ranks:
         self.rank = dist.get_rank() if self.count > 1 else 0
         self.is_first = self.rank == 0
 
-    def gather(self, value: Any) -> list | None:
-        """The values of several ranks, in order, on rank 0; None elsewhere."""
+    @property
+    def share(self) -> Share:
+        """Of every batch."""
+        return Share(self.rank, self.count)
+
+    def gather(self, value: Any) -> list:
+        """The values of several ranks, in order, on rank 0; nothing elsewhere, nor where there is one rank alone."""
+        if self.count == 1:
+            return []
         values = [None] * self.count if self.is_first else None
         dist.gather_object(value, values)
-        return values
+        return values or []
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of all ranks' tensors, on every rank and on the device; `value` itself is used up."""
@@ -106,6 +96,10 @@ class Ranks:
         dist.all_reduce(number, dist.ReduceOp.MAX)
         return int(number)
 
+    def wait(self) -> None:
+        """Go on once every rank has come here."""
+        self.largest(0)
+
     def has_lost_one(self, error: RuntimeError) -> bool:
         """Whether this error came of another rank's end."""
         return self.count > 1 and (isinstance(error, dist.DistError) or 'gloo' in str(error) or 'NCCL' in str(error))
@@ -116,24 +110,27 @@ class Ranks:
 
 
 class StopSignal:
-    """Remembers SIGINT or SIGTERM, so that a run can end after its step; a second SIGINT interrupts at once."""
+    """Remembers SIGINT, SIGTERM or SIGHUP, so that a run can end after its step; a second SIGINT interrupts at once."""
+    NUMBERS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.number = 0
-        self.before = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def release(self) -> None:
-        """Give signals back to whom they came to before."""
-        for number, handler in self.before.items():
+    def __enter__(self) -> 'StopSignal':
+        self.before = {number: signal.signal(number, self.receive) for number in self.NUMBERS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():    # back to whom they came to before
             signal.signal(number, handler)
 
-    def receive(self, number: int, frame: object) -> None:
+    def receive(self, number: int, frame: FrameType | None) -> None:
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
 
 
-# ---- weights and checkpoints ----------------------------------------------------------------------------------------
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 def save(value: object, path: Path) -> None:
     """`torch.save`, whole or not at all. Raises InputError where it cannot be written."""
@@ -143,13 +140,6 @@ def save(value: object, path: Path) -> None:
     except RuntimeError as error:    # torch ends its archive even where the memory did not suffice for it
         raise error.__context__ if isinstance(error.__context__, MemoryError) else error
     write_bytes(path, buffer.getbuffer())
-
-
-def check_finite(model: nn.Module, step: int) -> None:
-    """Raises InputError where a step has made a parameter NaN or infinite."""
-    for name, value in model.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise InputError(f'step {step}: made {name} NaN or infinite, so it is not finite and not saved; lower --lr')
 
 
 def digest(value: Any, sha: Any = None) -> str:
@@ -198,6 +188,35 @@ def read_checkpoint(folder: Path) -> dict | None:
     return None
 
 
+def find_checkpoint(folder: Path, resume: bool, overwrite: bool) -> dict | None:
+    """The checkpoint to go on from, None for a new run. Raises InputError where the folder holds another run."""
+    if (folder / 'args.json').exists() and not (resume or overwrite):
+        raise InputError(f'{folder}: holds a run already; add --resume to go on with it or --overwrite to replace it, '
+                         f'or choose another --exp_name')
+    return read_checkpoint(folder) if resume else None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'{folder}: cannot be made: {error.strerror}; choose another --output_dir or '
+                         f'--exp_name') from None
+
+
+def check_same_run(folder: Path, state: dict, arguments: dict, changeable: Iterable[str], identity: dict) -> None:
+    """Raises InputError, by name, where arguments or data make it another run than the checkpoint's.
+
+    `changeable` names the arguments that may differ, `identity` is what was found in the data.
+    """
+    changed = [f'--{name} was {value!r} and is {arguments[name]!r}' for name, value in state['args'].items()
+               if name not in changeable and arguments.get(name, value) != value]
+    changed += [f'the {name} are others' for name, value in identity.items() if state['identity'][name] != value]
+    if changed:
+        raise InputError(f'{folder}: cannot be resumed with other settings: {"; ".join(changed)}')
+
+
 # ---- the run's folder -----------------------------------------------------------------------------------------------
 
 class Table:
@@ -231,68 +250,152 @@ class Table:
         return text.getvalue().encode()
 
 
+class LossRow(NamedTuple):
+    """The loss terms of a step, as numbers, in the order of `Losses`."""
+    step: int
+    epoch: int
+    terms: list[float]
+
+
+class PendingLosses:
+    """Losses that wait on the device, so that no step waits for them; they are fetched together."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[int, int, Tensor, list[int]]] = []    # step, epoch, terms, videos
+
+    def add(self, step: int, epoch: int, terms: Tensor, videos: list[int]) -> None:
+        """Remember the terms of `Losses` (9,) of a step, and the videos that it was taken on."""
+        self.waiting.append((step, epoch, terms, videos))
+
+    def fetch(self, names: list[str]) -> tuple[list[LossRow], InputError | None]:
+        """What waited, up to the first step with a term that is not finite, and then the complaint about that one."""
+        waiting, self.waiting = self.waiting, []
+        values = torch.stack([terms for _, _, terms, _ in waiting]).tolist() if waiting else []
+        rows = [LossRow(step, epoch, own) for (step, epoch, _, _), own in zip(waiting, values)]
+        bad = next((i for i, row in enumerate(rows) if not all(map(math.isfinite, row.terms))), None)
+        if bad is None:
+            return rows, None
+        terms = dict(zip(Losses._fields[1:], rows[bad].terms[1:]))
+        term = next((name for name, value in terms.items() if not math.isfinite(value)), 'total')
+        videos = ', '.join(names[v] for v in waiting[bad][3])
+        return rows[:bad], InputError(
+            f'step {rows[bad].step}: the loss term {term} is not finite, on the videos {videos}; the weights saved '
+            f'before stay as they are, try a lower --lr and check the features of these videos')
+
+
 class Run:
-    """The folder of a training run: its tables, TensorBoard events, and the best and the last weights and results."""
+    """The folder of a training run: its tables, TensorBoard events, and the best and the last weights and results.
+
+    `arguments` are those of the command line, `identity` is what was found in the data; `state` is the checkpoint to go
+    on from, None for a new run, which replaces the files of an earlier one.
+    """
 
     # The checkpoints go first: where a kill comes between, nobody goes on with a run that lacks its other files.
     FILES = ('checkpoint.pt', 'checkpoint.next.pt', 'checkpoint.previous.pt', 'losses.csv', 'metrics.csv', 'best.pt',
              'last.pt', 'results.json', 'detections.json', 'curves.npz', 'report.html', 'labels.txt',
              'inference_args.json', 'events.out.tfevents.*', 'args.json')
 
-    def __init__(self, folder: Path, loss_names: tuple[str, ...], metric_names: tuple[str, ...], last_step: int = 0):
-        self.folder = folder
-        self.losses = Table(folder / 'losses.csv', ['step', 'epoch', *loss_names], last_step)
-        self.metrics = Table(folder / 'metrics.csv', ['step', 'epoch', *metric_names], last_step)
-        self.loss_names, self.metric_names = loss_names, metric_names
+    def __init__(self, folder: Path, arguments: dict, identity: dict, class_names: list[str], tiou: list[float],
+                 state: dict | None):
+        self.folder, self.arguments, self.identity = folder, arguments, identity
+        self.results: dict[str, dict] = {}                          # 'best' and 'last': what results.json says of them
+        self.evaluated: dict[str, tuple[int, Evaluation]] = {}      # of these what this process found itself, by step
+        self.drawn = -math.inf                                      # when figures were last drawn
+        last_step = state['progress']['step'] if state else 0
+        if state is None:
+            self.clear()
+        self.metric_names = ['average_mAP', 'video_accuracy', 'num_predictions', *(f'mAP@{tiou_key(t)}' for t in tiou)]
+        self.losses = Table(folder / 'losses.csv', ['step', 'epoch', *Losses._fields], last_step)
+        self.metrics = Table(folder / 'metrics.csv', ['step', 'epoch', *self.metric_names], last_step)
         from torch.utils.tensorboard import SummaryWriter  # a second to import, which inference does not need
         self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
-        self.results: dict[str, dict] = {}    # 'best' and 'last': what results.json says of them
-        self.drawn = -math.inf                # when figures were last drawn
+        write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in class_names))
+        write_json(folder / 'args.json', settings(arguments))
+        if state:
+            self.restore(state)
 
-    @classmethod
-    def clear(cls, folder: Path) -> None:
+    def __enter__(self) -> 'Run':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.board.close()
+
+    def clear(self) -> None:
         """Remove the files of an earlier run, and nothing else."""
-        for name in cls.FILES:
-            for path in (*folder.glob(name), *folder.glob(f'.{name}.tmp')):    # the latter from a kill
+        for name in self.FILES:
+            for path in (*self.folder.glob(name), *self.folder.glob(f'.{name}.tmp')):    # the latter from a kill
                 path.unlink()
 
-    def log_losses(self, rows: list[tuple[int, int, list[float]]]) -> None:
-        """Rows of step, epoch and every loss term."""
-        self.losses.append([[step, epoch, *values] for step, epoch, values in rows])
-        for step, _, values in rows:
-            for name, value in zip(self.loss_names, values):
-                self.board.add_scalar(f'loss/{name}', value, step)
+    def restore(self, state: dict) -> None:
+        """Bring results and best weights to where a checkpoint has them: the files may be those of later steps."""
+        self.results = state['results']
+        if self.results:
+            self.write_results()
+        if state['best']:
+            save(state['best'], self.folder / 'best.pt')
 
-    def log_metrics(self, step: int, epoch: int, values: list[float]) -> None:
-        self.metrics.append([[step, epoch, *values]])
-        for name, value in zip(self.metric_names, values):
-            self.board.add_scalar(name.replace('@', '/'), value, step)
+    def save(self, state: dict) -> None:
+        """Write a checkpoint of the run with the `state` of its training."""
+        best = read_weights(self.folder / 'best.pt') if self.results else None
+        write_checkpoint(self.folder, {'args': self.arguments, 'identity': self.identity, **state,
+                                       'results': self.results, 'best': best})
 
-    def keep(self, step: int, result: dict, weights: dict) -> bool:
-        """Keep weights as the last, and as the best if their average mAP is the largest yet; whether they are the best.
+    def log_losses(self, rows: list[LossRow]) -> None:
+        """Add to losses.csv and to the board."""
+        self.losses.append([[row.step, row.epoch, *row.terms] for row in rows])
+        for row in rows:
+            for name, value in zip(Losses._fields, row.terms):
+                self.board.add_scalar(f'loss/{name}', value, row.step)
+
+    def keep(self, step: int, epoch: int, evaluation: Evaluation, weights: dict) -> None:
+        """Keep weights and evaluation as the last ones, and as the best if their average mAP is the largest yet.
 
         Where nothing is scored the last ones count as the best.
         """
+        self.evaluated['last'] = step, evaluation
+        result = evaluation.to_json()
         self.results['last'] = {'step': step, **result}
         save(weights, self.folder / 'last.pt')
         best = self.results.get('best')
         # quirk: the best weights are chosen on the test videos, as in the reference; so the last ones stand beside them
         is_best = best is None or 'average_mAP' not in best or result['average_mAP'] > best['average_mAP']
         if is_best:
-            self.results['best'] = self.results['last']
+            self.evaluated['best'], self.results['best'] = self.evaluated['last'], self.results['last']
             save(weights, self.folder / 'best.pt')
         self.write_results()
-        return is_best
+        if is_best:
+            evaluation.write(self.folder)
+        if isinstance(evaluation, ScoredEvaluation):
+            self.log_metrics(step, epoch, evaluation)
+
+    def log_metrics(self, step: int, epoch: int, evaluation: ScoredEvaluation) -> None:
+        """Add to metrics.csv and to the board."""
+        scores = evaluation.scores
+        values = [scores.average, evaluation.video_accuracy, scores.num_predictions, *scores.mean_ap.tolist()]
+        self.metrics.append([[step, epoch, *values]])
+        for name, value in zip(self.metric_names, values):
+            self.board.add_scalar(name.replace('@', '/'), value, step)
+
+    def draw(self, step: int, evaluation: Evaluation, num_figures: int) -> None:
+        """Draw an evaluation for TensorBoard, unless the one before was drawn less than FIGURE_SECONDS ago."""
+        if num_figures and isinstance(evaluation, ScoredEvaluation) and time.monotonic() - self.drawn > FIGURE_SECONDS:
+            evaluation.draw(self.board, step, num_figures)
+            self.drawn = time.monotonic()
 
     def write_results(self) -> None:
         """Write results.json."""
         write_json(self.folder / 'results.json', {name: self.results[name] for name in ('best', 'last')})
 
-    def close(self, arguments: dict) -> None:
-        """End the TensorBoard events with the run's hyper-parameters beside its best and last mAP."""
-        plain = {name: value for name, value in arguments.items() if isinstance(value, (bool, int, float, str))}
+    def conclude(self) -> None:
+        """Add the run's hyper-parameters beside its best and last mAP to the TensorBoard events."""
+        plain = {name: value for name, value in self.arguments.items() if isinstance(value, (bool, int, float, str))}
         found = {f'hparam/{name}_average_mAP': result['average_mAP'] for name, result in self.results.items()
                  if 'average_mAP' in result}
         if found:
             self.board.add_hparams(plain, found, run_name='.')
-        self.board.close()
+
+
+def settings(arguments: dict) -> dict:
+    """What args.json says: every argument, and the versions of what computes with them."""
+    versions = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
+    return {**arguments, 'versions': versions}

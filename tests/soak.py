@@ -39,8 +39,8 @@ def watched(function, name):
             os.pwrite(place, b'training'.ljust(12), 0)
     return call
 
-main.write_checkpoint = watched(main.write_checkpoint, 'checkpoint')
-main.evaluate_model = watched(main.evaluate_model, 'evaluation')
+run.write_checkpoint = watched(run.write_checkpoint, 'checkpoint')
+inference.Evaluator.evaluate = watched(inference.Evaluator.evaluate, 'evaluation')
 main.keep_evaluation = watched(main.keep_evaluation, 'results')
 main.start_run = watched(main.start_run, 'start')
 sys.exit(main.main(sys.argv[2:]))

@@ -104,7 +104,7 @@ def test_a_full_disk(data, mounted, log, expected, left):
     """Full at once, or in the midst of this file or that."""
     mount(mounted, '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs')
     folder = mounted / 'run'
-    full = Call('main.aicl_losses', 5, Do(fill, mounted, left))
+    full = Call('training.aicl_losses', 5, Do(fill, mounted, left))
     assert status(start(command(data, folder), log, full, checkpoint_seconds=0)) == 2
     assert 'No space left on device' in error_of(log)
     check_whole(folder)
@@ -116,7 +116,7 @@ def test_a_full_disk(data, mounted, log, expected, left):
 def test_a_disk_that_turns_read_only(data, mounted, log, expected):
     mount(mounted, '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs')
     folder = mounted / 'run'
-    locked = Call('main.aicl_losses', 5, Do(os.system, f'mount -o remount,ro,size=4m {mounted} || umount -l {mounted}'))
+    locked = Call('training.aicl_losses', 5, Do(os.system, f'mount -o remount,ro,size=4m {mounted} || umount -l {mounted}'))
     found = status(start(command(data, folder), log, locked, checkpoint_seconds=0))
     if found == 0:
         pytest.skip('cannot mount a file system read-only that is written to')
@@ -159,7 +159,7 @@ def truncate(path):
 def test_a_feature_file_that_goes_in_mid_run(data, tmp_path, log, expected, fault, words, workers):
     path, folder = data / 'features' / 'test' / 'flow' / 'test_1.npy', tmp_path / 'run'
     whole = path.read_bytes()
-    gone = Call('main.aicl_losses', 5, Do(fault, path))    # found out by the evaluation after step 6
+    gone = Call('training.aicl_losses', 5, Do(fault, path))    # found out by the evaluation after step 6
     argv = command(data, folder, '--cache', 'none', '--num_workers', workers)
     assert status(start(argv, log, gone, checkpoint_seconds=0)) == 2
     message = error_of(log)
@@ -180,7 +180,7 @@ def limit_memory(more):
 def test_too_little_memory(tmp_path, log, more):
     data = write_data(tmp_path / 'data', width=2048)    # a step takes some megabytes
     folder = tmp_path / 'run'
-    small = Call('main.aicl_losses', 5, Do(limit_memory, more))
+    small = Call('training.aicl_losses', 5, Do(limit_memory, more))
     argv = command(data, folder, '--hidden_dim', 256)
     assert status(start(argv, log, small, checkpoint_seconds=0)) == 2, log.read_text()
     assert 'out of memory' in error_of(log)
@@ -194,15 +194,15 @@ def test_too_little_memory(tmp_path, log, more):
 def spoil(value):
     """Every later loss of the cross entropy of the RGB attention is `value`."""
     import main
-    losses = main.aicl_losses
-    main.aicl_losses = lambda *args: (found := losses(*args))._replace(gce_rgb=found.gce_rgb * value,
+    losses = training.aicl_losses
+    training.aicl_losses = lambda *args: (found := losses(*args))._replace(gce_rgb=found.gce_rgb * value,
                                                                        total=found.total * value)
 
 
 @pytest.mark.parametrize('value', [np.nan, pytest.param(np.inf, marks=pytest.mark.long)])
 def test_a_loss_that_is_not_finite(data, tmp_path, log, expected, value):
     folder = tmp_path / 'run'
-    broken = Call('main.evaluate_model', 2, Do(spoil, value))
+    broken = Call('inference.Evaluator.evaluate', 2, Do(spoil, value))
     # The step looks its loss up in `main`, so it is spoiled from step 5 on.
     assert status(start(command(data, folder), log, broken, checkpoint_seconds=0)) == 2
     message = error_of(log)

@@ -426,7 +426,7 @@ def same_run(found, expected):
 
 def stop_at(step, action, monkeypatch):
     """Let `action` happen in the loss of a step of the next run."""
-    aicl_losses, count = main.aicl_losses, [0]
+    aicl_losses, count = training.aicl_losses, [0]
 
     def counted(*args):
         count[0] += 1
@@ -434,7 +434,7 @@ def stop_at(step, action, monkeypatch):
             action()
         return aicl_losses(*args)
 
-    monkeypatch.setattr(main, 'aicl_losses', counted)
+    monkeypatch.setattr(training, 'aicl_losses', counted)
 
 
 class Crash(Exception):
@@ -488,14 +488,14 @@ def test_a_second_interrupt_stops_at_once_and_leaves_whole_files(data, tmp_path,
 
 def test_what_was_written_after_the_last_checkpoint_is_written_again(data, tmp_path, finished, monkeypatch):
     flags = ['--num_steps', 6, '--detection_inf_step', 2, '--seed', 3]
-    write_checkpoint = main.write_checkpoint
+    write_checkpoint = run.write_checkpoint
 
     def once(folder, state):
         if not (folder / 'checkpoint.pt').exists():
             write_checkpoint(folder, state)
 
     monkeypatch.setattr(main, 'CHECKPOINT_SECONDS', -1)
-    monkeypatch.setattr(main, 'write_checkpoint', once)    # after step 1; then come evaluations, and the best changes
+    monkeypatch.setattr(run, 'write_checkpoint', once)    # after step 1; then come evaluations, and the best changes
     stop_at(6, crash, monkeypatch)
     with pytest.raises(Crash):
         main.main(words(data, tmp_path / 'run', *flags))
@@ -567,7 +567,7 @@ def test_a_stopped_run_leaves_its_tensorboard_events(data, tmp_path, monkeypatch
 # ---- losses that are not finite -------------------------------------------------------------------------------------
 
 def test_a_loss_that_is_nan_stops_the_run_and_keeps_what_there_was(data, tmp_path, capsys, monkeypatch):
-    aicl_losses, seen = main.aicl_losses, []
+    aicl_losses, seen = training.aicl_losses, []
 
     class Watched(main.VideoDataset):
         def __getitems__(self, items):
@@ -582,7 +582,7 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_what_there_was(data, tmp_pat
             if len(seen) == 6 else losses
 
     monkeypatch.setattr(main, 'VideoDataset', Watched)
-    monkeypatch.setattr(main, 'aicl_losses', broken)
+    monkeypatch.setattr(training, 'aicl_losses', broken)
     output = tmp_path / 'run'
     message = refused(capsys, words(data, output, '--num_steps', 8, '--detection_inf_step', 4, '--seed', 3),
                       'step 6', 'contrastive_rgb')
@@ -854,7 +854,7 @@ def test_names_of_classes_that_cannot_be_read_are_refused_in_one_line(own_data, 
 @pytest.mark.parametrize('inference', [True, False])
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(data, finished, tmp_path, capsys, inference, monkeypatch):
     (tmp_path / 'file').write_text('in the way')
-    monkeypatch.setattr(main, 'evaluate_model', lambda *args: pytest.fail('worked before it looked'))
+    monkeypatch.setattr(inference.Evaluator, 'evaluate', lambda *args: pytest.fail('worked before it looked'))
     flags = ['--inference_only', '--model_file', finished / 'best.pt'] if inference else ['--num_steps', 2]
     refused(capsys, words(data, tmp_path / 'file' / 'run', *flags), 'file')
     assert (tmp_path / 'file').read_text() == 'in the way'

@@ -41,13 +41,13 @@ def go_on(data, folder, log, *flags, steps=7):
 
 # Every step writes a checkpoint: files are then renamed far more often than in a real run.
 @pytest.mark.parametrize('call, expected', [
-    (Call('main.aicl_losses', 5, TERM), 128 + signal.SIGTERM),
-    (Call('main.aicl_losses', 3, INT), 128 + signal.SIGINT),           # an epoch ends with this step
-    (Call('main.evaluate_model', 2, TERM), 128 + signal.SIGTERM),      # in the middle of the second epoch
-    (Call('main.aicl_losses', 1, KILL), -signal.SIGKILL),              # before there is anything to go on with
-    pytest.param(Call('main.aicl_losses', 6, KILL), -signal.SIGKILL, marks=pytest.mark.long),
-    pytest.param(Call('main.evaluate_model', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
-    (Call('main.write_checkpoint', 5, KILL), -signal.SIGKILL),         # the results are newer than the checkpoint
+    (Call('training.aicl_losses', 5, TERM), 128 + signal.SIGTERM),
+    (Call('training.aicl_losses', 3, INT), 128 + signal.SIGINT),           # an epoch ends with this step
+    (Call('inference.Evaluator.evaluate', 2, TERM), 128 + signal.SIGTERM),      # in the middle of the second epoch
+    (Call('training.aicl_losses', 1, KILL), -signal.SIGKILL),              # before there is anything to go on with
+    pytest.param(Call('training.aicl_losses', 6, KILL), -signal.SIGKILL, marks=pytest.mark.long),
+    pytest.param(Call('inference.Evaluator.evaluate', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
+    (Call('run.write_checkpoint', 5, KILL), -signal.SIGKILL),         # the results are newer than the checkpoint
     (Call('main.list_files', 1, KILL), -signal.SIGKILL),               # all is done
     (HalfAFile(12), -signal.SIGKILL)], ids=str)
 def test_a_stopped_run_goes_on_to_the_same_files(data, undisturbed, folder, tmp_path, call, expected):
@@ -88,7 +88,7 @@ def test_a_kill_at_every_change_of_a_file(data, undisturbed, tmp_path, kind):
 
 def test_a_kill_while_a_broken_checkpoint_is_replaced_loses_nothing(data, undisturbed, folder, tmp_path):
     log = tmp_path / 'log'
-    status(start(command(data, folder), log, Call('main.aicl_losses', 6, KILL), checkpoint_seconds=0))
+    status(start(command(data, folder), log, Call('training.aicl_losses', 6, KILL), checkpoint_seconds=0))
     (folder / 'checkpoint.pt').write_bytes(b'torn')
     # It goes on from the one before, and dies when the broken one has taken that one's place.
     again = start(command(data, folder, '--resume'), log, Rename('checkpoint.pt'), checkpoint_seconds=0)
@@ -100,7 +100,7 @@ def test_a_kill_while_a_broken_checkpoint_is_replaced_loses_nothing(data, undist
 
 def test_both_checkpoints_damaged_is_one_line_with_a_mend(data, folder, tmp_path):
     log = tmp_path / 'log'
-    status(start(command(data, folder), log, Call('main.aicl_losses', 6, KILL), checkpoint_seconds=0))
+    status(start(command(data, folder), log, Call('training.aicl_losses', 6, KILL), checkpoint_seconds=0))
     log.unlink()
     before = {}
     for name in ('checkpoint.pt', 'checkpoint.previous.pt'):
@@ -163,7 +163,7 @@ def test_a_kill_in_the_clearing_never_leaves_a_run_in_parts(data, undisturbed, f
     """What is left of the old run is whole enough to go on with, or nothing that could be gone on with."""
     log = tmp_path / 'log'
     for number in (2, 5):
-        killed = Call('main.aicl_losses', 6, KILL)
+        killed = Call('training.aicl_losses', 6, KILL)
         status(start(command(data, folder, '--overwrite'), log, killed, checkpoint_seconds=0))
         again = start(command(data, folder, '--overwrite'), log, Call('pathlib.Path.unlink', number, KILL))
         assert status(again) == -signal.SIGKILL
@@ -180,12 +180,12 @@ def test_the_end_of_one_rank_ends_the_other_and_the_pair_goes_on(data, tmp_path,
     """Killed in the middle of a step, so that the other waits for it."""
     driver = (f'import os, signal, sys\n'
               f'import main\n'
-              f'main.CHECKPOINT_SECONDS, losses, count = 0, main.aicl_losses, [0]\n'
+              f'main.CHECKPOINT_SECONDS, losses, count = 0, training.aicl_losses, [0]\n'
               f'def killed(*args):\n'
               f'    count[0] += 1\n'
               f'    if count[0] == 6 and os.environ["RANK"] == "{victim}": os.kill(os.getpid(), signal.SIGKILL)\n'
               f'    return losses(*args)\n'
-              f'main.aicl_losses = killed\n'
+              f'training.aicl_losses = killed\n'
               f'sys.exit(main.main())')
     (tmp_path / 'driver.py').write_text(driver)
 

@@ -1,0 +1,178 @@
+"""A training: the network, its optimiser, the order of its batches, and what makes it repeatable.
+
+    training = Training(options, feature_dim=1024, num_classes=20, lengths=train_set.lengths, device=device)
+    for batch in training.batches(train_set):
+        terms = training.step(batch)
+
+`state` and `restore` carry a training from one process to the next, bit for bit on CPU. What a method of this family
+does differently in a step is in `Training.losses`.
+"""
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from dataset import Batch, Share, ShuffledSampler, VideoDataset, loader
+from losses import Losses, LossWeights, aicl_losses
+from model import NetworkOptions, build_network, load_weights, mine, pseudo_targets
+from utils import InputError
+
+
+class TrainingOptions(NamedTuple):
+    """What a training is made of besides its data."""
+    network: NetworkOptions
+    loss_weights: LossWeights
+    num_segments: int      # T, snippets sampled from a video
+    contrast_ratio: int    # K = T // contrast_ratio snippets are mined a set
+    q_val: float           # q of generalized cross entropy
+    batch_size: int        # videos a step, of all processes together
+    drop_last: bool        # leave out the last, smaller batch of an epoch
+    lr: float
+    weight_decay: float    # L2, inside Adam
+    seed: int
+    compile: bool          # by torch.compile
+
+
+@dataclass
+class Progress:
+    """How far a training is, and the random states from which this epoch's order and rows can be drawn again."""
+    step: int = 0
+    epoch: int = 0
+    position: int = 0                   # batches of this epoch that are done
+    epoch_start: dict | None = None     # of torch's and Python's generators
+    rows_start: list | None = None      # of the generator that draws the rows
+
+
+class Training:
+    """The network and all that a step changes.
+
+    lengths: snippets L of each training video. Of several processes each takes its `share` of every batch, weighted so
+    that the gradients are those of the whole batch. Raises InputError where the videos do not make a batch.
+    """
+
+    def __init__(self, options: TrainingOptions, feature_dim: int, num_classes: int, lengths: list[int],
+                 device: torch.device, share: Share = Share()):
+        self.options, self.share, self.device, self.progress = options, share, device, Progress()
+        # Seeded before the network and again before the first batch, as the reference is.
+        seed_everything(options.seed)
+        self.network = build_network(options.network, feature_dim, num_classes, device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=options.lr, weight_decay=options.weight_decay,
+                                          fused=True)
+        seed_everything(options.seed)
+        self.sampler = ShuffledSampler(lengths, options.num_segments, options.batch_size, options.drop_last,
+                                       np.random.RandomState(options.seed), share)
+        if not len(self.sampler):
+            raise InputError(f'--batch_size {options.batch_size} is more than the {len(lengths)} training videos; '
+                             f'lower it or add --no-drop_last')
+        self.dtype = next(self.network.parameters()).dtype
+        self.num_mined = max(1, options.num_segments // options.contrast_ratio)
+        self.forward = self.network if share.count == 1 else DistributedDataParallel(self.network)
+        self.measure = torch.compile(self.losses) if options.compile else self.losses
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.sampler)
+
+    def losses(self, features: Tensor, labels: Tensor) -> Losses:
+        """All loss terms of features (N, T, M D) with multi-hot labels (N, C)."""
+        outputs = self.forward(features)
+        mined = mine(outputs.actionness_aware, outputs.actionness_agnostic, self.num_mined)
+        targets = pseudo_targets(outputs, labels)
+        return aicl_losses(outputs, mined, labels, targets, self.options.loss_weights, self.options.q_val)
+
+    def step(self, batch: Batch) -> Tensor:
+        """Take one step of the optimiser; the terms of `Losses` (9,), on the device, weighted by this share.
+
+        Nothing here waits for the device.
+        """
+        features = batch.features.to(self.device, self.dtype, non_blocking=True)
+        labels = batch.labels.to(self.device, self.dtype, non_blocking=True)
+        losses = self.measure(features, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        (losses.total * (batch.weight * self.share.count)).backward()    # the processes' gradients are averaged
+        self.optimizer.step()
+        self.progress.step += 1
+        self.progress.position += 1
+        return torch.stack(losses).detach() * batch.weight
+
+    def batches(self, train_set: VideoDataset, num_workers: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch after the other, without end, from where the training stands."""
+        progress = self.progress
+        while True:
+            now = None
+            if progress.position:    # resumed: draw this epoch's order and rows again, and pass over what is done
+                now = random_state()
+                set_random_state(progress.epoch_start)
+                set_rows_state(self.sampler.rng, progress.rows_start)
+                self.sampler.leave_out(progress.position)
+            else:
+                progress.epoch_start, progress.rows_start = random_state(), rows_state(self.sampler.rng)
+            for batch in loader(train_set, self.sampler, num_workers, self.device.type == 'cuda'):
+                if now:
+                    set_random_state(now)
+                    now = None
+                yield batch
+            if now:
+                set_random_state(now)
+            progress.epoch, progress.position = progress.epoch + 1, 0
+
+    def check_finite(self) -> None:
+        """Raises InputError where a step has made a parameter NaN or infinite."""
+        for name, value in self.network.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise InputError(f'step {self.progress.step}: made {name} NaN or infinite, so it is not finite and not '
+                                 f'saved; lower --lr')
+
+    def state(self) -> dict:
+        """All that `restore` needs, as tensors and plain values."""
+        return {'progress': vars(self.progress), 'random': random_state(), 'model': self.network.state_dict(),
+                'optimizer': self.optimizer.state_dict()}
+
+    def restore(self, state: dict) -> None:
+        """Go on where `state` was taken.
+
+        Raises InputError where the weights do not fit, LookupError, TypeError, ValueError or AttributeError where it is
+        not a state.
+        """
+        self.progress = Progress(**state['progress'])
+        load_weights(self.network, state['model'], 'checkpoint.pt')
+        self.optimizer.load_state_dict(state['optimizer'])
+        set_random_state(state['random'])
+
+
+# ---- random numbers -------------------------------------------------------------------------------------------------
+
+def seed_everything(seed: int) -> None:
+    """Seed torch (all devices), numpy's and Python's global generators."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def random_state() -> dict:
+    """The state of torch's and Python's global generators, in types that a checkpoint may hold."""
+    return {'torch': torch.get_rng_state(), 'python': random.getstate(), 'cuda': torch.cuda.get_rng_state_all()}
+
+
+def set_random_state(state: dict) -> None:
+    """Bring the global generators back to a `random_state`."""
+    torch.set_rng_state(state['torch'])
+    random.setstate(state['python'])
+    if len(state['cuda']) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state['cuda'])
+
+
+def rows_state(rng: np.random.RandomState) -> list:
+    """The state of the generator that draws the rows, in types that a checkpoint may hold."""
+    name, keys, *rest = rng.get_state()
+    return [name, torch.from_numpy(keys.copy()), *rest]
+
+
+def set_rows_state(rng: np.random.RandomState, state: list) -> None:
+    name, keys, *rest = state
+    rng.set_state((name, keys.numpy(), *rest))
