@@ -94,9 +94,7 @@ def _work(argv: list[str], log: Path, checkpoint_seconds: float, armed: list) ->
     main.CHECKPOINT_SECONDS = checkpoint_seconds
     for call in armed:
         call.arm()
-    found = main.main(argv)
-    os.seteuid(os.getuid())    # whom an action turned into somebody else may clean up again
-    sys.exit(found)
+    sys.exit(main.main(argv))
 
 
 def start(argv: list[str], log: Path, *armed: Call | HalfAFile | Rename,

@@ -28,8 +28,8 @@ def run(data, output, flags, *more):
     words = []
     for name, value in flags.items():
         words += [f'--{"" if value else "no-"}{name}'] if isinstance(value, bool) else [f'--{name}', str(value)]
-    assert main.main(['--dataset', 'thumos14', '--data_path', str(data), '--output_dir', str(output), '--exp_name', 'golden',
-                      '--device', 'cpu', *words, *map(str, more)]) == 0
+    assert main.main(['--dataset', 'thumos14', '--data_path', str(data), '--output_dir', str(output),
+                      '--exp_name', 'golden', '--device', 'cpu', *words, *map(str, more)]) == 0
     return output / 'golden'
 
 

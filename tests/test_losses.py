@@ -68,7 +68,8 @@ def slow_contrastive(embedding, mined):
 def make_batch(seed=0):
     rng = RNG(seed)
     values = SimpleNamespace(
-        cas=rng.randn(N, T, C), video_logits=3 * rng.randn(N, C), attention_rgb=rng.rand(N, T), attention_flow=rng.rand(N, T),
+        cas=rng.randn(N, T, C), video_logits=3 * rng.randn(N, C),
+        attention_rgb=rng.rand(N, T), attention_flow=rng.rand(N, T),
         actionness_aware=rng.rand(N, T), actionness_agnostic=rng.rand(N, T), embedding=rng.rand(N, T, H),
         embedding_rgb=rng.rand(N, T, H), embedding_flow=rng.rand(N, T, H))
     labels = np.array([[1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0]], float)
@@ -114,8 +115,8 @@ def test_default_weights_are_those_of_the_method():
     values, labels, targets, mined = make_batch()
     losses = all_losses(leaves(values), labels, targets, mined)
     contrast = losses.contrastive_joint + losses.contrastive_rgb + losses.contrastive_flow
-    torch.testing.assert_close(losses.total, losses.mil + losses.gce_rgb + losses.gce_flow + 5 * losses.modality_consistency
-                               + 0.01 * contrast + 0.1 * losses.action_consistency)
+    torch.testing.assert_close(losses.total, losses.mil + losses.gce_rgb + losses.gce_flow
+                               + 5 * losses.modality_consistency + 0.01 * contrast + 0.1 * losses.action_consistency)
     torch.testing.assert_close(losses.gce_rgb, generalized_cross_entropy(
         tensor(values.attention_rgb), tensor(targets), 0.7))
 
@@ -128,7 +129,7 @@ def test_terms_stand_in_the_order_of_the_header_of_losses_csv():
 # ---- multiple-instance loss -----------------------------------------------------------------------------------------
 
 def test_epsilon_of_the_targets_is_added_after_the_division():
-    # log_softmax is about (-log 2, -log 2, -1e9): the class that is not there weighs 1e-10, whatever the number of labels.
+    # log_softmax is about (-log 2, -log 2, -1e9): the class that is not there weighs 1e-10, whatever their number.
     loss = multiple_instance(tensor([[0, 0, -1e9]]), tensor([[1, 1, 0]]))
     assert loss.item() == pytest.approx(math.log(2) + 0.1, abs=1e-6)
 
@@ -181,11 +182,12 @@ def test_gradients_reach_both_sides_of_a_consistency_term(term, first, second):
 def test_query_and_key_are_normalised_after_the_mean_and_each_negative_by_itself():
     values, _, _, mined = make_batch()
     embedding = values.embedding * np.logspace(-2, 2, T)[:, None]    # long snippets outweigh short ones in a mean only
-    assert float(contrastive(tensor(embedding), indices(mined))) == pytest.approx(slow_contrastive(embedding, mined), rel=1e-10)
+    expected = slow_contrastive(embedding, mined)
+    assert float(contrastive(tensor(embedding), indices(mined))) == pytest.approx(expected, rel=1e-10)
 
 
 def one_hot_batch(like_action, like_background):
-    """One video of four snippets, mined one each: consistent action along axis 0, consistent background along axis 1."""
+    """One video of four snippets, one mined of each: consistent action along axis 0, consistent background along 1."""
     embedding = torch.zeros(1, 4, 3, dtype=torch.float64)
     embedding[0, 0, 0] = embedding[0, 1, 1] = embedding[0, 2, like_action] = embedding[0, 3, like_background] = 1
     mined = Mined(consistent_action=torch.tensor([[0]]), consistent_background=torch.tensor([[1]]),

@@ -23,8 +23,8 @@ from model import AICL
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ['Dive', 'Jump', 'Run']
 WIDTH, HIDDEN = 8, 16
-TINY = ['--device', 'cpu', '--num_segments', '16', '--hidden_dim', str(HIDDEN), '--topk_ratio', '4', '--contrast_ratio', '4',
-        '--batch_size', '2', '--lr', '0.003', '--scale', '4', '--figures', '0']
+TINY = ['--device', 'cpu', '--num_segments', '16', '--hidden_dim', str(HIDDEN), '--topk_ratio', '4',
+        '--contrast_ratio', '4', '--batch_size', '2', '--lr', '0.003', '--scale', '4', '--figures', '0']
 LOSSES = ('step,epoch,total,mil,gce_rgb,gce_flow,modality_consistency,action_consistency,'
           'contrastive_joint,contrastive_rgb,contrastive_flow')
 # Name and shape of every parameter that a released checkpoint has, here with this data set's sizes.
@@ -73,8 +73,8 @@ def own_data(data, tmp_path):
 
 def words(data, output, *flags):
     """The command line of a run of the tiny data set; `output` is the run's folder."""
-    return ['--dataset', 'thumos14', '--data_path', str(data), '--output_dir', str(output.parent), '--exp_name', output.name,
-            *TINY, *map(str, flags)]
+    return ['--dataset', 'thumos14', '--data_path', str(data), '--output_dir', str(output.parent),
+            '--exp_name', output.name, *TINY, *map(str, flags)]
 
 
 def train(data, output, *flags, steps=6):
@@ -119,7 +119,8 @@ def refused(capsys, argv, *parts):
     except SystemExit as stop:
         status = stop.code
     err = re.sub('\x1b\\[A', '', capsys.readouterr().err)    # tqdm's way up
-    lines = [line for line in re.split('[\r\n]+', err) if line.strip() and not re.match(r'\s*(reading|training)\b.*\|', line)]
+    lines = [line for line in re.split('[\r\n]+', err)
+             if line.strip() and not re.match(r'\s*(reading|training)\b.*\|', line)]
     assert status == 2, err
     assert len(lines) == 1 and lines[0].startswith('error: '), err
     for part in parts:
@@ -143,8 +144,9 @@ ACTIVITYNET = dict(num_segments=50, topk_ratio=2, fusion_weight=0.5, batch_size=
 
 
 @pytest.mark.parametrize('dataset, values, tiou', [
-    ('thumos14', dict(num_segments=750, topk_ratio=8, hidden_dim=512, fusion_weight=1 / 3, batch_size=16, drop_last=False,
-                      num_epochs=900, num_steps=None, detection_inf_step=50, seed=1, class_th=0.25, nms_thresh=0.4), TENTHS),
+    ('thumos14', dict(num_segments=750, topk_ratio=8, hidden_dim=512, fusion_weight=1 / 3, batch_size=16,
+                      drop_last=False, num_epochs=900, num_steps=None, detection_inf_step=50, seed=1, class_th=0.25,
+                      nms_thresh=0.4), TENTHS),
     ('activitynet1.2', dict(ACTIVITYNET, hidden_dim=512), TWENTIETHS),
     ('activitynet1.3', dict(ACTIVITYNET, hidden_dim=1024), TWENTIETHS)])
 def test_recipes_are_those_of_the_method(dataset, values, tiou):
@@ -158,11 +160,12 @@ def test_recipes_are_those_of_the_method(dataset, values, tiou):
     assert 750 // 8 == 93 and 750 // 20 == 37 and 50 // 2 == 25 and 50 // 20 == 2    # k and K of the recipes
 
 
-CONTRACT = dict(num_segments=7, scale=3, lr=0.5, weight_decay=0.25, batch_size=9, num_epochs=4, num_steps=11, detection_inf_step=13,
-                q_val=0.5, class_th=0.75, nms_alpha=0.125, nms_thresh=0.625, oic_margin=0.375, oic_class_weight=0.875,
-                fusion_weight=0.0625, hidden_dim=17, topk_ratio=5, contrast_ratio=6, lambda_modality=1.5, lambda_contrast=2.5,
-                lambda_action=3.5, feature_fps=30, snippet_frames=8, seed=12, num_workers=2, device='cuda:1', precision='fp64',
-                log_every=10, output_dir='elsewhere', model_file='w.pt')
+CONTRACT = dict(num_segments=7, scale=3, lr=0.5, weight_decay=0.25, batch_size=9, num_epochs=4, num_steps=11,
+                detection_inf_step=13, q_val=0.5, class_th=0.75, nms_alpha=0.125, nms_thresh=0.625, oic_margin=0.375,
+                oic_class_weight=0.875, fusion_weight=0.0625, hidden_dim=17, topk_ratio=5, contrast_ratio=6,
+                lambda_modality=1.5, lambda_contrast=2.5, lambda_action=3.5, feature_fps=30, snippet_frames=8, seed=12,
+                num_workers=2, device='cuda:1', precision='fp64', log_every=10, output_dir='elsewhere',
+                model_file='w.pt')
 
 
 @pytest.mark.parametrize('dataset', ['thumos14', 'activitynet1.2', 'activitynet1.3'])
@@ -209,26 +212,30 @@ def test_help_names_every_flag(capsys):
     (['--precision', 'fp8'], '--precision'), (['--device', 'tpu'], '--device'), (['--device', 'cuda:64'], '--device'),
     (['--num_segments', '0'], '--num_segments'), (['--num_segments', '1.5'], '--num_segments'),
     (['--num_segments', '9' * 400], '--num_segments'), (['--scale', '0'], '--scale'), (['--lr', '-1'], '--lr'),
-    (['--lr', 'nan'], '--lr'), (['--lr', 'inf'], '--lr'), (['--lr', 'fast'], '--lr'), (['--batch_size', '0'], '--batch_size'),
-    (['--num_epochs', '0'], '--num_epochs'), (['--num_steps', '0'], '--num_steps'), (['--num_steps', '-3'], '--num_steps'),
+    (['--lr', 'nan'], '--lr'), (['--lr', 'inf'], '--lr'), (['--lr', 'fast'], '--lr'),
+    (['--batch_size', '0'], '--batch_size'), (['--num_epochs', '0'], '--num_epochs'),
+    (['--num_steps', '0'], '--num_steps'), (['--num_steps', '-3'], '--num_steps'),
     (['--detection_inf_step', '-1'], '--detection_inf_step'), (['--class_th', '1.1'], '--class_th'),
-    (['--nms_thresh', '-0.1'], '--nms_thresh'), (['--nms_alpha', '0'], '--nms_alpha'), (['--fusion_weight', '2'], '--fusion_weight'),
-    (['--topk_ratio', '0'], '--topk_ratio'), (['--contrast_ratio', '0'], '--contrast_ratio'), (['--q_val', '0'], '--q_val'),
+    (['--nms_thresh', '-0.1'], '--nms_thresh'), (['--nms_alpha', '0'], '--nms_alpha'),
+    (['--fusion_weight', '2'], '--fusion_weight'), (['--topk_ratio', '0'], '--topk_ratio'),
+    (['--contrast_ratio', '0'], '--contrast_ratio'), (['--q_val', '0'], '--q_val'),
     (['--feature_fps', '0'], '--feature_fps'), (['--snippet_frames', '0'], '--snippet_frames'),
     (['--oic_margin', '-1'], '--oic_margin'), (['--seed', '-1'], '--seed'), (['--seed', str(2 ** 32)], '--seed'),
     (['--num_workers', '-1'], '--num_workers'), (['--log_every', '0'], '--log_every'), (['--tiou', '0'], '--tiou'),
     (['--tiou', '1.5'], '--tiou'), (['--tiou', '0.5', '0.5'], 'tI'), (['--inference_only'], '--model_file'),
     (['--model_file', 'w.pt'], '--inference_only'), (['--lr'], '--lr'), (['--exp_name', ''], '--exp_name'),
-    (['--exp_name', '.'], '--exp_name'), (['--exp_name', 'a/../../b'], '--exp_name'), (['--exp_name', '/tmp/b'], '--exp_name')])
+    (['--exp_name', '.'], '--exp_name'), (['--exp_name', 'a/../../b'], '--exp_name'),
+    (['--exp_name', '/tmp/b'], '--exp_name')])
 def test_bad_usage_ends_with_status_2_and_one_line_before_anything_is_written(data, tmp_path, capsys, flags, part):
     refused(capsys, words(data, tmp_path / 'run', '--num_steps', 1, *flags), part)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('flag, value', [
-    ('oic_margin', '1e300'), ('oic_class_weight', '1e308'), ('nms_alpha', '1e-9'), ('nms_alpha', '1e300'), ('feature_fps', '1e-300'),
-    ('feature_fps', '1e308'), ('snippet_frames', '1e308'), ('weight_decay', '1e308'), ('lambda_contrast', '1e308'), ('lr', '1e38'),
-    ('lr', '1e308'), ('q_val', '1e-9'), ('nms_thresh', '0'), ('class_th', '0'), ('topk_ratio', '99999'), ('tiou', '1'), ('seed', 2 ** 32 - 1)])
+    ('oic_margin', '1e300'), ('oic_class_weight', '1e308'), ('nms_alpha', '1e-9'), ('nms_alpha', '1e300'),
+    ('feature_fps', '1e-300'), ('feature_fps', '1e308'), ('snippet_frames', '1e308'), ('weight_decay', '1e308'),
+    ('lambda_contrast', '1e308'), ('lr', '1e38'), ('lr', '1e308'), ('q_val', '1e-9'), ('nms_thresh', '0'),
+    ('class_th', '0'), ('topk_ratio', '99999'), ('tiou', '1'), ('seed', 2 ** 32 - 1)])
 def test_extreme_values_run_or_are_refused_in_one_line(data, tmp_path, capsys, flag, value):
     argv = words(data, tmp_path / 'run', '--num_steps', 1, f'--{flag}', value)
     try:
@@ -253,7 +260,8 @@ def test_a_training_run_leaves_every_file_of_the_contract(finished):
     assert any(name.startswith('events.out.tfevents') for path in finished.rglob('*') for name in [path.name])
     assert not [name for name in names if name.startswith('.') or name.endswith('.tmp')]
     args = json.loads((finished / 'args.json').read_text())
-    assert args['dataset'] == 'thumos14' and args['num_segments'] == 16 and args['seed'] == 3 and args['class_th'] == 0.25
+    assert args['dataset'] == 'thumos14' and args['num_segments'] == 16
+    assert args['seed'] == 3 and args['class_th'] == 0.25
 
 
 def test_losses_csv_holds_every_step_with_all_digits(finished):
@@ -410,7 +418,8 @@ def test_the_smallest_data_set_trains(tmp_path):
 
 
 def test_fewer_training_videos_than_a_batch_are_an_error_only_where_the_last_batch_is_dropped(data, tmp_path, capsys):
-    message = refused(capsys, words(data, tmp_path / 'none', '--num_epochs', 1, '--batch_size', 6, '--drop_last'), '--batch_size', 6, 5)
+    argv = words(data, tmp_path / 'none', '--num_epochs', 1, '--batch_size', 6, '--drop_last')
+    message = refused(capsys, argv, '--batch_size', 6, 5)
     assert '--no-drop_last' in message and not (tmp_path / 'none').exists()
     assert len(read_csv(train(data, tmp_path / 'one', '--batch_size', 6, steps=1) / 'losses.csv')) == 1
 
@@ -472,7 +481,8 @@ def test_a_run_that_a_signal_stopped_goes_on_as_if_nothing_had_happened(
     assert same_run(tmp_path / 'run', finished)
 
 
-def test_a_second_interrupt_stops_at_once_and_leaves_whole_files(data, tmp_path, finished, monkeypatch, handlers, capsys):
+def test_a_second_interrupt_stops_at_once_and_leaves_whole_files(
+        data, tmp_path, finished, monkeypatch, handlers, capsys):
     flags = ['--num_steps', 6, '--detection_inf_step', 2, '--seed', 3]
 
     def twice():
@@ -543,18 +553,21 @@ def test_a_run_is_never_replaced_unasked(data, tmp_path, finished, capsys):
 
 @pytest.mark.parametrize('flags, parts', [
     (['--lr', 0.5], ['--lr', 0.003, 0.5]), (['--seed', 4], ['--seed', 3, 4]), (['--batch_size', 3], ['--batch_size']),
-    (['--precision', 'fp64'], ['--precision']), (['--hidden_dim', 17], ['--hidden_dim']), (['--no-soft_nms'], ['--soft_nms', 'soft_nms'])])
+    (['--precision', 'fp64'], ['--precision']), (['--hidden_dim', 17], ['--hidden_dim']),
+    (['--no-soft_nms'], ['--soft_nms', 'soft_nms'])])
 def test_a_run_is_not_resumed_with_other_settings(data, tmp_path, finished, capsys, flags, parts):
     output = Path(shutil.copytree(finished, tmp_path / 'run'))
     before = contents(output)
-    refused(capsys, words(data, output, '--num_steps', 9, '--detection_inf_step', 2, '--seed', 3, '--resume', *flags), *parts)
+    argv = words(data, output, '--num_steps', 9, '--detection_inf_step', 2, '--seed', 3, '--resume', *flags)
+    refused(capsys, argv, *parts)
     assert contents(output) == before
 
 
 def test_a_run_is_not_resumed_with_other_data(own_data, tmp_path, finished, capsys):
     output = Path(shutil.copytree(finished, tmp_path / 'run'))
     (own_data / 'split_train.txt').write_text('train_0\ntrain_1\ntrain_2\n')
-    refused(capsys, words(own_data, output, '--num_steps', 9, '--detection_inf_step', 2, '--seed', 3, '--resume'), output, 'videos')
+    argv = words(own_data, output, '--num_steps', 9, '--detection_inf_step', 2, '--seed', 3, '--resume')
+    refused(capsys, argv, output, 'videos')
 
 
 def test_a_stopped_run_leaves_its_tensorboard_events(data, tmp_path, monkeypatch, handlers):
@@ -580,8 +593,10 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_what_there_was(data, tmp_pat
 
     def broken(*args):
         losses = aicl_losses(*args)
-        return losses._replace(contrastive_rgb=losses.contrastive_rgb * float('nan'), total=losses.total * float('nan')) \
-            if len(seen) == 6 else losses
+        if len(seen) != 6:
+            return losses
+        nan = float('nan')
+        return losses._replace(contrastive_rgb=losses.contrastive_rgb * nan, total=losses.total * nan)
 
     monkeypatch.setattr(main, 'VideoDataset', Watched)
     monkeypatch.setattr(training, 'aicl_losses', broken)
@@ -611,7 +626,8 @@ def test_weights_that_left_the_numbers_in_the_last_step_are_an_error_too(data, t
 
 def test_a_fresh_process_gives_the_same_detections_bit_for_bit(data, finished, tmp_path):
     output, trained = tmp_path / 'run', json.loads((finished / 'results.json').read_text())
-    command = [sys.executable, 'main.py', *words(data, output, '--inference_only', '--model_file', finished / 'best.pt')]
+    flags = ['--inference_only', '--model_file', finished / 'best.pt']
+    command = [sys.executable, 'main.py', *words(data, output, *flags)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())})
     assert done.returncode == 0, done.stderr
@@ -701,7 +717,8 @@ def test_videos_without_annotations_are_localized_too(own_data, finished, tmp_pa
     output = localize(own_data, finished / 'best.pt', tmp_path / 'run')
     assert json.loads((output / 'detections.json').read_text()) == expected
     results = json.loads((output / 'results.json').read_text())
-    assert results['num_videos'] == 3 and results['video_accuracy'] in (0, 1)    # one annotated video is left to be right on
+    assert results['num_videos'] == 3
+    assert results['video_accuracy'] in (0, 1)    # one annotated video is left to be right on
 
 
 def test_other_settings_than_those_of_the_training_are_said(data, finished, tmp_path, capsys):
@@ -747,7 +764,8 @@ def test_training_videos_are_not_scored_where_the_annotations_name_no_subsets(ow
     annotate(own_data, lambda database: [entry.pop('subset') for entry in database.values()])
     capsys.readouterr()
     output = localize(own_data, finished / 'best.pt', tmp_path / 'run')
-    assert json.loads((output / 'results.json').read_text())['mAP'] == json.loads((expected / 'results.json').read_text())['mAP']
+    found, wanted = (json.loads((folder / 'results.json').read_text())['mAP'] for folder in (output, expected))
+    assert found == wanted
     assert re.search("warning: .*split_train.txt: lists [0-9]+ videos of the subset '', in which the test videos lie",
                      capsys.readouterr().err)
 
@@ -769,7 +787,8 @@ def put(value, *place):
 DAMAGES = {    # what is done to the data set -> what the message must name
     'no gt.json': (lambda d: (d / 'gt.json').unlink(), ['gt.json']),
     'gt.json is not JSON': (lambda d: (d / 'gt.json').write_text('{"database": '), ['gt.json']),
-    'gt.json without classes': (lambda d: annotate(d, lambda b: [e.update(annotations=[]) for e in b.values()]), ['gt.json']),
+    'gt.json without classes': (
+        lambda d: annotate(d, lambda b: [e.update(annotations=[]) for e in b.values()]), ['gt.json']),
     'gt.json without videos': (lambda d: (d / 'gt.json').write_text('{"database": {}}'), ['gt.json']),
     'no training features': (lambda d: shutil.rmtree(d / 'features' / 'train'), ['train']),
     'no test features': (lambda d: shutil.rmtree(d / 'features' / 'test'), ['test']),
@@ -784,14 +803,18 @@ DAMAGES = {    # what is done to the data set -> what the message must name
     'NaN': (lambda d: damage_stream(d, 'flow', put(np.nan, 2, 3)), ['test_1', 'flow']),
     'infinity in training': (lambda d: damage_stream(d, 'rgb', put(np.inf, 0, 0), 'train'), ['train_1', 'rgb']),
     'split names no video': (lambda d: (d / 'split_train.txt').write_text('\n'), ['split_train.txt']),
-    'split names a video twice': (lambda d: (d / 'split_test.txt').write_text('test_0\ntest_0\n'), ['split_test.txt', 'test_0']),
+    'split names a video twice': (
+        lambda d: (d / 'split_test.txt').write_text('test_0\ntest_0\n'), ['split_test.txt', 'test_0']),
     'split names a video that is not there': (lambda d: (d / 'split_test.txt').write_text('test_0\nmoon\n'), ['moon']),
-    'split names a way out': (lambda d: (d / 'split_test.txt').write_text('test_0\n../../train/rgb/train_0\n'), ['train_0']),
-    'training videos without annotations': (lambda d: annotate(d, lambda b: [b.pop(f'train_{i}') for i in range(5)]), ['gt.json'])}
+    'split names a way out': (
+        lambda d: (d / 'split_test.txt').write_text('test_0\n../../train/rgb/train_0\n'), ['train_0']),
+    'training videos without annotations': (
+        lambda d: annotate(d, lambda b: [b.pop(f'train_{i}') for i in range(5)]), ['gt.json'])}
 
 
 @pytest.mark.parametrize('damage', DAMAGES)
-def test_bad_data_is_refused_in_one_line_and_nothing_written_before_is_lost(own_data, tmp_path, finished, capsys, damage):
+def test_bad_data_is_refused_in_one_line_and_nothing_written_before_is_lost(
+        own_data, tmp_path, finished, capsys, damage):
     output = Path(shutil.copytree(finished, tmp_path / 'run'))
     before = contents(output)
     change, parts = DAMAGES[damage]
@@ -821,11 +844,14 @@ BAD_WEIGHTS = {
     'absent': (None, ['weights.pt']),
     'something else': ([1, 2, 3], ['weights.pt', 'list']),
     'another number of classes': (AICL(WIDTH, 7, HIDDEN).state_dict(), ['weights.pt', 7, 3]),
-    'another feature width': (AICL(WIDTH + 1, 3, HIDDEN).state_dict(), ['base_module.0.weight', (HIDDEN, 18, 3), (HIDDEN, 16, 3)]),
+    'another feature width': (
+        AICL(WIDTH + 1, 3, HIDDEN).state_dict(), ['base_module.0.weight', (HIDDEN, 18, 3), (HIDDEN, 16, 3)]),
     'another hidden width': (AICL(WIDTH, 3, 9).state_dict(), ['base_module.0.weight', 'cls_rgb.weight', (9, 16, 3)]),
-    'a missing parameter': (without(AICL(WIDTH, 3, HIDDEN).state_dict(), 'cls_flow.bias'), ['cls_flow.bias', 'missing']),
+    'a missing parameter': (
+        without(AICL(WIDTH, 3, HIDDEN).state_dict(), 'cls_flow.bias'), ['cls_flow.bias', 'missing']),
     'an extra parameter': ({**AICL(WIDTH, 3, HIDDEN).state_dict(), 'extra.bias': torch.zeros(1)}, ['extra.bias']),
-    'one modality': (AICL(WIDTH, 3, HIDDEN, modalities=('rgb',)).state_dict(), ['cls_flow.weight', 'base_module.0.weight'])}
+    'one modality': (
+        AICL(WIDTH, 3, HIDDEN, modalities=('rgb',)).state_dict(), ['cls_flow.weight', 'base_module.0.weight'])}
 
 
 @pytest.mark.parametrize('fault', BAD_WEIGHTS)
@@ -841,7 +867,8 @@ def test_weights_that_do_not_fit_are_refused_and_older_results_stay(data, tmp_pa
 
 def test_annotations_that_name_more_classes_than_the_weights_name_both_numbers(own_data, finished, tmp_path, capsys):
     annotate(own_data, lambda b: b['test_0']['annotations'].append({'label': 'Swim', 'segment': [0, 1]}))
-    refused(capsys, words(own_data, tmp_path / 'run', '--inference_only', '--model_file', finished / 'best.pt'), 3, 4, 'classes')
+    argv = words(own_data, tmp_path / 'run', '--inference_only', '--model_file', finished / 'best.pt')
+    refused(capsys, argv, 3, 4, 'classes')
 
 
 def test_names_of_classes_that_cannot_be_read_are_refused_in_one_line(own_data, finished, tmp_path, capsys):
@@ -854,7 +881,8 @@ def test_names_of_classes_that_cannot_be_read_are_refused_in_one_line(own_data, 
 
 
 @pytest.mark.parametrize('inference', [True, False])
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(data, finished, tmp_path, capsys, inference, monkeypatch):
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+        data, finished, tmp_path, capsys, inference, monkeypatch):
     (tmp_path / 'file').write_text('in the way')
     monkeypatch.setattr('inference.Evaluator.evaluate', lambda *args: pytest.fail('worked before it looked'))
     flags = ['--inference_only', '--model_file', finished / 'best.pt'] if inference else ['--num_steps', 2]

@@ -1,4 +1,4 @@
-"""The network and the mining against torch's own convolutions, and against slow loops over videos, snippets and classes."""
+"""The network and the mining against torch's own convolutions and slow loops over videos, snippets and classes."""
 import pytest
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ D, C, H = 5, 4, 6    # features a modality, classes, hidden width
 
 
 def table_layers(feature_dim=D, num_classes=C, hidden_dim=H, modalities=('rgb', 'flow')):
-    """The layers as the method's table lists them: released name -> torch's own module, created in the table's order."""
+    """The layers as the method's table lists them: released name -> torch's module, created in the table's order."""
     layers = {'base_module.0': nn.Conv1d(len(modalities) * feature_dim, hidden_dim, 3, padding=1),
               'cls.0': nn.Conv1d(hidden_dim, num_classes, 1)}
     for modality in modalities:
@@ -23,12 +23,13 @@ def same_network(seed=0, modalities=('rgb', 'flow'), **options):
     torch.manual_seed(seed)
     model = AICL(D, C, H, modalities=modalities, **options).double()
     torch.manual_seed(seed)
-    layers = nn.ModuleDict({name.replace('.', '/'): layer for name, layer in table_layers(modalities=modalities).items()})
+    table = table_layers(modalities=modalities)
+    layers = nn.ModuleDict({name.replace('.', '/'): layer for name, layer in table.items()})
     return model, layers.double()
 
 
 def slow_forward(layers, video, modalities=('rgb', 'flow')):
-    """One video (T, M D) through torch's Conv1d, section 2 of the method: S (T, C), embeddings (T, H) and attentions (T,)."""
+    """One video (T, M D) through torch's Conv1d as the method says: S (T, C), embeddings (T, H), attentions (T,)."""
     x = video.T[None]    # (1, M D, T)
     embedding = layers['base_module/0'](x).relu()
     embeddings, attentions = {}, {}
@@ -62,9 +63,11 @@ def test_parameters_have_the_released_shapes():
     assert shapes == {
         'actionness_module.base_module.0.weight': (512, 2048, 3), 'actionness_module.base_module.0.bias': (512,),
         'actionness_module.cls.0.weight': (20, 512, 1), 'actionness_module.cls.0.bias': (20,),
-        'actionness_module.action_module_rgb.0.weight': (512, 1024, 3), 'actionness_module.action_module_rgb.0.bias': (512,),
+        'actionness_module.action_module_rgb.0.weight': (512, 1024, 3),
+        'actionness_module.action_module_rgb.0.bias': (512,),
         'actionness_module.cls_rgb.weight': (1, 512, 1), 'actionness_module.cls_rgb.bias': (1,),
-        'actionness_module.action_module_flow.0.weight': (512, 1024, 3), 'actionness_module.action_module_flow.0.bias': (512,),
+        'actionness_module.action_module_flow.0.weight': (512, 1024, 3),
+        'actionness_module.action_module_flow.0.bias': (512,),
         'actionness_module.cls_flow.weight': (1, 512, 1), 'actionness_module.cls_flow.bias': (1,)}
 
 
@@ -104,7 +107,8 @@ def test_actionness_and_selection_score_are_those_of_the_method(fusion_weight, m
                 torch.testing.assert_close(out.actionness_agnostic[n, t], agnostic)
                 for c in range(C):
                     share = torch.exp(cas[t, c]) / sum(torch.exp(cas[t, i]) for i in range(C))
-                    torch.testing.assert_close(out.selection[n, t, c], fusion_weight * share + (1 - fusion_weight) * agnostic)
+                    expected = fusion_weight * share + (1 - fusion_weight) * agnostic
+                    torch.testing.assert_close(out.selection[n, t, c], expected)
 
 
 def test_fusion_of_a_third_is_the_plain_mean_of_three():
@@ -115,7 +119,8 @@ def test_fusion_of_a_third_is_the_plain_mean_of_three():
     torch.testing.assert_close(out.selection, three / 3)
 
 
-@pytest.mark.parametrize('length, ratio, k', [(750, 8, 93), (50, 2, 25), (16, 8, 2), (15, 8, 1), (7, 8, 1), (3, 8, 1), (1, 8, 1)])
+@pytest.mark.parametrize('length, ratio, k', [
+    (750, 8, 93), (50, 2, 25), (16, 8, 2), (15, 8, 1), (7, 8, 1), (3, 8, 1), (1, 8, 1)])
 def test_video_logit_is_the_mean_over_the_snippets_of_largest_selection_score(length, ratio, k):
     model, _ = same_network(topk_ratio=ratio)
     with torch.no_grad():
@@ -154,9 +159,11 @@ def test_gradients_equal_those_through_torch_convolutions():
     cas, embedding = torch.stack([s[0] for s in slow]), torch.stack([s[1] for s in slow])
     rgb, flow = (torch.stack([s[3][m] for s in slow]) for m in ('rgb', 'flow'))
     expected = scalar(cas.gather(1, chosen).mean(1), [
-        cas, rgb, flow, cas.sum(2).sigmoid(), (rgb + flow) / 2, embedding, *(torch.stack([s[2][m] for s in slow]) for m in ('rgb', 'flow'))])
-    found = scalar(out.video_logits, [out.cas, out.attention_rgb, out.attention_flow, out.actionness_aware, out.actionness_agnostic,
-                                      out.embedding, out.embedding_rgb, out.embedding_flow])
+        cas, rgb, flow, cas.sum(2).sigmoid(), (rgb + flow) / 2, embedding,
+        *(torch.stack([s[2][m] for s in slow]) for m in ('rgb', 'flow'))])
+    found = scalar(out.video_logits, [
+        out.cas, out.attention_rgb, out.attention_flow, out.actionness_aware, out.actionness_agnostic,
+        out.embedding, out.embedding_rgb, out.embedding_flow])
     torch.testing.assert_close(found, expected)
     found.backward()
     expected.backward()
@@ -218,7 +225,8 @@ def scores(num_videos, length, seed):
 
 def check_mined(mined, aware, agnostic, num_mined):
     """Indices are valid and differ, and hold the best of each region, or all of a region that is too small."""
-    assert mined._fields == ('consistent_action', 'consistent_background', 'inconsistent_action', 'inconsistent_background')
+    assert mined._fields == (
+        'consistent_action', 'consistent_background', 'inconsistent_action', 'inconsistent_background')
     for name, index in zip(mined._fields, mined):
         assert index.shape == (len(aware), num_mined) and not index.is_floating_point(), name
         for n in range(len(aware)):
