@@ -32,6 +32,12 @@ class GroundTruth(NamedTuple):
     video: np.ndarray  # (G,) int64 index into videos
     label: np.ndarray  # (G,) int64 index into labels
     segments: np.ndarray  # (G, 2) float64 seconds; lengths <= 0 and duplicates are kept
+    tag_video: np.ndarray = np.zeros(0, np.int64)  # (A,) index into videos of each annotation without a time: a tag
+    tag_label: np.ndarray = np.zeros(0, np.int64)  # (A,) index into labels
+
+    def video_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """What happens in which video, timed or not: indices into videos and into labels, both (G + A,)."""
+        return np.concatenate([self.video, self.tag_video]), np.concatenate([self.label, self.tag_label])
 
 
 class Detections(NamedTuple):
@@ -73,10 +79,12 @@ def match_videos(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
 def select_videos(truth: GroundTruth, keep: np.ndarray) -> GroundTruth:
     """The videos where `keep` (V,) bool is true, with their instances; `labels` stays as it is."""
     kept, rows = np.flatnonzero(keep), keep[truth.video]
+    place, tags = np.cumsum(keep) - 1, keep[truth.tag_video]
     return truth._replace(
         videos=[truth.videos[i] for i in kept], subsets=[truth.subsets[i] for i in kept],
-        durations=truth.durations[kept], video=(np.cumsum(keep) - 1)[truth.video[rows]],
-        label=truth.label[rows], segments=truth.segments[rows])
+        durations=truth.durations[kept], video=place[truth.video[rows]],
+        label=truth.label[rows], segments=truth.segments[rows],
+        tag_video=place[truth.tag_video[tags]], tag_label=truth.tag_label[tags])
 
 
 @contextmanager
@@ -95,7 +103,7 @@ def without_collection() -> Iterator[None]:
 def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     """Reads a gt.json; a video without "annotations", or with null there, is an unannotated one.
 
-    Raises InputError naming file, video and mend for anything that is not of the form above.
+    An annotation without "segment" is a tag: it says that something happens in the video, not when. Raises InputError naming file, video and mend for anything that is not of the form above.
     """
     database = _videos_of(path, 'database', 'ground truth')
     entries = list(database.values())
@@ -111,10 +119,11 @@ def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     _check_types(annotations, {list, type(None)}, where, '"annotations" must be a list, or null')
 
     lists = dict(zip(database, (rows or [] for rows in annotations)))
-    _, video, labels, label, segments = _columns(path, lists, 'annotation')
+    rows, video, labels, label, segments = _columns(path, lists, 'annotation', tags=True)
+    timed = np.fromiter(('segment' in row for row in rows), bool, len(rows))
     durations = np.where((seconds > 0) & (seconds <= MAX_SECONDS), seconds, np.nan)
-    return GroundTruth(list(database), [subset or '' for subset in subsets], durations, labels, video, label,
-                       segments)
+    return GroundTruth(list(database), [subset or '' for subset in subsets], durations, labels, video[timed],
+                       label[timed], segments[timed], video[~timed], label[~timed])
 
 
 @without_collection()
@@ -199,13 +208,16 @@ def _videos_of(path: str | os.PathLike, key: str, kind: str) -> dict[str, Any]:
     return content[key]
 
 
-def _columns(path: str | os.PathLike, lists: dict[str, list], kind: str) -> tuple:
-    """The rows (R) of all videos, their video (R,), the labels (C), their label (R,) and their segments (R, 2)."""
+def _columns(path: str | os.PathLike, lists: dict[str, list], kind: str, tags: bool = False) -> tuple:
+    """The rows (R) of all videos, their video (R,), the labels (C), their label (R,) and their segments (R, 2).
+
+    Where `tags` are allowed a row may lack "segment", and has one from 0 to 0.
+    """
     where, rows = _where(path, lists, kind), list(chain.from_iterable(lists.values()))
     _check_types(rows, {dict}, where, 'must be an object {"label": ..., "segment": [start, end]}')
     names = _values(rows, 'label')
     _check_types(names, {str}, where, 'needs a "label" that is a text')
-    pairs = _values(rows, 'segment')
+    pairs = [row.get('segment', [0, 0]) for row in rows] if tags else _values(rows, 'segment')
     pair = 'needs a "segment": [start, end]'
     _check_types(pairs, {list}, where, pair)
     _check(np.fromiter(map(len, pairs), np.int64, len(pairs)) == 2, where, pair)

@@ -182,6 +182,9 @@ BAD_ROWS = {  # what is wrong: the words that say so
 }
 
 
+NO_TIMES = '{"label": "x"}'    # bad for a detection, a tag in a ground truth
+
+
 def message(read, path: str) -> str:
     """What the reader says; one line of a sensible length, whatever the file holds."""
     with pytest.raises(InputError) as caught:
@@ -195,11 +198,31 @@ def message(read, path: str) -> str:
 def test_bad_rows(tmp_path, row):
     good = json.dumps(ROW)
     text = f'{{"database": {{"fine": {{"annotations": [{good}]}}, "odd": {{"annotations": [{good}, {row}, {good}]}}}}}}'
-    said = message(read_ground_truth, written(tmp_path, text))
-    assert "video 'odd', annotation 2" in said and BAD_ROWS[row] in said
+    if row == NO_TIMES:
+        assert read_ground_truth(written(tmp_path, text)).tag_video.tolist() == [1]
+    else:
+        said = message(read_ground_truth, written(tmp_path, text))
+        assert "video 'odd', annotation 2" in said and BAD_ROWS[row] in said
     text = f'{{"results": {{"fine": [{good}], "odd": [{good}, {row}, {good}]}}}}'
     said = message(read_detections, written(tmp_path, text))
     assert "video 'odd', detection 2" in said and BAD_ROWS[row] in said
+
+
+def test_annotations_without_times_are_tags_of_their_video(tmp_path):
+    def entry(*rows):
+        return {'annotations': [{'label': label, **({'segment': segment} if segment else {})} for label, segment in rows]}
+
+    truth = read_ground_truth(written(tmp_path, {'database': {
+        'mixed': entry(('b', [1, 2]), ('c', None), ('a', [3, 4])), 'timed': entry(('b', [5, 6])),
+        'tagged': entry(('d', None), ('a', None))}}))
+    assert truth.labels == ['a', 'b', 'c', 'd']
+    assert (truth.video.tolist(), truth.label.tolist()) == ([0, 0, 1], [1, 0, 1])
+    assert truth.segments.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert (truth.tag_video.tolist(), truth.tag_label.tolist()) == ([0, 2, 2], [2, 3, 0])
+    videos, labels = truth.video_labels()
+    assert sorted(zip(videos.tolist(), labels.tolist())) == [(0, 0), (0, 1), (0, 2), (1, 1), (2, 0), (2, 3)]
+    some = select_videos(truth, np.array([False, True, True]))
+    assert (some.tag_video.tolist(), some.tag_label.tolist(), some.segments.tolist()) == ([1, 1], [3, 0], [[5, 6]])
 
 
 @pytest.mark.parametrize('score', ['null', 'true', '""', '"high"', 'NaN', '-Infinity', '[1]', '1e999', '9' * 400])
