@@ -1,168 +1,124 @@
-"""What lies in a data folder: feature files, who belongs to a split, labels, the time base. No feature is read here.
+"""What lies in a data folder: annotations, who belongs to a split, the time base. No feature is read here.
 
-    features/{train,test}/{rgb,flow}/<video>.npy    two-stream, each (L, D)
-    [features/]{train,test}/<video>.npy             joint, each (L, 2D), RGB first
-    gt.json                                         annotations
-    split_train.txt, split_test.txt                 who belongs to a split; where absent, the subsets of gt.json say it
+    features/{train,test}/...           feature files; for their layouts see features.py
+    gt.json, or labels.csv              annotations, or only what happens in each video
+    split_train.txt, split_test.txt     who belongs to a split; where absent, the subsets of gt.json say it
+    extraction.json                     how long the videos are, where `python -m extraction` wrote them
 
-The test folder may also be called `validation` or `val`. `v_X` and `X` name the same video.
+`v_X` and `X` name the same video.
 """
+import csv
+import io
 import math
-import mmap
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from eval.files import GroundTruth, in_subset, match_videos, subset_name
-from utils import InputError, first_few, number_of, shorten
+from eval.files import GroundTruth, in_subset, match_videos, read_ground_truth, subset_name
+from features import FeatureFile, FeatureFolder, find_folder, find_loose_features, split_folders
+from utils import InputError, first_few, number_of, read_json, shorten
 
-MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}
-SPLIT_FOLDERS = {'train': ('train', 'training'), 'test': ('test', 'testing', 'validation', 'val')}
 SUBSETS = ('training', 'validation', 'testing')
-MAX_UNEVEN_ROWS = 2    # RGB and flow of one video may differ by so many rows: the extractors round differently
+SUFFIXES = ('.npy', '.mp4', '.m4v', '.mkv', '.avi', '.mov', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ts')
 USUAL_FRAMES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)          # a snippet
 USUAL_FPS = (10, 12.5, 15, 20, 24, 25, 30, 50, 60, 100, 200)
 
 
-# ---- feature files --------------------------------------------------------------------------------------------------
+# ---- annotations ----------------------------------------------------------------------------------------------------
 
-class FeatureFile(NamedTuple):
-    """Where the features of one video lie: one file a modality, or a single joint one."""
-    paths: tuple[Path, ...]
-    columns: slice        # of each file
-    length: int           # L snippets
-    width: int            # features a modality, D
-    dtype: np.dtype       # the widest of its files
-    uneven: bool          # the files differ in length and are cut to the shorter
-
-    def read(self, rows: slice | np.ndarray, out: np.ndarray) -> None:
-        """Copy `rows` of all modalities, side by side, into `out` (rows, M D).
-
-        Raises InputError where a file cannot be read any more or holds NaN or infinity in these rows.
-        """
-        column = 0
-        for path in self.paths:
-            header, content = open_array(path)
-            array = np.ndarray(header.shape, header.dtype, content, header.offset, order=header.order)
-            array = array[:self.length, self.columns]
-            if array.shape != (self.length, out.shape[1] // len(self.paths)):
-                raise InputError(f'{path}: changed its shape since the run began; put the old file back or start again')
-            part = out[:, column:column + array.shape[1]]
-            with np.errstate(over='ignore'):    # float64 beyond float32 becomes infinite and is reported below
-                part[...] = array[rows]
-            if not all_finite(part):
-                bad = np.arange(self.length)[rows][~np.isfinite(part).all(axis=1)][0]
-                raise InputError(f'{path}: NaN or infinite feature in row {bad}; extract it again')
-            column += array.shape[1]
+def no_annotations() -> GroundTruth:
+    nothing = np.zeros(0, np.int64)
+    return GroundTruth([], [], np.zeros(0), [], nothing, nothing, np.zeros((0, 2)))
 
 
-class Header(NamedTuple):
-    """What a `.npy` file says of itself."""
-    shape: tuple[int, int]    # (L, width)
-    dtype: np.dtype
-    order: str                # 'C' or 'F'
-    offset: int               # where the numbers begin, bytes
+def read_annotations(root: Path) -> GroundTruth:
+    """What gt.json says, or else labels.csv; nothing where there is neither. Durations also from extraction.json."""
+    truth = no_annotations()
+    if (root / 'gt.json').exists():
+        truth = read_ground_truth(root / 'gt.json')
+    elif (root / 'labels.csv').exists():
+        truth = read_labels(root / 'labels.csv')
+    if (root / 'extraction.json').exists():
+        truth = add_durations(truth, read_durations(root / 'extraction.json'))
+    return truth
 
 
-def open_array(path: Path) -> tuple[Header, mmap.mmap]:
-    """The header of a feature file and its content, mapped.
+def missing_annotations(root: Path) -> InputError:
+    """What to say to somebody who wants to train without annotations."""
+    mend = 'write it, or labels.csv with the columns video,label'
+    others = [path.name for path in sorted(root.glob('*.json')) if path.name not in ('extraction.json', 'gt.json')]
+    if others:
+        mend = f'{shorten(others[0])} is there: if it holds the annotations, name it gt.json; else {mend}'
+    return InputError(f'{root / "gt.json"}: not found; {mend}')
 
-    Raises InputError where it is not a whole, plain `.npy` file of (L, D) floats. Nothing is unpickled, and no more is
-    read than the file holds, whatever its header says.
+
+def plain_name(name: str) -> str:
+    """A video's name without the suffix of its file."""
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), '')
+    return name[:len(name) - len(suffix)]
+
+
+def read_labels(path: Path) -> GroundTruth:
+    """Reads a labels.csv: a header `video,label`, then a label of a video a row, in any order, without any time.
+
+    Raises InputError that names the line for anything else.
     """
     try:
-        with open(path, 'rb') as file:
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, is_fortran, dtype = read[np.lib.format.read_magic(file)](file)
-            offset, content = file.tell(), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except Exception as error:    # a damaged header makes numpy raise almost anything
-        raise InputError(f'{path}: not a readable .npy file ({shorten(error)}); extract or download it again') from None
-    if not np.issubdtype(dtype, np.floating):
-        raise InputError(f'{path}: features must be floating point numbers, found {dtype}')
-    if len(shape) != 2 or min(shape) < 1:
-        raise InputError(f'{path}: features must be one array of shape (snippets, width), found {shape}')
-    promised = offset + math.prod(shape) * dtype.itemsize
-    if promised > len(content):
-        raise InputError(f'{path}: truncated: {len(content)} of {promised} bytes are there; download it again')
-    return Header(shape, dtype, 'F' if is_fortran else 'C', offset), content
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding='utf-8-sig'), newline=''), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f'{path}: not a readable CSV file ({shorten(error)}); write video,label, then a label of a '
+                         f'video a line') from None
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    if sorted(header) != ['label', 'video']:
+        raise InputError(f'{path}: its first line must be the header video,label, found '
+                         f'{shorten(",".join(header), 60) or "nothing"}')
+    column = header.index('video')
+    labels_of: dict[str, set[str]] = {}
+    for number, row in enumerate(rows[1:], 2):
+        if not any(cell.strip() for cell in row):
+            continue
+        cells = [cell.strip() for cell in row]
+        if len(cells) != 2 or not all(cells):
+            raise InputError(f'{path}: row {number} must hold a video and a label, found '
+                             f'{shorten(",".join(row), 60)!r}; quote what has a comma in it')
+        name, label = plain_name(cells[column]), cells[1 - column]
+        other = 'v_' + name if 'v_' + name in labels_of else name.removeprefix('v_')
+        labels_of.setdefault(other if other in labels_of else name, set()).add(label)
+    if not labels_of:
+        raise InputError(f'{path}: labels no video; write a label of a video a line')
+    videos, labels = list(labels_of), sorted(set().union(*labels_of.values()))
+    pairs = np.array([(v, labels.index(label)) for v, name in enumerate(videos) for label in sorted(labels_of[name])])
+    return no_annotations()._replace(
+        videos=videos, subsets=[''] * len(videos), durations=np.full(len(videos), np.nan), labels=labels,
+        tag_video=pairs[:, 0], tag_label=pairs[:, 1])
 
 
-def all_finite(array: np.ndarray) -> bool:
-    if array.dtype == np.float16:    # numpy is slow to ask: those that are not finite have all exponent bits set
-        return bool((array.view(np.uint16) & 0x7c00).max() < 0x7c00)
-    return bool(np.isfinite(array).all())
+def read_durations(path: Path) -> dict[str, float]:
+    """How many seconds each video lasts, as extraction.json says. Raises InputError where it is not one."""
+    content = read_json(path)
+    videos = content.get('videos') if isinstance(content, dict) else None
+    if not isinstance(videos, dict) or not all(isinstance(entry, dict) for entry in videos.values()):
+        raise InputError(f'{path}: not of the form {{"videos": {{NAME: {{"duration": ...}}}}}}; extract again or '
+                         f'remove it')
+    found = {name: entry.get('duration') for name, entry in videos.items()}
+    return {name: float(value) for name, value in found.items() if type(value) in (int, float) and 0 < value < math.inf}
 
 
-class FeatureFolder(NamedTuple):
-    """The feature files of one split, as its folder lists them."""
-    path: Path
-    layout: str                    # 'two-stream' or 'joint'
-    modalities: tuple[str, ...]    # in use
-    streams: list[Path]            # one folder a modality, or the joint one
-    stems: list[list[str]]         # names of the files in each, sorted
-
-    def locate(self, names: list[str]) -> list[tuple[Path | None, ...]]:
-        """The files of each video, by either spelling of its name; None where there is none.
-
-        Names are looked up in the folder's listing, never joined to a path, so that none can lead out of it.
-        """
-        found = [match_videos(names, stems) for stems in self.stems]
-        return [tuple(None if index[i] < 0 else stream / f'{stems[index[i]]}.npy'
-                      for stream, stems, index in zip(self.streams, self.stems, found)) for i in range(len(names))]
-
-    def inspect(self, paths: tuple[Path, ...]) -> FeatureFile:
-        """Read the headers of one video's files. Raises InputError where shapes do not fit."""
-        headers = [open_array(path)[0] for path in paths]
-        lengths, widths = zip(*(header.shape for header in headers))
-        if max(lengths) - min(lengths) > MAX_UNEVEN_ROWS:
-            raise InputError(f'{paths[0].stem}: {lengths[0]} rgb rows but {lengths[1]} flow rows '
-                             f'({paths[0]}, {paths[1]}); extract both again with one stride')
-        if len(set(widths)) > 1:
-            raise InputError(f'{paths[0].stem}: rgb features are {widths[0]} wide but flow features {widths[1]} '
-                             f'({paths[0]}, {paths[1]}); both need one width')
-        width, columns = widths[0], slice(None)
-        if self.layout == 'joint':
-            if width % 2:
-                raise InputError(f'{paths[0]}: joint features hold RGB and flow side by side, '
-                                 f'so their width must be even, found {width}')
-            width //= 2
-            columns = slice(width * ('rgb' not in self.modalities), width * (1 + ('flow' in self.modalities)))
-        dtype = max((header.dtype for header in headers), key=lambda dtype: dtype.itemsize)
-        return FeatureFile(paths, columns, min(lengths), width, dtype, len(set(lengths)) > 1)
-
-
-def list_features(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob('*.npy') if not path.name.startswith('.'))
-
-
-def find_folder(root: Path, split: str, modalities: tuple[str, ...], names: list[str] | None) -> FeatureFolder:
-    """The feature folder of a split, found by looking; of several the one that holds most of `names`.
-
-    Raises InputError where there is none.
-    """
-    found, lonely = [], ''
-    for path in (base / name for base in (root / 'features', root) for name in SPLIT_FOLDERS[split]):
-        streams = [path / modality for modality in modalities]
-        there = [stream.name for stream in streams if stream.is_dir()]
-        if len(there) == len(streams):
-            found.append(FeatureFolder(path, 'two-stream', modalities, streams, [list_features(s) for s in streams]))
-        elif path.is_dir() and (stems := list_features(path)):
-            found.append(FeatureFolder(path, 'joint', modalities, [path], [stems]))
-        elif there:
-            lonely = lonely or f'{path}: has {there[0]} but not the other modality; add it or use --modal {there[0]}'
-    if not found:
-        raise InputError(lonely or f'{root}: no {split} features found; expected features/{split}/rgb/*.npy and '
-                                   f'features/{split}/flow/*.npy, or {split}/*.npy')
-    folder = max(found, key=lambda f: sum(None not in paths for paths in f.locate(names)) if names else 0)
-    for stream, stems in zip(folder.streams, folder.stems):
-        if not stems:
-            raise InputError(f'{stream}: holds no .npy file; extract or download the features')
-    return folder
+def add_durations(truth: GroundTruth, seconds: dict[str, float]) -> GroundTruth:
+    """Fill in durations that are not known; videos that are not known at all come at the end."""
+    place = match_videos(list(seconds), truth.videos)
+    new = [name for name, at in zip(seconds, place.tolist()) if at < 0]
+    durations = np.append(truth.durations, [seconds[name] for name in new])
+    for at, value in zip(place.tolist(), seconds.values()):
+        if at >= 0 and np.isnan(durations[at]):
+            durations[at] = value
+    return truth._replace(videos=truth.videos + new, subsets=truth.subsets + [''] * len(new), durations=durations)
 
 
 # ---- who belongs to a split -----------------------------------------------------------------------------------------
@@ -173,7 +129,7 @@ def read_split_file(path: Path) -> list[str]:
         names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: not a readable text file ({shorten(error)}); write one video name a line') from None
-    names = [name for name in names if name]
+    names = [name.removesuffix('.npy') for name in names if name]    # some lists name the files
     if not names:
         raise InputError(f'{path}: names no video; write one a line')
     refuse_twice(names, path)
@@ -187,18 +143,37 @@ def refuse_twice(names: list[str], path: Path) -> None:
             raise InputError(f'{path}: names {shorten(name)} more than once, with or without v_; keep one of them')
 
 
-class Split(NamedTuple):
-    """The V videos of a split and those it had to leave out, before any feature is read."""
-    source: str                     # what says who belongs to it
-    listed: list[str]               # everybody it names
-    truth: GroundTruth | None
-    folder: FeatureFolder | None    # None only where a check noted that there is none
-    names: list[str]                # V, spelled as in gt.json where that knows them
+class Members(NamedTuple):
+    """Who belongs to a split, and what says so."""
+    source: str
+    names: list[str]
+    must_be_there: bool    # a list that somebody wrote for these features; subsets and labels may name more
+
+
+@dataclass
+class Split:
+    """The V videos of a split, before any feature is read, and all that is wrong with it.
+
+    Whoever needs the split calls `require` first; a check prints the problems instead.
+    """
+    name: str                       # 'train' or 'test'
+    members: Members
+    truth: GroundTruth
+    folder: FeatureFolder
+    names: list[str]                # V, spelled as in the annotations where these know them
     files: list[FeatureFile]        # V
     known: np.ndarray               # (V,) index into truth.videos, -1 where it does not know them
+    class_names: list[str]          # C
     labels: np.ndarray              # (V, C) multi-hot, float32
     without_features: list[str]
     without_annotation: list[str]   # left out of training, kept in a test
+    problems: list[str] = field(default_factory=list)    # each would stop a run
+
+    def require(self) -> 'Split':
+        """Raises InputError with the first problem, if there is one."""
+        if self.problems:
+            raise InputError(self.problems[0])
+        return self
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -214,33 +189,39 @@ class Split(NamedTuple):
     def uneven(self) -> list[str]:
         return [name for name, file in zip(self.names, self.files) if file.uneven]
 
+    @property
+    def durations(self) -> np.ndarray:
+        """(V,) seconds, NaN where nobody says how long a video is."""
+        return np.append(self.truth.durations, np.nan)[self.known]
+
     def summary(self, feature_fps: float, snippet_frames: float) -> 'Summary':
         """Count what is in the split. Counts of annotations are over everybody listed, with features or not."""
-        counts = Summary(self.source, len(self.listed), 0, 0, 0, 0, self.without_features, self.without_annotation, [],
-                         self.uneven, [])
-        if self.truth is None:
-            return counts
-        rows = np.isin(self.truth.video, match_videos(self.listed, self.truth.videos))
-        video, segments = self.truth.video[rows], self.truth.segments[rows]
-        distinct = np.unique(np.column_stack([video, self.truth.label[rows], segments]), axis=0)
+        truth = self.truth
+        listed = match_videos(self.members.names, truth.videos)
+        video, segments = (column[np.isin(truth.video, listed)] for column in (truth.video, truth.segments))
+        label = truth.label[np.isin(truth.video, listed)]
+        tagged = truth.tag_video[np.isin(truth.tag_video, listed)]
+        distinct = np.unique(np.column_stack([video, label, segments]), axis=0)
         end: dict[int, float] = {}
         for v, stop in zip(video.tolist(), segments[:, 1].tolist()):
             end[v] = max(end.get(v, 0), stop)
-        subsets = {subset_name(self.truth.subsets[v]) for v in end}
-        unlisted = [self.truth.videos[v] for v in np.unique(self.truth.video).tolist()
-                    if v not in end and subset_name(self.truth.subsets[v]) in subsets]
+        annotated = {*end, *tagged.tolist()}
+        subsets = {subset_name(truth.subsets[v]) for v in annotated} - {''}
+        unlisted = [truth.videos[v] for v in np.unique(truth.video_labels()[0]).tolist()
+                    if v not in annotated and subset_name(truth.subsets[v]) in subsets]
         # The last, incomplete snippet of a video has no features: that much later is as it should be.
         late = [name for name, v, file in zip(self.names, self.known.tolist(), self.files)
                 if end.get(v, 0) > (file.length + 1) * snippet_frames / feature_fps]
-        return counts._replace(
-            annotated=len(end), instances=len(video), empty_instances=int((segments[:, 1] <= segments[:, 0]).sum()),
-            duplicate_instances=len(video) - len(distinct), unlisted=unlisted, late=late)
+        return Summary(self.members.source, len(self.members.names), len(annotated), len(video),
+                       int((segments[:, 1] <= segments[:, 0]).sum()), len(video) - len(distinct),
+                       self.without_features, self.without_annotation, unlisted, self.uneven, late,
+                       len(tagged))
 
     def time_base(self, feature_fps: float, snippet_frames: float) -> 'TimeBase | None':
-        """Compare the length of the features with the durations that gt.json knows; None where it knows none."""
-        if self.truth is None or not self.files:
+        """Compare the length of the features with the durations that are known; None where none is."""
+        if not self.files:
             return None
-        durations = np.append(self.truth.durations, np.nan)[self.known]
+        durations = self.durations
         lasts = np.array([file.length for file in self.files]) * snippet_frames / feature_fps
         ratios = (durations / lasts)[np.isfinite(durations)]
         return TimeBase(len(ratios), float(np.median(ratios)), feature_fps, snippet_frames) if len(ratios) else None
@@ -259,14 +240,16 @@ class Summary(NamedTuple):
     unlisted: list[str]             # annotated, in a subset of the listed ones
     uneven: list[str]               # RGB and flow differ by a row or two
     late: list[str]                 # annotations end after the features
+    tags: int                       # labels without a time
 
     def lines(self) -> list[str]:
         """For a person to read; what is in order is not mentioned."""
         untidy = [f'{count} {what}' for count, what in ((self.empty_instances, 'of no length'),
                                                         (self.duplicate_instances, 'exact duplicates')) if count]
         kept = f' ({", ".join(untidy)}; all are kept)' if untidy else ''
+        tags = f', {number_of(self.tags, "label")} without a time' if self.tags else ''
         lines = [f'{number_of(self.listed, "video")} by {self.source}, {self.annotated} of them annotated, '
-                 f'{number_of(self.instances, "instance")}{kept}']
+                 f'{number_of(self.instances, "instance")}{kept}{tags}']
         for names, what in ((self.without_features, 'without features'),
                             (self.without_annotation, 'without annotation'),
                             (self.unlisted, 'annotated in the same subset but not listed'),
@@ -290,7 +273,7 @@ class TimeBase(NamedTuple):
 
     def advice(self) -> str:
         """What is wrong and the flag that mends it: the nearest usual value, if one is near."""
-        options = [('snippet_frames', n, n / self.snippet_frames) for n in USUAL_FRAMES]
+        options: list[tuple[str, float, float]] = [('snippet_frames', n, n / self.snippet_frames) for n in USUAL_FRAMES]
         options += [('feature_fps', fps, self.feature_fps / fps) for fps in USUAL_FPS]
         flag, value, factor = min(options, key=lambda option: abs(np.log(option[2] / self.ratio)))
         if abs(factor / self.ratio - 1) > 0.05:
@@ -302,92 +285,139 @@ class TimeBase(NamedTuple):
 
 
 @contextmanager
-def noted(problems: list[str] | None) -> Iterator[None]:
-    """Note an InputError in `problems` and go on; where there is no list to note it in, it stops the run."""
+def noted(problems: list[str]) -> Iterator[None]:
+    """Note an InputError in `problems` and go on."""
     try:
         yield
     except InputError as error:
-        if problems is None:
-            raise
         problems.append(str(error))
 
 
-def listed_videos(root: Path, split: str, truth: GroundTruth | None) -> tuple[str, list[str] | None]:
-    """Who belongs to a split, and what says so: its list file, else a subset of the annotations.
+def annotated_subsets(truth: GroundTruth) -> list[str]:
+    """Of training, validation and testing, in this order, those that hold an annotated video."""
+    annotated = {subset_name(truth.subsets[v]) for v in np.unique(truth.video_labels()[0]).tolist()}
+    return [name for name in SUBSETS if name in annotated]
+
+
+def has_test_videos(root: Path, truth: GroundTruth) -> bool:
+    """Whether anything names test videos: a list, a folder of theirs, or a second subset of the annotations."""
+    return ((root / 'split_test.txt').is_file() or len(annotated_subsets(truth)) > 1 or
+            any(folder.is_dir() for folder in split_folders(root, 'test')))
+
+
+def find_members(root: Path, split: str, truth: GroundTruth) -> Members | None:
+    """Who belongs to a split: whom its list file names, else a subset of the annotations, else who has labels.
 
     Of the annotated subsets (training, validation, testing) the first is trained on and the last is tested on. Where
-    there are fewer than two, whoever has features in the test folder is tested (None).
+    there are fewer than two, whoever has features in the test folder is tested (None). Raises InputError where nothing
+    says who trains.
     """
     path = root / f'split_{split}.txt'
     if path.is_file():
-        return path.name, read_split_file(path)
-    annotated = set() if truth is None else {subset_name(truth.subsets[v]) for v in truth.video.tolist()}
-    subsets = [name for name in SUBSETS if name in annotated]
+        return Members(path.name, read_split_file(path), True)
+    subsets = annotated_subsets(truth)
     if split == 'test' and len(subsets) < 2:
-        return 'what lies in the test folder', None
-    if not subsets:
+        return None
+    if subsets:
+        chosen = subsets[0 if split == 'train' else -1]
+        names = [truth.videos[v] for v in np.flatnonzero(in_subset(truth, chosen))]
+        return Members(f'subset {chosen}', names, False)
+    tagged = np.unique(truth.video_labels()[0]).tolist()
+    if (root / 'gt.json').exists() or not tagged:
         raise InputError(f'{path}: not found, and gt.json annotates no training subset to go by; write the list')
-    chosen = subsets[0 if split == 'train' else -1]
-    return f'subset {chosen}', [truth.videos[v] for v in np.flatnonzero(in_subset(truth, chosen))]
+    return Members('labels.csv', [truth.videos[v] for v in tagged], False)
 
 
-def find_split(root: Path, split: str, truth: GroundTruth | None, labels: list[str], modalities: tuple[str, ...],
-               problems: list[str] | None = None) -> Split:
+def without_test_videos(members: Members, root: Path, folder: FeatureFolder, layout: str) -> Members:
+    """Who trains, of those that labels.csv names: not those whose features lie in the test folder alone."""
+    try:
+        tested = find_folder(root, 'test', folder.modalities, layout, None)
+    except InputError:
+        return members
+    here, there = folder.locate(members.names), tested.locate(members.names)
+    return members._replace(names=[name for name, own, other in zip(members.names, here, there) if own or not other])
+
+
+def find_split(root: Path, split: str, truth: GroundTruth, class_names: list[str], modalities: tuple[str, ...],
+               layout: str = 'auto', loose: bool = False) -> Split:
     """Find the videos of a split, their files and their labels; headers are read, features are not.
 
-    A video that a split file names must have features; one that only a subset of gt.json names may lack them. Training
-    leaves out videos without annotation, a test localizes them. Raises InputError, or notes it in `problems`.
+    A video that a split file names must have features; one that only annotations name may lack them. Training leaves
+    out videos without annotation, a test localizes them. With `loose` features need not lie in the tree of a split:
+    all that lie in `root`, or `root` itself, are taken where there is no test folder.
     """
-    source, listed, folder = f'split_{split}.txt', [], None
+    problems: list[str] = []
+    members: Members | None = Members(f'split_{split}.txt', [], True)    # where nothing better is found
+    folder = FeatureFolder(root, 'none', False, modalities, [])
+    is_loose = loose and not has_test_videos(root, truth)
     with noted(problems):
-        source, listed = listed_videos(root, split, truth)
+        members = None if is_loose else find_members(root, split, truth)
     with noted(problems):
-        folder = find_folder(root, split, modalities, listed)
-        if listed is None:
-            refuse_twice(folder.stems[0], folder.streams[0])
-            listed = folder.stems[0]
-    listed = listed or []
-    known = match_videos(listed, truth.videos) if truth else np.full(len(listed), -1)
-    multi_hot = label_matrix(known, truth, labels)
-    paths = folder.locate(listed) if folder else [(None,)] * len(listed)
-
-    missing = [name for name, files in zip(listed, paths) if None in files]
-    with noted(problems):
-        if folder and missing and (source.endswith('.txt') or len(missing) == len(listed)):
-            raise InputError(f'{folder.path}: no features for {len(missing)} of the {len(listed)} videos by {source}: '
-                             f'{first_few(missing)}; add the files or correct {source} (the folder holds '
-                             f'{first_few(folder.stems[0], 1)})')
+        folder = (find_loose_features(root, modalities, layout) if is_loose else
+                  find_folder(root, split, modalities, layout, members.names if members else None))
+        if members is None:
+            refuse_twice(folder.names, folder.streams[0].folder)
+    if members is None:
+        members = Members(f'what lies in {folder.path}' if is_loose else 'what lies in the test folder', folder.names,
+                          False)
+    if members.source == 'labels.csv' and split == 'train':
+        members = without_test_videos(members, root, folder, layout)
+    listed = members.names
+    known = match_videos(listed, truth.videos)
+    multi_hot = label_matrix(known, truth, class_names)
+    paths = folder.locate(listed) if folder.streams else [()] * len(listed)
+    missing = [name for name, files in zip(listed, paths) if not files]
     without = [name for name, row in zip(listed, multi_hot) if not row.any()]
     with noted(problems):
-        if split == 'train' and truth and listed and len(without) == len(listed):
-            raise InputError(f'{root / "gt.json"}: annotates none of the {len(listed)} training videos by {source}; '
-                             f'check the names: {first_few(without)}')
+        check_members(root, split, members, folder, missing, without if truth.labels else [])
 
-    files = {}
-    for i in tqdm(range(len(listed)), desc=f'looking at {split} features', unit='video', leave=False, delay=1):
-        if None not in paths[i] and (split == 'test' or multi_hot[i].any()):
-            with noted(problems):
-                files[i] = folder.inspect(paths[i])
-                first = next(iter(files.values()))
-                if files[i].width != first.width:
-                    wide = files.pop(i)
-                    raise InputError(f'{wide.paths[0]}: features are {wide.width} wide a modality, '
-                                     f'but {first.width} in {first.paths[0]}')
+    wanted = [i for i in range(len(listed)) if paths[i] and (split == 'test' or multi_hot[i].any())]
+    files = inspect_all(folder, {i: paths[i] for i in wanted}, split, problems)
     keep = list(files)
-    with noted(problems):
-        if not keep and not problems:
-            raise InputError(f'{root}: no {split} video has both features and annotations')
-    return Split(source, listed, truth, folder, [truth.videos[known[i]] if known[i] >= 0 else listed[i] for i in keep],
-                 list(files.values()), known[keep], multi_hot[keep], missing, without)
+    if not keep and not problems and truth.labels:
+        problems.append(f'{root}: no {split} video has both features and annotations')
+    names = [truth.videos[known[i]] if known[i] >= 0 else listed[i] for i in keep]
+    return Split(split, members, truth, folder, names, list(files.values()), known[keep], class_names,
+                 multi_hot[keep], missing, without, problems)
 
 
-def label_matrix(known: np.ndarray, truth: GroundTruth | None, labels: list[str]) -> np.ndarray:
-    """(V, C) multi-hot float32 of the classes annotated in each video; `known` as in Split."""
-    matrix = np.zeros((len(known), len(labels)), np.float32)
-    if truth is not None:
-        position = {video: i for i, video in enumerate(known.tolist()) if video >= 0}
-        column = {label: i for i, label in enumerate(labels)}
-        for video, label in zip(truth.video.tolist(), truth.label.tolist()):
-            if video in position:
-                matrix[position[video], column[truth.labels[label]]] = 1
+def check_members(root: Path, split: str, members: Members, folder: FeatureFolder, missing: list[str],
+                  without: list[str]) -> None:
+    """Raises InputError where videos that must be there are not, or where no training video is annotated."""
+    listed = len(members.names)
+    if folder.streams and missing and (members.must_be_there or len(missing) == listed):
+        raise InputError(f'{folder.path}: no features for {len(missing)} of the {listed} videos by {members.source}: '
+                         f'{first_few(missing)}; add the files or correct {members.source} (the folder holds '
+                         f'{first_few(folder.names, 1)})')
+    if split == 'train' and listed and len(without) == listed:
+        raise InputError(f'{root / "gt.json"}: annotates none of the {listed} training videos by {members.source}; '
+                         f'check the names: {first_few(without)}')
+
+
+def inspect_all(folder: FeatureFolder, paths: dict[int, tuple[Path, ...]], split: str, problems: list[str]
+                ) -> dict[int, FeatureFile]:
+    """The feature files under the numbers of their videos; of those that cannot be used the problem is noted."""
+    files: dict[int, FeatureFile] = {}
+    for i, own in tqdm(paths.items(), desc=f'looking at {split} features', unit='video', leave=False, delay=1):
+        with noted(problems):
+            file = folder.inspect(own)
+            first = next(iter(files.values()), file)
+            if file.width != first.width:
+                raise InputError(f'{file.paths[0]}: features are {file.width} wide a modality, '
+                                 f'but {first.width} in {first.paths[0]}')
+            files[i] = file
+    return files
+
+
+def label_matrix(known: np.ndarray, truth: GroundTruth, class_names: list[str]) -> np.ndarray:
+    """(V, C) multi-hot float32 of the classes annotated in each video; `known` as in Split.
+
+    A label that is none of the classes is left out: weights of other classes cannot find it.
+    """
+    matrix = np.zeros((len(known), len(class_names)), np.float32)
+    position = {video: i for i, video in enumerate(known.tolist()) if video >= 0}
+    column = {name: i for i, name in enumerate(class_names)}
+    for video, label in zip(*(values.tolist() for values in truth.video_labels())):
+        if video in position and truth.labels[label] in column:
+            matrix[position[video], column[truth.labels[label]]] = 1
     return matrix

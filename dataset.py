@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, get_worker_info
 from tqdm import tqdm
 
-from data_folder import MAX_UNEVEN_ROWS, MODALITIES, Split, Summary, TimeBase, find_split, noted
-from eval.files import GroundTruth, read_ground_truth
-from utils import InputError, Parser, first_few, number_of, run_command, shorten, warn
+from data_folder import (Split, Summary, TimeBase, find_split, has_test_videos, missing_annotations, no_annotations,
+                         noted, read_annotations)
+from eval.files import GroundTruth
+from features import LAYOUTS, MAX_UNEVEN_ROWS, MODALITIES
+from utils import InputError, Parser, first_few, number, number_of, print_block, run_command, warn
 
 SHARE = {'device': 0.6, 'ram': 0.7}    # of the free memory that `auto` gives to features; the rest is for the network
 
@@ -112,9 +114,9 @@ class ShuffledSampler:
 
     def __iter__(self) -> Iterator[Draw]:
         left_out, self.left_out = self.left_out, 0
-        for number, videos in enumerate(self.batches):
+        for place, videos in enumerate(self.batches):
             rows = [random_rows(self.lengths[video], self.num_segments, self.rng) for video in videos]
-            if number >= left_out:
+            if place >= left_out:
                 yield take_share(videos, rows, self.share)
 
 
@@ -165,17 +167,16 @@ def choose_cache(cache: str, num_bytes: int, device: torch.device) -> str:
 class VideoDataset(Dataset):
     """The videos of one split, their features and their multi-hot labels.
 
-    names: V, spelled as in gt.json where that knows them; lengths: V; class_names: C; labels: (V, C);
+    names: V, spelled as in the annotations where these know them; lengths: V; class_names: C; labels: (V, C);
+    durations: (V,) seconds, NaN where unknown;
     cache: 'ram' or 'device' where all rows are kept in one table in memory, 'none' where they are read when sampled.
     `__getitems__` takes a Draw of a sampler and gives a Batch, the same whatever the cache.
     """
 
-    def __init__(self, root: str | Path, split: str, truth: GroundTruth | None, class_names: list[str],
-                 modalities: tuple[str, ...] = MODALITIES['all'], cache: str = 'auto',
-                 device: torch.device = torch.device('cpu')):
-        self.split = find_split(Path(root), split, truth, class_names, modalities)
-        self.class_names = class_names
-        self.warn_of_left_out(split)
+    def __init__(self, split: Split, cache: str, device: torch.device = torch.device('cpu')):
+        self.split = split.require()
+        self.warn_of_left_out()
+        self.class_names, self.durations = self.split.class_names, self.split.durations
         self.names, self.files, self.labels = self.split.names, self.split.files, torch.from_numpy(self.split.labels)
         self.layout, self.folder = self.split.folder.layout, self.split.folder.path
         self.lengths = [file.length for file in self.files]
@@ -185,16 +186,16 @@ class VideoDataset(Dataset):
         self.cache = choose_cache(cache, self.split.shape[0] * self.num_features * self.split.dtype.itemsize, device)
         self.table = None if self.cache == 'none' else self.load(device)
 
-    def warn_of_left_out(self, name: str) -> None:
+    def warn_of_left_out(self) -> None:
         """Say which videos the split goes without, and which files were cut to fit."""
         found = self.split
         left_out = [(found.without_features, 'have no features')]
-        if name == 'train':
+        if found.name == 'train':
             left_out.append((found.without_annotation, 'have no annotation in gt.json'))
         for names, what in left_out:
             if names:
-                warn(f'{found.folder.path}: {len(names)} of the {len(found.listed)} {name} videos by {found.source} '
-                     f'{what} and are left out: {first_few(names)}')
+                warn(f'{found.folder.path}: {len(names)} of the {len(found.members.names)} {found.name} videos by '
+                     f'{found.members.source} {what} and are left out: {first_few(names)}')
         if found.uneven:
             warn(f'{found.folder.path}: {number_of(len(found.uneven), "video")} with 1 or {MAX_UNEVEN_ROWS} rows more '
                  f'of one modality than of the other, cut to the shorter: {first_few(found.uneven)}')
@@ -202,9 +203,9 @@ class VideoDataset(Dataset):
     def load(self, device: torch.device) -> Tensor:
         """Read every feature once, video by video: (sum L, M D), in memory or on `device`."""
         shape, dtype, on_device = self.split.shape, self.split.dtype, self.cache == 'device'
-        stage = allocate((max(self.lengths), self.num_features), dtype) if on_device else None
+        stage = allocate((max(self.lengths), self.num_features), dtype)    # where a video waits for its way to a GPU
         table = torch.empty(shape, dtype=stage.dtype, device=device) if on_device else allocate(shape, dtype)
-        videos = tqdm(self.files, desc=f'reading {self.folder.name} features', unit='video', leave=False, delay=1)
+        videos = tqdm(self.files, desc=f'reading {self.split.name} features', unit='video', leave=False, delay=1)
         for file, start in zip(videos, self.offsets):
             rows = table[start:start + file.length]
             part = stage[:file.length] if on_device else rows
@@ -226,18 +227,18 @@ class VideoDataset(Dataset):
 
     def sample(self, draw: Draw) -> Tensor:
         """The drawn rows: (N, T, M D) float32, on the device where the table is there."""
-        shape = len(draw.videos), len(draw.rows[0]), self.num_features
-        if self.table is None:
+        shape, table = (len(draw.videos), len(draw.rows[0]), self.num_features), self.table
+        if table is None:
             features = allocate(shape, np.dtype(np.float32))
             for video, wanted, out in zip(draw.videos, draw.rows, features.numpy()):
                 self.files[video].read(wanted, out)
             return features
-        rows = torch.from_numpy(np.concatenate([self.offsets[v] + wanted for v, wanted in zip(*draw[:2])]))
-        if self.table.is_cuda:
-            rows = rows.pin_memory().to(self.table.device, non_blocking=True)    # pinned: nothing waits for the copy
-            return self.table.index_select(0, rows).float().view(shape)
-        picked = allocate((len(rows), self.num_features), self.table.numpy().dtype)
-        torch.index_select(self.table, 0, rows, out=picked)
+        rows = torch.from_numpy(np.concatenate([self.offsets[v] + wanted for v, wanted in zip(draw.videos, draw.rows)]))
+        if table.is_cuda:
+            rows = rows.pin_memory().to(table.device, non_blocking=True)    # pinned: nothing waits for the copy
+            return table.index_select(0, rows).float().view(shape)
+        picked = allocate((len(rows), self.num_features), table.numpy().dtype)
+        torch.index_select(table, 0, rows, out=picked)
         if picked.dtype != torch.float32:
             picked = allocate(picked.shape, np.dtype(np.float32)).copy_(picked)
         return picked.view(shape)
@@ -254,38 +255,36 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
     return torch.from_numpy(np.empty(shape, dtype))
 
 
-class Loader(DataLoader):
-    """Batches as the sampler orders them; iterating draws one number from torch's global generator."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
-            if isinstance(batch, InputError):
-                raise batch
-            yield batch
-
-
 def loader(dataset: VideoDataset, sampler: UniformSampler | ShuffledSampler, num_workers: int = 0,
-           pin_memory: bool = False) -> Loader:
-    """Batches of `dataset` as `sampler` orders them; from a table on a GPU they come without workers or pinning."""
+           pin_memory: bool = False) -> Iterator[Batch]:
+    """Batches of `dataset` as `sampler` orders them; from a table on a GPU they come without workers or pinning.
+
+    To begin with, one number is drawn from torch's global generator, as a DataLoader does.
+    """
     if dataset.table is not None and dataset.table.is_cuda:
         num_workers, pin_memory = 0, False
-    return Loader(dataset, batch_sampler=sampler, num_workers=num_workers, pin_memory=pin_memory, collate_fn=as_it_is)
+    draws: Any = sampler    # DataLoader expects lists of indices, and passes on what it gets
+    for batch in DataLoader(dataset, batch_sampler=draws, num_workers=num_workers, pin_memory=pin_memory,
+                            collate_fn=as_it_is):
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
 
 
-def as_it_is(batch: Batch) -> Batch:
+def as_it_is(batch: Any) -> Any:
     return batch
 
 
 # ---- python dataset.py ----------------------------------------------------------------------------------------------
 
-PUBLISHED = {'thumos14': (20, 200, 210), 'activitynet1.2': (100, 4441, 2383), 'activitynet1.3': (200, 9649, 4926)}
 MAX_LINES = 50    # of problems that are printed
+WIDTH = 11        # of the titles
 
 
-def show(title: str, lines: list[str]) -> None:
-    for line in lines:
-        print(f'{title:<11}{shorten(line, 500)}', flush=True)
-        title = ''
+class Findings(NamedTuple):
+    """What a check has to say."""
+    problems: list[str]    # training would stop at these
+    cautions: list[str]    # it would not, but may give wrong results
 
 
 def describe_features(split: Split) -> list[str]:
@@ -297,13 +296,13 @@ def describe_features(split: Split) -> list[str]:
     return [f'{split.folder.path} ({split.folder.layout}): {number_of(len(split.files), "video")}, '
             f'{" or ".join(map(str, widths))} features a modality, {", ".join(kinds)}, {size:.2f} GB in memory',
             f'{lengths.sum()} snippets; a video has {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}, '
-            f'mean {lengths.mean():.1f}']
+            f'mean {lengths.mean():.1f}', *filter(None, [split.folder.guess()])]
 
 
-def read_all(split: Split, name: str, problems: list[str]) -> list[str]:
+def read_all(split: Split, problems: list[str]) -> list[str]:
     """Read every feature, one video at a time; NaN and infinity are noted, the range is told."""
     ranges, empty = [], []
-    videos = tqdm(split.names, desc=f'reading {name} features', unit='video', leave=False, delay=1)
+    videos = tqdm(split.names, desc=f'reading {split.name} features', unit='video', leave=False, delay=1)
     for video, file in zip(videos, split.files):
         rows = np.empty((file.length, file.width * len(split.folder.modalities)), np.float32)
         with noted(problems):
@@ -317,47 +316,85 @@ def read_all(split: Split, name: str, problems: list[str]) -> list[str]:
     return lines
 
 
+def check_annotations(root: Path, found: Findings) -> GroundTruth:
+    """Read and describe the annotations; none where they cannot be read."""
+    truth = no_annotations()
+    with noted(found.problems):
+        truth = read_annotations(root)
+        if not truth.labels:
+            raise missing_annotations(root)
+        subsets = ', '.join(f'{n} {name or "without"}' for name, n in Counter(truth.subsets).items())
+        tags = f', {number_of(len(truth.tag_video), "label")} without a time' if len(truth.tag_video) else ''
+        print_block('gt.json' if (root / 'gt.json').exists() else 'labels.csv',
+                    [f'{len(truth.labels)} classes, {len(truth.videos)} videos ({subsets}), '
+                     f'{len(truth.video)} instances{tags}'], WIDTH)
+    return truth
+
+
+def check_split(split: Split, args: argparse.Namespace, found: Findings) -> None:
+    """Describe a split, and note what is wrong with it."""
+    found.problems.extend(split.problems)
+    lines = split.summary(args.feature_fps, args.snippet_frames).lines()
+    if split.files:
+        lines += describe_features(split)
+    if time_base := split.time_base(args.feature_fps, args.snippet_frames):
+        lines.append(f'the videos last {time_base.ratio:.3f} times as long as their features '
+                     f'({args.snippet_frames / args.feature_fps:g} s a snippet, median of {time_base.num_videos})')
+        if time_base.is_off:
+            found.cautions.append(f'{split.name}: {time_base.advice()}')
+    if args.deep and split.files:
+        lines += read_all(split, found.problems)
+    print_block(split.name, lines, WIDTH)
+
+
+def check_pair(root: Path, train: Split, test: Split, found: Findings) -> None:
+    """Note what does not fit between training and test videos."""
+    if train.files[0].width != test.files[0].width:
+        found.problems.append(f'{root}: training features are {train.files[0].width} wide a modality, '
+                              f'test features {test.files[0].width}')
+    if both := sorted(set(train.names) & set(test.names)):
+        found.cautions.append(f'both in training and in test: {number_of(len(both), "video")}: {first_few(both)}')
+
+
+def check_counts(truth: GroundTruth, splits: dict[str, Split], expected: list[int] | None, found: Findings) -> None:
+    """Note classes that nobody can learn, and numbers that are not those expected."""
+    counts = [len(truth.labels), *(len(splits[name].names) if name in splits else 0 for name in ('train', 'test'))]
+    if 'train' in splits:
+        seen = splits['train'].labels.sum(axis=0)
+        if unseen := [label for label, count in zip(truth.labels, seen) if not count]:
+            found.cautions.append(f'{len(unseen)} of {len(truth.labels)} classes without training video: '
+                                  f'{first_few(unseen)}')
+    if expected and counts != expected:
+        found.cautions.append('expected: {} classes, {} training and {} test videos; this folder: {}, {} and {}'
+                              .format(*expected, *counts))
+
+
 def check(args: argparse.Namespace) -> int:
     """Print what a data folder holds and all that training would stop at; 1 if there is something, else 0."""
-    root, problems, cautions, truth, splits = Path(args.data_path), [], [], None, {}
-    with noted(problems):
-        truth = read_ground_truth(root / 'gt.json')
-        subsets = ', '.join(f'{n} {name or "without"}' for name, n in Counter(truth.subsets).items())
-        show('gt.json', [f'{len(truth.labels)} classes, {len(truth.videos)} videos ({subsets}), '
-                         f'{len(truth.video)} instances'])
+    root, found = Path(args.data_path), Findings([], [])
+    truth = check_annotations(root, found)
+    splits: dict[str, Split] = {}
     for name in ('train', 'test'):
-        split = find_split(root, name, truth, truth.labels if truth else [], MODALITIES[args.modal], problems)
-        lines = split.summary(args.feature_fps, args.snippet_frames).lines()
+        if name == 'test' and not has_test_videos(root, truth):
+            print_block(name, ['no test videos: those of the training will be localized, and nothing scored'], WIDTH)
+            continue
+        split = find_split(root, name, truth, truth.labels, MODALITIES[args.modal], args.layout)
+        check_split(split, args, found)
         if split.files:
-            lines += describe_features(split)
             splits[name] = split
-        if time_base := split.time_base(args.feature_fps, args.snippet_frames):
-            lines.append(f'gt.json: videos last {time_base.ratio:.3f} times as long as their features '
-                         f'({args.snippet_frames / args.feature_fps:g} s a snippet, median of {time_base.num_videos})')
-            if time_base.is_off:
-                cautions.append(f'{name}: {time_base.advice()}')
-        if args.deep and split.files:
-            lines += read_all(split, name, problems)
-        show(name, lines)
-
     if len(splits) == 2:
-        train, test = splits.values()
-        if train.files[0].width != test.files[0].width:
-            problems.append(f'{root}: training features are {train.files[0].width} wide a modality, '
-                            f'test features {test.files[0].width}')
-        if both := sorted(set(train.names) & set(test.names)):
-            cautions.append(f'both in training and in test: {number_of(len(both), "video")}: {first_few(both)}')
-        unseen = [label for label, column in zip(truth.labels, (train.labels.sum(0) == 0)) if column] if truth else []
-        if unseen:
-            cautions.append(f'{len(unseen)} of {len(truth.labels)} classes without training video: {first_few(unseen)}')
-        counts = len(truth.labels) if truth else 0, len(train.names), len(test.names)
-        if args.dataset and counts != PUBLISHED[args.dataset]:
-            cautions.append('{} as published: {} classes, {} training and {} test videos; this folder: {}, {} and {}'
-                            .format(args.dataset, *PUBLISHED[args.dataset], *counts))
-    show('', [f'warning: {caution}' for caution in cautions])
-    show('', [f'problem: {problem}' for problem in problems[:MAX_LINES]])
+        check_pair(root, splits['train'], splits['test'], found)
+    check_counts(truth, splits, args.expect, found)
+    return tell(found)
+
+
+def tell(found: Findings) -> int:
+    """Print the findings; 1 if training would stop at one of them, else 0."""
+    problems, cautions = found
+    print_block('', [f'warning: {caution}' for caution in cautions], WIDTH)
+    print_block('', [f'problem: {problem}' for problem in problems[:MAX_LINES]], WIDTH)
     if len(problems) > MAX_LINES:
-        show('', [f'and {number_of(len(problems) - MAX_LINES, "problem")} more'])
+        print_block('', [f'and {number_of(len(problems) - MAX_LINES, "problem")} more'], WIDTH)
     if problems:
         print(f'{number_of(len(problems), "problem")}: training would fail')
     elif cautions:
@@ -367,21 +404,17 @@ def check(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float('inf'):
-        raise ValueError
-    return value
-
-
 def main(argv: list[str] | None = None) -> int:
     """The check; exit status 0 if it is fine, 1 if training would fail, 2 for bad usage."""
     parser = Parser(prog='python dataset.py', description='Check a data folder before training.', allow_abbrev=False)
-    parser.add_argument('data_path', metavar='DIR', help='folder of features, gt.json and split files')
-    parser.add_argument('--dataset', choices=PUBLISHED, help='compare with the published numbers of classes and videos')
+    positive = number(float, 1e-9)
+    parser.add_argument('data_path', metavar='DIR', help='folder of features, gt.json or labels.csv, split files')
+    parser.add_argument('--expect', type=number(int, 0), nargs=3, metavar=('CLASSES', 'TRAIN', 'TEST'),
+                        help='warn where the numbers of classes, training and test videos are others')
     parser.add_argument('--feature_fps', type=positive, default=25., help='frames a second of the extracted features')
     parser.add_argument('--snippet_frames', type=positive, default=16., help='frames a feature row')
     parser.add_argument('--modal', choices=MODALITIES, default='all', help='feature streams to use')
+    parser.add_argument('--layout', choices=LAYOUTS, default='auto', help='of the feature files')
     parser.add_argument('--deep', action='store_true', help='read every feature and look for NaN and infinity')
     args = parser.parse_args(argv)
     if not Path(args.data_path).is_dir():

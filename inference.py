@@ -15,7 +15,7 @@ from eval.files import Detections, GroundTruth, match_videos, select_videos, sub
 from eval.localization import LocalizationOptions, localize, predict_classes
 from eval.report import build_report
 from model import AICL
-from utils import number_of, quote, warn, write_text
+from utils import first_few, number_of, quote, warn, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -28,10 +28,12 @@ class Evaluation:
     """Detections of the test videos, where there is nothing to score them against."""
     detections: Detections
     curves: Curves
+    video_accuracy: float | None    # share of labelled videos whose predicted set of classes is the true one, if any is
 
     def to_json(self) -> dict:
         """What results.json says of it."""
-        return {'num_videos': len(self.detections.videos), 'num_predictions': len(self.detections.scores)}
+        counts = {'num_videos': len(self.detections.videos), 'num_predictions': len(self.detections.scores)}
+        return counts if self.video_accuracy is None else {'video_accuracy': self.video_accuracy, **counts}
 
     def write(self, folder: Path) -> None:
         """Write detections.json and curves.npz."""
@@ -42,12 +44,13 @@ class Evaluation:
         """Write report.html, where there is something to score."""
 
     def title(self, name: str) -> str:
-        return (f'{name}: {number_of(len(self.detections.scores), "detection")} in '
-                f'{number_of(len(self.detections.videos), "video")}')
+        found = (f'{name}: {number_of(len(self.detections.scores), "detection")} in '
+                 f'{number_of(len(self.detections.videos), "video")}')
+        return found if self.video_accuracy is None else f'{found}, video accuracy {100 * self.video_accuracy:.1f} %'
 
     def show(self, name: str) -> None:
         """Print what was found."""
-        print(f'\n{self.title(name)}; no test video is annotated, so there is nothing to score')
+        print(f'\n{self.title(name)}; no test video is annotated with times, so there is nothing to score')
 
     def warn(self) -> None:
         """Say which detections could not be scored."""
@@ -56,10 +59,9 @@ class Evaluation:
 @dataclass(frozen=True)
 class ScoredEvaluation(Evaluation):
     """Detections of test videos of which some are annotated, and how good they are."""
-    truth: GroundTruth        # what the detections are scored against
+    truth: GroundTruth    # what the detections are scored against
     scores: Scores
-    localized: Scores         # over the annotated videos that were localized alone
-    video_accuracy: float     # share of annotated videos whose predicted set of classes is the true one
+    localized: Scores     # over the annotated videos that were localized alone
 
     def to_json(self) -> dict:
         localized = to_json(self.localized)
@@ -73,7 +75,7 @@ class ScoredEvaluation(Evaluation):
         write_text(folder / 'report.html', page)
 
     def show(self, name: str) -> None:
-        print(f'\n{self.title(name)}, video accuracy {100 * self.video_accuracy:.1f} %\n{format_table(self.scores)}')
+        print(f'\n{self.title(name)}\n{format_table(self.scores)}')
         if self.localized.num_videos < self.scores.num_videos:
             print(f'over only the {self.localized.num_videos} of these videos that have features: average mAP '
                   f'{100 * self.localized.average:.2f}')
@@ -101,16 +103,20 @@ class ScoredEvaluation(Evaluation):
                                true / np.maximum(kept, 1), true / len(truth.video), step, len(levels))
 
 
-def scored_videos(data_path: str, truth: GroundTruth | None, test_set: VideoDataset) -> GroundTruth | None:
-    """The ground truth that the test videos are scored against; None where none of them is annotated.
+def scored_videos(data_path: str, truth: GroundTruth, test_set: VideoDataset) -> GroundTruth | None:
+    """The ground truth that the test videos are scored against; None where none of them has an annotation with a time.
 
     That is every annotated video of their subset, as in `eval.detection`, without those that split_train.txt lists;
     where they lie in several subsets, they alone.
     """
-    annotated = test_set.labels.any(dim=1).tolist()
-    if truth is None or not any(annotated):
+    timed = {truth.videos[video] for video in truth.video.tolist()}
+    names = [name for name in test_set.names if name in timed]
+    if not names or test_set.split.name == 'train':    # training videos, localized for want of others: no test
         return None
-    names = [name for name, known in zip(test_set.names, annotated) if known]
+    untimed = set(test_set.split.truth.tag_video.tolist()) & set(test_set.split.known.tolist())
+    if untimed:
+        warn(f'{data_path}: {number_of(len(untimed), "test video")} with labels without a time, which count for the '
+             f'video accuracy alone: {first_few([truth.videos[v] for v in sorted(untimed)])}')
     tested = match_videos(names, truth.videos)
     subsets = {subset_name(truth.subsets[i]): truth.subsets[i] for i in tested}
     if len(subsets) > 1:
@@ -195,8 +201,10 @@ class Evaluator:
         seconds = num_snippets * options.snippet_frames / options.feature_fps / self.num_segments
         curves = pick_curves(test_set.names, test_set.class_names, seconds, num_snippets, outcome.aware,
                              outcome.agnostic, outcome.selection, outcome.cas, keep=predicted | labels)
+        labelled = labels.any(axis=1)
+        accuracy = float((predicted == labels).all(axis=1)[labelled].mean()) if labelled.any() else None
         if self.truth is None:
-            return Evaluation(detections, curves)
+            return Evaluation(detections, curves, accuracy)
 
         scores = localized = evaluate(self.truth, detections, self.tiou)
         has_features = np.zeros(len(self.truth.videos), bool)
@@ -204,5 +212,4 @@ class Evaluator:
         has_features[known[known >= 0]] = True
         if not has_features.all():
             localized = evaluate(select_videos(self.truth, has_features), detections, self.tiou)
-        correct = (predicted == labels).all(axis=1)[labels.any(axis=1)]
-        return ScoredEvaluation(detections, curves, self.truth, scores, localized, float(correct.mean()))
+        return ScoredEvaluation(detections, curves, accuracy, self.truth, scores, localized)

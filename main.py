@@ -8,6 +8,7 @@
 All localize the test videos and, where annotations are there, score the detections. Files go to outputs/NAME.
 """
 import argparse
+import secrets
 import signal
 import sys
 import textwrap
@@ -15,25 +16,27 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_folder import MODALITIES
+from data_folder import find_split, has_test_videos, missing_annotations, read_annotations
 from dataset import VideoDataset
 from eval.detection import check_tiou
 from eval.diagnosis import BINS
-from eval.files import GroundTruth, read_ground_truth
+from eval.files import GroundTruth
 from eval.localization import LocalizationOptions
+from features import LAYOUTS, MODALITIES
 from inference import Evaluator, ScoredEvaluation, scored_videos
 from losses import Losses, LossWeights
 from model import NetworkOptions, build_network, load_weights, num_classes_of, read_weights, unwrap
-from run import (PendingLosses, Ranks, Run, StopSignal, check_same_run, find_checkpoint, make_folder, pick_device,
-                 settings)
+from run import (PendingLosses, Ranks, Run, StopSignal, arguments_and_versions, check_same_run, find_checkpoint,
+                 make_folder, pick_device)
 from training import Training, TrainingOptions, random_state, set_random_state
-from utils import InputError, Parser, number, number_of, print_block, read_json, run_command, shorten, warn, write_json
+from utils import (FlagParser, InputError, first_few, number, number_of, print_block, read_json, run_command, shorten,
+                   show_value, warn, write_json)
 
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
 CHECKPOINT_SECONDS = 60    # between two checkpoints, at least
@@ -82,44 +85,9 @@ IN_RECIPE = [field.name for field in fields(Recipe) if field.name not in ('bins'
 # What else is to be known of a flag, said where it is declared:
 RESUME = 'a resumed run may change it'
 DIFFER = 'runs that differ in it are still runs of one kind, of which eval.summary takes the mean'
-TRAINED = 'weights are made for one value of it, so inference should use that of the training'
-
-
-class FlagParser(Parser):
-    """An argument parser whose flags have traits."""
-
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        self.traits: dict[str, tuple[str, ...]] = {}    # by the flag's name
-
-    def section(self, title: str) -> 'Section':
-        return Section(self, self.add_argument_group(title))
-
-    def with_trait(self, trait: str) -> list[str]:
-        """The names of the flags that have a trait."""
-        return [name for name, traits in self.traits.items() if trait in traits]
-
-    def tell_values(self) -> None:
-        """Add the recipes' values, or the default, to every flag's help."""
-        for action in self._actions:
-            if action.dest in IN_RECIPE:
-                values = [getattr(recipe, action.dest) for recipe in RECIPES.values()]
-                said = values[:1] if len(set(map(str, values))) == 1 else values
-                action.help = f'{action.help or ""} (recipes: {", ".join(map(show_value, said))})'.strip()
-            elif action.default not in (None, False, argparse.SUPPRESS):
-                action.help = f'{action.help or ""} (default: {show_value(action.default)})'.strip()
-
-
-class Section:
-    """A group of flags in the help."""
-
-    def __init__(self, parser: FlagParser, group: Any):
-        self.parser, self.group = parser, group
-
-    def flag(self, *names: str, traits: tuple[str, ...] = (), **options: Any) -> None:
-        """Declare a flag: all that is to be known of it stands here, but for the values in RECIPES."""
-        action = self.group.add_argument(*names, **options)
-        self.parser.traits[action.dest] = traits
+TRAINED = 'weights are made for one value of it'
+LOCALIZE = 'it changes how weights localize'
+RELEASED = "a flag of the released code that does nothing here"
 
 
 def run_name(text: str) -> str:
@@ -133,12 +101,6 @@ def step_interval(text: str) -> int:
     return 0 if text == 'never' else number(int, 0)(text)
 
 
-def show_value(value: object) -> str:
-    if isinstance(value, list):
-        return f'{value[0]:g} to {value[-1]:g}'
-    return f'{value:g}' if isinstance(value, float) else str(value)
-
-
 def get_parser() -> FlagParser:
     epilog = textwrap.fill(f'recipes: thumos14: {RECIPES["thumos14"].source}. activitynet: '
                            f'{RECIPES["activitynet1.3"].source}.', 100)
@@ -149,7 +111,7 @@ def get_parser() -> FlagParser:
 
     run = parser.section('run')
     run.flag('--dataset', choices=RECIPES, default='thumos14', help='sets the recipe; other flags win over it')
-    run.flag('--data_path', required=True, traits=(RESUME,), help='folder of features, gt.json and split files')
+    run.flag('--data_path', traits=(RESUME,), help='folder of features, gt.json and split files')
     run.flag('--exp_name', type=run_name, required=True, traits=(RESUME, DIFFER), help="the run's name")
     run.flag('--output_dir', default='outputs', traits=(RESUME, DIFFER), help='files go to OUTPUT_DIR/EXP_NAME')
     run.flag('--inference_only', action='store_true', traits=(DIFFER,), help='localize and evaluate with --model_file')
@@ -162,20 +124,23 @@ def get_parser() -> FlagParser:
     run.flag('--resume', action='store_true', traits=(RESUME, DIFFER),
              help='go on where the run of this name stopped, or begin it')
     run.flag('--overwrite', action='store_true', traits=(RESUME, DIFFER), help='replace the run of this name')
-    run.flag('--seed', type=number(int, 0, 2 ** 32 - 1), traits=(DIFFER,), help='of every random number')
+    run.flag('--seed', type=number(int, -1, 2 ** 32 - 1), traits=(DIFFER,),
+             help='of every random number; -1 draws one')
     run.flag('--num_workers', type=number(int, 0), default=0, traits=(RESUME, DIFFER),
              help='processes that read features')
 
     data = parser.section('data')
     data.flag('--cache', choices=('auto', 'ram', 'device', 'none'), default='auto', traits=(RESUME, DIFFER),
               help='where features are kept: auto takes what fits, none reads sampled rows from disk')
-    data.flag('--modal', choices=MODALITIES, default='all', help='feature streams to use')
+    data.flag('--layout', choices=LAYOUTS, default='auto', traits=(RESUME,),
+              help='of the feature files: auto looks, single are files of one stream alone')
+    data.flag('--modal', choices=MODALITIES, default='all', traits=(TRAINED,), help='feature streams to use')
     data.flag('--num_segments', type=count, traits=(TRAINED,), help='T, snippets sampled from a video')
     data.flag('--feature_fps', type=positive, default=25.0, traits=(TRAINED,), help='frames a second at extraction')
     data.flag('--snippet_frames', type=positive, default=16, traits=(TRAINED,), help='frames a feature row')
 
     model = parser.section('network')
-    model.flag('--hidden_dim', type=count, help='H, width of the embeddings')
+    model.flag('--hidden_dim', type=count, traits=(TRAINED,), help='H, width of the embeddings')
     model.flag('--fusion_weight', type=share, traits=(TRAINED,),
                help='g, share of the class scores in the selection score')
     model.flag('--topk_ratio', type=count, traits=(TRAINED,), help='k = T // this snippets make a video logit')
@@ -200,48 +165,133 @@ def get_parser() -> FlagParser:
                   help='timelines that TensorBoard shows of an evaluation, at most every 30 seconds')
 
     inference = parser.section('localization and evaluation')
-    inference.flag('--class_th', type=share, help='probability from which a class is localized')
-    inference.flag('--scale', type=count, default=24, help='samples a snippet after upsampling')
+    inference.flag('--class_th', type=share, traits=(LOCALIZE,), help='probability from which a class is localized')
+    inference.flag('--scale', type=count, default=24, traits=(LOCALIZE,), help='samples a snippet after upsampling')
     # quirk: the released --gamma, meant to be the weight of the class score, sets the margin, so it is its other name
-    inference.flag('--oic_margin', '--gamma', type=amount, default=0.2,
+    inference.flag('--oic_margin', '--gamma', type=amount, default=0.2, traits=(LOCALIZE,),
                    help='outer part of the outer-inner contrast (--gamma is the released name)')
-    inference.flag('--oic_class_weight', type=amount, default=0.2, help='weight of the class probability')
-    inference.flag('--nms_thresh', type=share, help='overlap from which a proposal is suppressed')
-    inference.flag('--nms_alpha', type=positive, default=0.35, help='decay of soft NMS')
-    inference.flag('--soft_nms', action=switch, default=True, help='lower the score of what is suppressed, or drop it')
-    inference.flag('--tiou', type=number(float, 1e-9, 1), nargs='+', help='tIoU thresholds of the mAP')
-    parser.tell_values()
+    inference.flag('--oic_class_weight', type=amount, traits=(LOCALIZE,), default=0.2,
+                   help='weight of the class probability')
+    inference.flag('--nms_thresh', type=share, traits=(LOCALIZE,), help='overlap from which a proposal is suppressed')
+    inference.flag('--nms_alpha', type=positive, traits=(LOCALIZE,), default=0.35, help='decay of soft NMS')
+    inference.flag('--soft_nms', action=switch, default=True, traits=(LOCALIZE,),
+                   help='lower the score of what is suppressed, or drop it')
+    inference.flag('--tiou', type=number(float, 1e-9, 1), nargs='+', traits=(LOCALIZE,),
+                   help='tIoU thresholds of the mAP')
+
+    released = parser.section('flags of the released code, accepted so that its command lines work')
+    released.flag('--model_name', traits=(RELEASED, RESUME, DIFFER), help='there is one network here')
+    released.flag('--num_segments1', type=int, traits=(RELEASED, RESUME, DIFFER), help='the method does not use it')
+    released.flag('--num_segments2', type=int, traits=(RELEASED, RESUME, DIFFER), help='the method does not use it')
+    released.flag('--load_weight', action='store_true', traits=(RELEASED, RESUME, DIFFER),
+                  help='--inference_only loads weights')
+    released.flag('--verbose', action='store_true', traits=(RELEASED, RESUME, DIFFER),
+                  help='progress is always shown')
+    recipes = {name: [getattr(recipe, name) for recipe in RECIPES.values()] for name in IN_RECIPE}
+    parser.tell_values(recipes)
     return parser
 
 
+class Settings(NamedTuple):
+    """The value of every flag, and where those come from that nobody gave."""
+    args: argparse.Namespace
+    given: dict[str, Any]     # on the command line
+    stored: dict[str, Any]    # from the args.json of the run that goes on, or whose weights are used
+    source: Path | None       # that file
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse flags; what is not given comes from the recipe of --dataset."""
+    return get_settings(argv).args
+
+
+def get_settings(argv: list[str] | None = None) -> Settings:
+    """Parse flags; what is not given comes from the run that goes on or whose weights are used, else from the recipe."""
     parser = get_parser()
-    args = parser.parse_args(argv)
-    recipe = {name: getattr(RECIPES[args.dataset], name) for name in IN_RECIPE}
-    if args.num_steps or args.num_epochs:    # a length that the user gives replaces the recipe's, whichever its unit
-        recipe.update(num_steps=None, num_epochs=None)
-    for name, value in recipe.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    given = vars(parser.parse_args(argv))
+    check_usage(parser, given)
+    source = find_arguments(given)
     try:
-        check_tiou(args.tiou)
+        stored = read_arguments(parser, source, given)
+    except InputError as error:
+        parser.exit(2, f'error: {error}\n')
+    dataset = given.get('dataset', stored.get('dataset', parser.defaults['dataset']))
+    recipe = {name: getattr(RECIPES[dataset], name) for name in IN_RECIPE}
+    values = {**parser.defaults, **recipe, **stored}
+    if given.keys() & {'num_steps', 'num_epochs'}:    # a length that is given replaces any other, whatever its unit
+        values.update(num_steps=None, num_epochs=None)
+    values.update(given)
+    for name in ('data_path', 'exp_name'):
+        if values[name] is None:
+            parser.error(f'the following arguments are required: --{name}')
+    if values['inference_only'] and not values['model_file']:
+        values['model_file'] = find_weights(parser, values)
+    if values['seed'] == -1:
+        values['seed'] = secrets.randbelow(2 ** 32)
+    try:
+        check_tiou(values['tiou'])
     except InputError as error:
         parser.error(f'argument --tiou: {error}')
-    if args.inference_only and not args.model_file:
-        parser.error('--inference_only needs --model_file')
-    if args.model_file and not args.inference_only:
+    return Settings(argparse.Namespace(**values), given, stored, source)
+
+
+def check_usage(parser: FlagParser, given: dict[str, Any]) -> None:
+    """End with a message where flags contradict each other."""
+    inference = given.get('inference_only')
+    if given.get('model_file') and not inference:
         parser.error('--model_file is for --inference_only')
-    if args.inference_only and (args.resume or args.overwrite):
+    if inference and (given.get('resume') or given.get('overwrite')):
         parser.error('--resume and --overwrite are for training')
-    if args.resume and args.overwrite:
+    if given.get('resume') and given.get('overwrite'):
         parser.error('--resume goes on with a run and --overwrite replaces it; give one')
-    return args
+
+
+def find_arguments(given: dict[str, Any]) -> Path | None:
+    """The args.json that settings come from: beside the weights, or of the run that goes on. None for a new run."""
+    folder = Path(given.get('output_dir', 'outputs')) / given.get('exp_name', '')
+    if given.get('inference_only'):
+        folder = Path(given['model_file']).parent if given.get('model_file') else folder
+    elif not given.get('resume'):
+        return None
+    return folder / 'args.json' if (folder / 'args.json').is_file() else None
+
+
+def read_arguments(parser: FlagParser, path: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+    """What an args.json says of the flags that matter now: of all for a resume, else of those that weights depend on.
+
+    How weights localize is not taken over where another recipe is given. Raises InputError for values that are none.
+    """
+    if path is None:
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f'{path}: must be an object of arguments; mend it, or remove it and give the flags')
+    names = set(parser.defaults) - {'output_dir', 'exp_name', 'resume', 'overwrite', 'inference_only', 'model_file'}
+    if given.get('inference_only'):
+        names = {'dataset', *parser.with_trait(TRAINED, LOCALIZE)}
+        if given.get('dataset', content.get('dataset')) != content.get('dataset'):
+            names -= set(parser.with_trait(LOCALIZE))
+    stored = {}
+    for name in names & content.keys():
+        try:
+            stored[name] = parser.check(name, content[name])
+        except ValueError as error:
+            raise InputError(f'{path}: "{name}" is {shorten(content[name], 40)!r}, which --{name} does not take '
+                             f'({shorten(error, 80)}); mend it, or remove the file and give the flags') from None
+    return stored
+
+
+def find_weights(parser: FlagParser, values: dict[str, Any]) -> str:
+    """The weights in the folder of this name, as the released code would find them."""
+    folder = Path(values['output_dir']) / values['exp_name']
+    for name in ('CAS_Only.pkl', 'best.pt'):
+        if (folder / name).is_file():
+            return str(folder / name)
+    return parser.error(f'--inference_only needs --model_file: {folder} has neither CAS_Only.pkl nor best.pt')
 
 
 # ---- from arguments to what the rooms take ---------------------------------------------------------------------------
 
-def pick(kind: type, args: argparse.Namespace, **others: Any) -> Any:
+def pick(kind: Any, args: argparse.Namespace, **others: Any) -> Any:
     """A NamedTuple of the arguments that have its fields' names, and of `others`."""
     own = {name: getattr(args, name) for name in kind._fields if name not in others}
     return kind(**own, **others)
@@ -260,21 +310,23 @@ def folder_of(args: argparse.Namespace) -> Path:
     return Path(args.output_dir) / args.exp_name
 
 
-def annotations_of(args: argparse.Namespace) -> Path:
-    if not Path(args.data_path).is_dir():
+def open_annotations(args: argparse.Namespace) -> GroundTruth:
+    root = Path(args.data_path)
+    if not (root.is_dir() or args.inference_only and root.is_file()):
         raise InputError(f'--data_path {args.data_path}: not a folder')
-    return Path(args.data_path) / 'gt.json'
+    return read_annotations(root)
 
 
-def open_videos(args: argparse.Namespace, split: str, truth: GroundTruth | None, class_names: list[str],
+def open_videos(args: argparse.Namespace, split: str, truth: GroundTruth, class_names: list[str],
                 device: torch.device) -> VideoDataset:
-    return VideoDataset(args.data_path, split, truth, class_names, MODALITIES[args.modal], args.cache, device)
+    found = find_split(Path(args.data_path), split, truth, class_names, MODALITIES[args.modal], args.layout,
+                       loose=args.inference_only)
+    return VideoDataset(found, args.cache, device)
 
 
-def get_evaluator(args: argparse.Namespace, test_set: VideoDataset, truth: GroundTruth | None,
-                  ranks: Ranks) -> Evaluator:
-    truth = scored_videos(args.data_path, truth, test_set)
-    return Evaluator(test_set, truth, args.num_segments, args.batch_size, args.num_workers,
+def get_evaluator(args: argparse.Namespace, test_set: VideoDataset, truth: GroundTruth, ranks: Ranks) -> Evaluator:
+    scored = scored_videos(args.data_path, truth, test_set)
+    return Evaluator(test_set, scored, args.num_segments, args.batch_size, args.num_workers,
                      pick(LocalizationOptions, args), args.tiou, ranks.share, ranks.gather)
 
 
@@ -287,7 +339,7 @@ def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], device
         first, *more = dataset.summary(args.feature_fps, args.snippet_frames).lines()
         found = (f'{dataset.folder} ({dataset.layout}): {number_of(len(dataset), "video")} of {min(dataset.lengths)} '
                  f'to {max(dataset.lengths)} snippets, cache {dataset.cache}')
-        print_block(split, [first, found, *more])
+        print_block(split, [first, found, *filter(None, [dataset.split.folder.guess()]), *more])
         time_base = dataset.time_base(args.feature_fps, args.snippet_frames)
         if time_base and time_base.is_off:
             warn(f'{split}: {time_base.advice()}')
@@ -309,8 +361,13 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     folder = folder_of(args)
     state = find_checkpoint(folder, args.resume, args.overwrite)
     ranks.wait()    # nobody writes into the folder before all have looked at it
-    truth = read_ground_truth(annotations_of(args))
-    train_set, test_set = (open_videos(args, split, truth, truth.labels, device) for split in ('train', 'test'))
+    truth = open_annotations(args)
+    if not truth.labels:
+        raise missing_annotations(Path(args.data_path))
+    train_set = open_videos(args, 'train', truth, truth.labels, device)
+    # Who has videos and tags alone wants to know when things happen in them: then the training videos are localized.
+    has_tests = has_test_videos(Path(args.data_path), truth)
+    test_set = open_videos(args, 'test', truth, truth.labels, device) if has_tests else train_set
     if train_set.feature_dim != test_set.feature_dim:
         raise InputError(f'{args.data_path}: training features are {train_set.feature_dim} wide a modality, '
                          f'test features {test_set.feature_dim}')
@@ -422,9 +479,9 @@ def evaluate_now(training: Training, evaluator: Evaluator, run: Run | None, in_t
     run.keep(step, training.progress.epoch, evaluation, training.network.state_dict())
     run.draw(step, evaluation, num_figures)
     if isinstance(evaluation, ScoredEvaluation):
-        best = run.results['best']
+        best, accuracy = run.results['best'], run.results['last']['video_accuracy']
         tqdm.write(f'step {step:>6}   average mAP {100 * evaluation.scores.average:5.2f}   video accuracy '
-                   f'{100 * evaluation.video_accuracy:5.1f}   best so far {100 * best["average_mAP"]:5.2f} '
+                   f'{100 * accuracy:5.1f}   best so far {100 * best["average_mAP"]:5.2f} '
                    f'(step {best["step"]})', file=sys.stdout)
 
 
@@ -452,41 +509,35 @@ def conclude(training: Training, folder: Path, evaluator: Evaluator, run: Run | 
 
 # ---- inference ------------------------------------------------------------------------------------------------------
 
-def class_names_of(args: argparse.Namespace, truth: GroundTruth | None, num_classes: int) -> list[str]:
-    """Names of the classes of a checkpoint: the labels of gt.json, else labels.txt beside the weights, else numbers."""
-    if truth is not None and truth.labels:
-        if len(truth.labels) != num_classes:
-            raise InputError(f'{args.model_file}: was trained on {num_classes} classes, but {args.data_path}/gt.json '
-                             f'has {len(truth.labels)}; use the gt.json of the training data')
-        return truth.labels
+def class_names_of(args: argparse.Namespace, truth: GroundTruth, num_classes: int) -> list[str]:
+    """Names of the classes of a checkpoint: labels.txt beside the weights, else the labels of gt.json, else numbers."""
     path = Path(args.model_file).with_name('labels.txt')
     try:
         names = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: not a readable text file ({shorten(error)}); write one class a line') from None
-    if len(names) == num_classes:
+    if len(names) == num_classes == len(set(names)):
+        if unknown := [label for label in truth.labels if label not in names]:
+            warn(f'{args.data_path}: {number_of(len(unknown), "label")} of the annotations are none of the '
+                 f'{num_classes} classes in {path}, and nothing can be found of them: {first_few(unknown)}')
         return names
-    warn(f'{args.data_path}/gt.json names no class and there is no fitting {path}; classes are named by their number')
-    return [f'class_{c}' for c in range(num_classes)]
-
-
-def warn_of_other_settings(args: argparse.Namespace) -> None:
-    """Weights do not say how they were trained, but args.json beside them does."""
-    path = Path(args.model_file).with_name('args.json')
-    if path.is_file():
-        trained = read_json(path)
-        for name in get_parser().with_trait(TRAINED):
-            if isinstance(trained, dict) and trained.get(name, getattr(args, name)) != getattr(args, name):
-                warn(f'{args.model_file}: was trained with --{name} {shorten(trained[name], 40)}, '
-                     f'and is used with {getattr(args, name)}')
+    if names:
+        warn(f'{path}: lists {len(names)} classes, the weights have {num_classes}; it is left aside')
+    if not truth.labels:
+        warn(f'{args.data_path}/gt.json names no class and there is no fitting {path}; classes are named by their '
+             f'number')
+        return [f'class_{c}' for c in range(num_classes)]
+    if len(truth.labels) != num_classes:
+        raise InputError(f'{args.model_file}: was trained on {num_classes} classes, but {args.data_path}/gt.json has '
+                         f'{len(truth.labels)}; use the gt.json of the training data, or put the labels.txt of the '
+                         f'training beside the weights')
+    return truth.labels
 
 
 def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     """Localize the test videos with given weights and score the detections; the exit status."""
     state = unwrap(read_weights(args.model_file))
-    warn_of_other_settings(args)
-    path = annotations_of(args)
-    truth = read_ground_truth(path) if path.exists() else None
+    truth = open_annotations(args)
     class_names = class_names_of(args, truth, num_classes_of(state, args.model_file))
     test_set = open_videos(args, 'test', truth, class_names, device)
     evaluator = get_evaluator(args, test_set, truth, ranks)
@@ -501,7 +552,7 @@ def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
         describe(args, {'test': test_set}, device)
     evaluation = evaluator.evaluate(network)
     if evaluation:
-        write_json(folder / 'inference_args.json', settings(vars(args)))
+        write_json(folder / 'inference_args.json', arguments_and_versions(vars(args)))
         evaluation.write(folder)
         evaluation.write_report(folder, BINS[RECIPES[args.dataset].bins])
         write_json(folder / 'results.json', evaluation.to_json())
@@ -511,13 +562,35 @@ def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     return 0
 
 
+def say_what_is_special(settings: Settings) -> None:
+    """Say which settings come from an earlier run, which differ from it, and which flags do nothing."""
+    parser, args, source = get_parser(), settings.args, settings.source
+    for name in parser.with_trait(RELEASED):
+        if name in settings.given:
+            purpose = next(action.help for action in parser._actions if action.dest == name)
+            print(f'note     --{name} changes nothing: {purpose}')
+    if settings.given.get('seed') == -1:
+        print(f'note     --seed -1: this run has the seed {args.seed}')
+    if source is None:
+        return
+    if args.inference_only:
+        for name in parser.with_trait(TRAINED):
+            if name in settings.stored and settings.stored[name] != vars(args)[name]:
+                warn(f'{args.model_file}: was trained with --{name} {shorten(settings.stored[name], 40)}, and is used '
+                     f'with {vars(args)[name]}')
+    print(f'note     what is not given is taken from {source}', flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 after bad input, 128 + signal after a signal."""
-    args = parse_args(argv)
+    settings = get_settings(argv)
+    args = settings.args
 
     def command() -> int:
         device = pick_device(args.device)
         ranks = Ranks(device)
+        if ranks.is_first:
+            say_what_is_special(settings)
         try:
             status = (infer if args.inference_only else train)(args, device, ranks)
         except RuntimeError as error:

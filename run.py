@@ -310,7 +310,7 @@ class Run:
         from torch.utils.tensorboard import SummaryWriter  # a second to import, which inference does not need
         self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
         write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in class_names))
-        write_json(folder / 'args.json', settings(arguments))
+        write_json(folder / 'args.json', arguments_and_versions(arguments))
         if state:
             self.restore(state)
 
@@ -395,7 +395,7 @@ class Run:
             self.board.add_hparams(plain, found, run_name='.')
 
 
-def settings(arguments: dict) -> dict:
+def arguments_and_versions(arguments: dict) -> dict:
     """What args.json says: every argument, and the versions of what computes with them."""
     versions = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
     return {**arguments, 'versions': versions}

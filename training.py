@@ -9,7 +9,7 @@ does differently in a step is in `Training.losses`.
 """
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -43,9 +43,9 @@ class Progress:
     """How far a training is, and the random states from which this epoch's order and rows can be drawn again."""
     step: int = 0
     epoch: int = 0
-    position: int = 0                   # batches of this epoch that are done
-    epoch_start: dict | None = None     # of torch's and Python's generators
-    rows_start: list | None = None      # of the generator that draws the rows
+    position: int = 0                                  # batches of this epoch that are done
+    epoch_start: dict = field(default_factory=dict)    # of torch's and Python's generators
+    rows_start: list = field(default_factory=list)     # of the generator that draws the rows
 
 
 class Training:
@@ -169,8 +169,9 @@ def set_random_state(state: dict) -> None:
 
 def rows_state(rng: np.random.RandomState) -> list:
     """The state of the generator that draws the rows, in types that a checkpoint may hold."""
-    name, keys, *rest = rng.get_state()
-    return [name, torch.from_numpy(keys.copy()), *rest]
+    state = rng.get_state(legacy=False)
+    inner, gauss = state['state'], [state['has_gauss'], state['gauss']]
+    return [state['bit_generator'], torch.from_numpy(inner['key'].copy()), inner['pos'], *gauss]
 
 
 def set_rows_state(rng: np.random.RandomState, state: list) -> None:

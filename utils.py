@@ -155,6 +155,81 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f'error: {message} (--help tells more)\n')
 
 
+class FlagParser(Parser):
+    """A parser whose flags have traits, and that gives only those flags that were on the command line."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.defaults: dict[str, Any] = {}
+        self.traits: dict[str, tuple[str, ...]] = {}
+
+    def section(self, title: str) -> 'Section':
+        return Section(self, self.add_argument_group(title))
+
+    def action_of(self, name: str) -> argparse.Action:
+        return next(action for action in self._actions if action.dest == name)
+
+    def with_trait(self, *traits: str) -> list[str]:
+        """The names of the flags that have one of the traits."""
+        return [name for name, own in self.traits.items() if set(traits) & set(own)]
+
+    def tell_values(self, recipes: dict[str, list[Any]]) -> None:
+        """Add to every flag's help the values that it has in the recipes, or its default."""
+        for name, default in self.defaults.items():
+            action = self.action_of(name)
+            if name in recipes:
+                values = recipes[name]
+                said = values[:1] if len(set(map(str, values))) == 1 else values
+                action.help = f'{action.help or ""} (recipes: {", ".join(map(show_value, said))})'.strip()
+            elif default not in (None, False):
+                action.help = f'{action.help or ""} (default: {show_value(default)})'.strip()
+
+    def check(self, name: str, value: Any) -> Any:
+        """What a file has for a flag, as the flag itself would give it. Raises ValueError where it would not."""
+        action = self.action_of(name)
+        if value is None:
+            return None
+        if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
+            if type(value) is not bool:
+                raise ValueError('not true or false')
+            return value
+        if (action.nargs == '+') != isinstance(value, list) or value == []:
+            raise ValueError('not a list' if action.nargs == '+' else 'a list')
+        found = [self.convert(action, one) for one in (value if isinstance(value, list) else [value])]
+        return found if isinstance(value, list) else found[0]
+
+    @staticmethod
+    def convert(action: argparse.Action, value: Any) -> Any:
+        """One value as the flag itself would read it. Raises ValueError where it would not."""
+        convert: Any = action.type or str
+        try:
+            found = convert(str(value))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(str(error)) from None
+        if action.choices is not None and found not in action.choices:
+            raise ValueError(f'none of {", ".join(action.choices)}')
+        return found
+
+
+class Section:
+    """A group of flags in the help."""
+
+    def __init__(self, parser: FlagParser, group: Any):
+        self.parser, self.group = parser, group
+
+    def flag(self, *names: str, traits: tuple[str, ...] = (), default: Any = None, **options: Any) -> None:
+        """Declare a flag, as `add_argument` does, and its traits: words for what else there is to know of it."""
+        action = self.group.add_argument(*names, default=argparse.SUPPRESS, **options)
+        self.parser.traits[action.dest] = traits
+        self.parser.defaults[action.dest] = False if options.get('action') == 'store_true' else default
+
+
+def show_value(value: object) -> str:
+    if isinstance(value, list):
+        return f'{value[0]:g} to {value[-1]:g}'
+    return f'{value:g}' if isinstance(value, float) else str(value)
+
+
 def number(kind: type, low: float, high: float = 1e9) -> Callable[[str], Any]:
     """An argparse type: a `kind` between low and high."""
     def parse(text: str) -> Any:

@@ -1,6 +1,7 @@
 """Data folders as people have them, good and broken; the reference's random numbers; caches; the check command."""
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -10,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dataset
-from data_folder import FeatureFolder, find_split, read_split_file
-from dataset import Draw, Share, ShuffledSampler, UniformSampler, VideoDataset, free_memory, loader, random_rows, uniform_rows
+from data_folder import find_split, read_annotations, read_split_file
+from dataset import (Draw, Share, ShuffledSampler, UniformSampler, VideoDataset, free_memory, loader, random_rows,
+                     uniform_rows)
 from eval.files import read_ground_truth
+from features import FeatureFolder, Stream
 from utils import InputError
 
 # ---- making data ----------------------------------------------------------------------------------------------------
@@ -59,8 +62,10 @@ def folder(tmp_path):
 
 
 def open_set(folder, split='train', **options):
-    truth = read_ground_truth(folder / 'gt.json') if (folder / 'gt.json').exists() else None
-    return VideoDataset(folder, split, truth, truth.labels if truth else ['Jump', 'Run'], **options)
+    truth = read_annotations(folder)
+    modalities, layout = options.pop('modalities', ('rgb', 'flow')), options.pop('layout', 'auto')
+    found = find_split(folder, split, truth, truth.labels or ['Jump', 'Run'], modalities, layout)
+    return VideoDataset(found, options.pop('cache', 'auto'), **options)
 
 
 def features(videos, name):
@@ -320,7 +325,8 @@ def test_any_bytes_are_an_array_or_a_complaint(tmp_path_factory, data):
             content[place] = value
     path.write_bytes(content)
     try:
-        file = FeatureFolder(path.parent, 'two-stream', ('rgb',), [path.parent], [['x']]).inspect((path,))
+        lone = FeatureFolder(path.parent, 'two-stream', False, ('rgb',), [Stream(path.parent, ['x'], '.npy')])
+        file = lone.inspect((path,))
         file.read(slice(None), np.empty((file.length, file.width), np.float32))
     except InputError as error:
         assert str(error).startswith(str(path)) and str(error).isprintable()
@@ -492,9 +498,9 @@ def test_real_activitynet_lists_against_their_annotations(shared):
     truth = read_ground_truth(data / 'gt.json')
     found = {}
     for split in ('train', 'test'):
-        problems = []
-        found[split] = find_split(data, split, truth, truth.labels, ('rgb', 'flow'), problems).summary(25, 16)
-        assert len(problems) == 1 and f'no {split} features found' in problems[0]
+        looked = find_split(data, split, truth, truth.labels, ('rgb', 'flow'))
+        found[split] = looked.summary(25, 16)
+        assert len(looked.problems) == 1 and f'no {split} features found' in looked.problems[0]
     assert (found['train'].listed, found['train'].annotated, len(found['train'].without_annotation)) == (9032, 9019, 13)
     assert (found['test'].listed, found['test'].annotated, found['test'].without_annotation) == (4427, 4427, [])
     assert len(found['test'].unlisted) == 4926 - 4427 and len(found['train'].unlisted) == 9649 - 9019
@@ -505,7 +511,7 @@ def test_real_activitynet_lists_against_their_annotations(shared):
 def test_real_activitynet_without_lists(shared, tmp_path, version, train, test, empty, twice):
     shutil.copy(shared / f'data/activitynet{version}/gt.json', tmp_path)
     truth = read_ground_truth(tmp_path / 'gt.json')
-    both = [find_split(tmp_path, split, truth, truth.labels, ('rgb', 'flow'), []).summary(25, 16)
+    both = [find_split(tmp_path, split, truth, truth.labels, ('rgb', 'flow')).summary(25, 16)
             for split in ('train', 'test')]
     assert [(s.annotated, s.instances) for s in both] == [train, test]
     assert [s.source for s in both] == ['subset training', 'subset validation']
@@ -613,20 +619,20 @@ def test_free_memory_is_that_of_this_machine():
 def check(folder, capsys, *flags):
     status = dataset.main([str(folder), *flags])
     out, err = capsys.readouterr()
-    assert not err
+    assert not re.sub('\r[^\r]*', '', err)    # nothing but progress, where it is slow
     return status, out
 
 
 def test_check_of_a_good_folder(folder, capsys):
     status, out = check(folder, capsys)
     assert status == 0 and out.endswith('fine: ready to train\n') and 'warning' not in out
-    status, out = check(folder, capsys, '--deep', '--dataset', 'thumos14')
+    status, out = check(folder, capsys, '--deep', '--expect', '20', '200', '210')
     assert status == 0 and out.endswith('\nready to train, but see 1 warning above\n')
     for part in ('2 classes, 5 videos (3 train, 2 test), 6 instances',
                  '3 videos by split_train.txt, 3 of them annotated',
                  'features/train (two-stream): 3 videos, 4 features a modality, float32',
                  '38 snippets; a video has 1 to 30, median 7, mean 12.7',
-                 'thumos14 as published: 20 classes, 200 training and 210 test videos; this folder: 2, 3 and 2'):
+                 'expected: 20 classes, 200 training and 210 test videos; this folder: 2, 3 and 2'):
         assert part in out
 
 
@@ -646,7 +652,7 @@ def test_check_tells_all_problems_at_once(folder, capsys):
 
 
 @pytest.mark.parametrize('spoil, part', [
-    (lambda f: (f / 'gt.json').unlink(), 'gt.json: cannot be read'),
+    (lambda f: (f / 'gt.json').unlink(), 'gt.json: not found; write it, or labels.csv'),
     (lambda f: (f / 'gt.json').write_text('{'), 'gt.json: not a JSON file'),
     (lambda f: shutil.rmtree(f / 'features/train'), 'no train features found'),
     (lambda f: (f / 'split_train.txt').write_text(''), 'split_train.txt: names no video'),
@@ -675,7 +681,7 @@ def test_check_warns_of_what_training_would_not_notice(folder, capsys):
 
 @pytest.mark.parametrize('words, part', [
     (['/nowhere/at/all'], 'not a folder'), ([], 'DIR'), (['.', '--feature_fps', '0'], 'feature_fps'),
-    (['.', '--dataset', 'kinetics'], 'kinetics'), (['.', '--feature_fps', 'nan'], 'feature_fps')])
+    (['.', '--expect', '20', '200'], '--expect'), (['.', '--feature_fps', 'nan'], 'feature_fps')])
 def test_bad_usage_of_the_check(capsys, words, part):
     with pytest.raises(SystemExit) as end:
         dataset.main(words)
