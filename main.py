@@ -205,7 +205,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def get_settings(argv: list[str] | None = None) -> Settings:
-    """Parse flags; what is not given comes from the run that goes on or whose weights are used, else from the recipe."""
+    """Parse flags; what is not given comes from the run that goes on or gave the weights, else from the recipe."""
     parser = get_parser()
     given = vars(parser.parse_args(argv))
     check_usage(parser, given)

@@ -4,9 +4,10 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,8 +87,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object that refuses a key given twice, of which the parser would silently drop the first."""
     value = dict(pairs)
     if len(value) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key in counts if counts[key] > 1)
         raise ValueError(f'the key {quote(twice)} stands twice in one object, keep one')
     return value
 
@@ -140,8 +141,8 @@ def write_picture(path: str | os.PathLike, figure: 'Figure') -> None:
 
 def keep_inputs(inputs: Iterable[str | os.PathLike | None], *outputs: str | os.PathLike | None) -> None:
     """Raises InputError where a command would write over a file that it reads. None stands for a file not given."""
-    for read in filter(None, inputs):
-        for written in filter(None, outputs):
+    for read in [path for path in inputs if path]:
+        for written in [path for path in outputs if path]:
             if os.path.exists(written) and os.path.exists(read) and os.path.samefile(written, read):
                 raise InputError(f'{written}: is read by this command and would be written over; give another name')
 
@@ -151,7 +152,7 @@ def keep_inputs(inputs: Iterable[str | os.PathLike | None], *outputs: str | os.P
 class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f'error: {message} (--help tells more)\n')
 
 

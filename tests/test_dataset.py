@@ -529,7 +529,7 @@ def test_summary_counts_what_is_untidy(folder):
         'f': {'subset': 'train', 'annotations': rows[:1]}, 'g': {'subset': 'other', 'annotations': rows[:1]}}}))
     train = open_set(folder)
     summary = train.summary()
-    assert summary == ('split_train.txt', 3, 2, 7, 2, 1, [], ['c'], ['f'], [], ['b'])
+    assert summary == ('split_train.txt', 3, 2, 7, 2, 1, [], ['c'], ['f'], [], ['b'], 0)
     assert train.summary(snippet_frames=32).late == [] and train.summary(feature_fps=50).late == ['b', 'a']
     text = '\n'.join(summary.lines())
     for part in ('3 videos by split_train.txt, 2 of them annotated, 7 instances (2 of no length, 1 exact duplicates',

@@ -220,7 +220,7 @@ def test_help_names_every_flag(capsys):
     (['--fusion_weight', '2'], '--fusion_weight'), (['--topk_ratio', '0'], '--topk_ratio'),
     (['--contrast_ratio', '0'], '--contrast_ratio'), (['--q_val', '0'], '--q_val'),
     (['--feature_fps', '0'], '--feature_fps'), (['--snippet_frames', '0'], '--snippet_frames'),
-    (['--oic_margin', '-1'], '--oic_margin'), (['--seed', '-1'], '--seed'), (['--seed', str(2 ** 32)], '--seed'),
+    (['--oic_margin', '-1'], '--oic_margin'), (['--seed', '-2'], '--seed'), (['--seed', str(2 ** 32)], '--seed'),
     (['--num_workers', '-1'], '--num_workers'), (['--log_every', '0'], '--log_every'), (['--tiou', '0'], '--tiou'),
     (['--tiou', '1.5'], '--tiou'), (['--tiou', '0.5', '0.5'], 'tI'), (['--inference_only'], '--model_file'),
     (['--model_file', 'w.pt'], '--inference_only'), (['--lr'], '--lr'), (['--exp_name', ''], '--exp_name'),
@@ -867,8 +867,35 @@ def test_weights_that_do_not_fit_are_refused_and_older_results_stay(data, tmp_pa
 
 def test_annotations_that_name_more_classes_than_the_weights_name_both_numbers(own_data, finished, tmp_path, capsys):
     annotate(own_data, lambda b: b['test_0']['annotations'].append({'label': 'Swim', 'segment': [0, 1]}))
-    argv = words(own_data, tmp_path / 'run', '--inference_only', '--model_file', finished / 'best.pt')
+    (tmp_path / 'alone').mkdir()
+    shutil.copy(finished / 'best.pt', tmp_path / 'alone')    # without the labels.txt of its training
+    argv = words(own_data, tmp_path / 'run', '--inference_only', '--model_file', tmp_path / 'alone' / 'best.pt')
     refused(capsys, argv, 3, 4, 'classes')
+
+
+def test_the_classes_of_the_training_decide_whatever_the_annotations_are_called(own_data, finished, tmp_path, capsys):
+    expected = json.loads((localize(own_data, finished / 'best.pt', tmp_path / 'same') / 'results.json').read_text())
+
+    def rename(database):
+        for entry in database.values():
+            for annotation in entry['annotations']:
+                annotation['label'] = annotation['label'].replace('Jump', 'Aaa')    # moves to the front
+
+    annotate(own_data, rename)
+    found = json.loads((localize(own_data, finished / 'best.pt', tmp_path / 'renamed') / 'results.json').read_text())
+    assert '1 label of the annotations are none of the 3 classes' in capsys.readouterr().err
+    for name in ('Dive', 'Run'):    # what was not renamed scores as before
+        assert found['AP'].get(name) == expected['AP'].get(name)
+    labels = {row['label'] for rows in json.loads((tmp_path / 'renamed' / 'detections.json').read_text())[
+        'results'].values() for row in rows}
+    assert labels <= set(CLASSES)
+
+
+def test_a_test_set_with_a_part_of_the_classes_is_scored_for_these(own_data, finished, tmp_path):
+    annotate(own_data, lambda b: [b.update({name: {**entry, 'annotations': [
+        a for a in entry['annotations'] if a['label'] == 'Run']}}) for name, entry in list(b.items())])
+    found = json.loads((localize(own_data, finished / 'best.pt', tmp_path / 'run') / 'results.json').read_text())
+    assert set(found['AP']) == {'Run'}
 
 
 def test_names_of_classes_that_cannot_be_read_are_refused_in_one_line(own_data, finished, tmp_path, capsys):
