@@ -1,0 +1,155 @@
+"""A run's process and folder: devices, whole files, checkpoints and tables."""
+import pytest
+import torch
+
+from model import AICL, load_weights
+from run import Table, digest, pick_device, read_checkpoint, save, write_checkpoint
+from utils import InputError
+
+D, C, H = 4, 3, 6
+PREFIX = 'actionness_module.'
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return AICL(D, C, H)
+
+
+def assert_equal(model, state):
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name].to(value.dtype)), name
+
+
+# ---- devices ----------------------------------------------------------------------------------------------
+
+def test_automatic_device_is_cuda_where_there_is_one():
+    assert pick_device('auto').type == ('cuda' if torch.cuda.is_available() else 'cpu')
+    assert pick_device('cpu') == torch.device('cpu')
+
+
+@pytest.mark.parametrize('name', ['gpu', '', 'cuda:x', 'cuda:', 'cpu cpu', 'meta', 'mps', 'xla:0', 'cuda:64'])
+def test_unknown_and_absent_devices_are_refused_by_name(name):
+    with pytest.raises(InputError, match='--device') as error:
+        pick_device(name)
+    assert name in str(error.value) and 'cpu' in str(error.value)
+
+
+def test_cuda_is_picked_where_it_is_there_and_refused_beyond_the_last_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda index: None)
+    assert pick_device('cuda').type == 'cuda' and pick_device('cuda:1') == torch.device('cuda', 1)
+    with pytest.raises(InputError, match='cuda:2.* 2 '):
+        pick_device('cuda:2')
+
+
+# ---- saving ---------------------------------------------------------------------------------------------------------
+
+def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / 'best.pt'
+    save({'a': torch.ones(3)}, path)
+    with pytest.raises(Exception):
+        save({'a': torch.zeros(1000), 'b': lambda: 0}, path)    # cannot be pickled, noticed half-way
+    assert torch.equal(torch.load(path, weights_only=True)['a'], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ['best.pt']
+
+
+def test_saving_where_it_is_not_possible_is_an_input_error(tmp_path):
+    (tmp_path / 'best.pt').mkdir()
+    for path in (tmp_path / 'absent' / 'best.pt', tmp_path / 'best.pt'):
+        with pytest.raises(InputError, match='best.pt'):
+            save({'a': torch.ones(3)}, path)
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+def trained(steps):
+    """A network and an optimiser after some steps, as a checkpoint holds them."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        sum(p.square().sum() for p in model.parameters()).backward()
+        optimizer.step()
+    return {'step': steps, 'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'best': None}
+
+
+def with_weights(state):
+    model = network(9)
+    load_weights(model, state, 'checkpoint.pt')
+    return model
+
+
+def test_a_checkpoint_comes_back_whole_and_the_newest_first(tmp_path):
+    assert read_checkpoint(tmp_path) is None
+    for steps in (1, 2, 3):
+        write_checkpoint(tmp_path, trained(steps))
+        found, expected = read_checkpoint(tmp_path), trained(steps)
+        assert found['step'] == steps and found['best'] is None
+        assert_equal(with_weights(found['model']), expected['model'])
+        for key, slot in expected['optimizer']['state'].items():
+            for name, value in slot.items():
+                assert torch.equal(found['optimizer']['state'][key][name], value)
+
+
+@pytest.mark.parametrize('damage', ['empty', 'truncated', 'a changed byte', 'absent'])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(tmp_path, capsys, damage):
+    write_checkpoint(tmp_path, trained(1))
+    write_checkpoint(tmp_path, trained(2))
+    path = tmp_path / 'checkpoint.pt'
+    whole = path.read_bytes()
+    weight = trained(2)['model'][f'{PREFIX}base_module.0.weight'].numpy().tobytes()
+    changed = bytearray(whole)
+    changed[whole.index(weight)] ^= 1    # loads without complaint, with another number in it
+    if damage == 'absent':
+        path.unlink()
+    else:
+        path.write_bytes({'empty': b'', 'truncated': whole[:-100], 'a changed byte': bytes(changed)}[damage])
+    assert read_checkpoint(tmp_path)['step'] == 1
+    assert damage == 'absent' or 'checkpoint.pt' in capsys.readouterr().err
+
+    (tmp_path / 'checkpoint.previous.pt').write_bytes(b'')
+    with pytest.raises(InputError, match='checkpoint'):
+        read_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    write_checkpoint(tmp_path, trained(1))
+    with pytest.raises(Exception):
+        write_checkpoint(tmp_path, {**trained(2), 'code': lambda: 0})
+    assert read_checkpoint(tmp_path)['step'] == 1
+
+
+def test_a_digest_is_of_the_values_whatever_their_strides():
+    values = torch.arange(6.).view(2, 3)
+    assert digest(values.t().contiguous().t()) == digest(values) != digest(values + 1)
+    assert digest(torch.ones(1).as_strided((1,), (0,))) == digest(torch.ones(1))
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+def test_a_table_holds_its_header_and_all_digits(tmp_path):
+    table = Table(tmp_path / 'losses.csv', ['step', 'total'], 0)
+    table.append([[1, 0.1], [2, 1 / 3]])
+    table.append([[3, 1e-30]])
+    header, *rows = (tmp_path / 'losses.csv').read_text().splitlines()
+    assert header == 'step,total'
+    assert [float(row.split(',')[1]) for row in rows] == [0.1, 1 / 3, 1e-30]
+
+
+def test_a_table_of_a_resumed_run_drops_what_the_run_will_write_again(tmp_path):
+    path = tmp_path / 'losses.csv'
+    Table(path, ['step', 'total'], 0).append([[step, step / 10] for step in range(1, 16)])
+    with open(path, 'a') as file:
+        file.write('1')    # of step 16, torn off by a full disk
+    Table(path, ['step', 'total'], 12).append([[13, 9.5]])
+    rows = [line.split(',') for line in path.read_text().splitlines()]
+    assert rows == [['step', 'total'], *([str(step), str(step / 10)] for step in range(1, 13)), ['13', '9.5']]
+
+
+@pytest.mark.parametrize('content', [None, '', 'step,total\n\n'])
+def test_a_table_that_was_lost_or_emptied_starts_anew(tmp_path, content):
+    path = tmp_path / 'losses.csv'
+    if content is not None:
+        path.write_text(content)
+    Table(path, ['step', 'total'], 5).append([[6, 0.5]])
+    assert path.read_text().splitlines() == ['step,total', '6,0.5']
