@@ -155,11 +155,11 @@ def _nearest(truth: GroundTruth, video: np.ndarray, segments: np.ndarray) -> tup
 
     overlap, label = np.zeros(len(video)), np.full(len(video), -1)
     instances = truth.segments[rows]
-    for m in np.flatnonzero(count > MANY):
-        own = slice(first[m], first[m] + count[m])
-        pairs = temporal_iou(segments[m], instances[own])
-        overlap[m] = pairs.max()
-        label[m] = truth.label[rows[own][pairs == overlap[m]].min()]  # the first of equals
+    for row in np.flatnonzero(count > MANY):
+        own = slice(first[row], first[row] + count[row])
+        pairs = temporal_iou(segments[row], instances[own])
+        overlap[row] = pairs.max()
+        label[row] = truth.label[rows[own][pairs == overlap[row]].min()]  # the first of equals
 
     place = np.flatnonzero((count > 0) & (count <= MANY))
     first, count = first[place], count[place]
