@@ -3,6 +3,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -140,10 +141,28 @@ def write_picture(path: str | os.PathLike, figure: 'Figure') -> None:
 
 def keep_inputs(inputs: Iterable[str | os.PathLike | None], *outputs: str | os.PathLike | None) -> None:
     """Raises InputError where a command would write over a file that it reads. None stands for a file not given."""
-    for read in filter(None, inputs):
-        for written in filter(None, outputs):
-            if os.path.exists(written) and os.path.exists(read) and os.path.samefile(written, read):
+    there = [path for path in inputs if path is not None and os.path.exists(path)]
+    for written in outputs:
+        for read in there:
+            if written is not None and os.path.exists(written) and os.path.samefile(written, read):
                 raise InputError(f'{written}: is read by this command and would be written over; give another name')
+
+
+def keep_others(path: str | os.PathLike | None, ours: str) -> None:
+    """Raises InputError where a command would write over a file that no command of its kind has written.
+
+    `ours` is a regular expression for how its own files begin (the first 1,000 bytes). An empty file is nobody's loss.
+    """
+    if path is None or not os.path.isfile(path):
+        return
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(1000)
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read: {error.strerror}') from None
+    if head and not re.match(ours.encode(), head):
+        raise InputError(f'{path}: is a file of another kind and would be written over; give another name, or '
+                         '--overwrite')
 
 
 # ---- the frame of a command -----------------------------------------------------------------------------------------

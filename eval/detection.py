@@ -71,6 +71,14 @@ class Scores(NamedTuple):
         return float(self.mean_ap.mean())
 
 
+class Threshold(NamedTuple):
+    """The least score at which detections are kept, and how good those are, fractions; all classes are pooled."""
+    score: float
+    precision: float
+    recall: float
+    f1: float
+
+
 def temporal_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """tIoU of segments (..., 2) in seconds that broadcast; 0 where one of the two has no or negative length."""
     intersection = np.minimum(first[..., 1], second[..., 1]) - np.maximum(first[..., 0], second[..., 0])
@@ -199,6 +207,25 @@ def evaluate(truth: GroundTruth, detections: Detections, tiou: ArrayLike,
         predictions_in_unknown_videos=int(unknown_video.sum()),
         unknown_labels=len(np.unique(detections.label[unknown_label])),
         predictions_of_unknown_labels=int(unknown_label.sum()))
+
+
+def best_threshold(truth: GroundTruth, detections: Detections, tiou: float = 0.5) -> Threshold | None:
+    """The score threshold at which F1 is best against all videos of `truth` (see `scored_subset`).
+
+    Of equals the highest; None if no detection matches an instance. Detections of labels that `truth` does not use
+    change nothing, as in mAP.
+    """
+    matches = match(truth, detections, check_tiou([tiou]))
+    scores, hit = detections.scores[matches.order], matches.instance[0] >= 0
+    order = np.argsort(-scores, kind='stable')
+    scores, hits = scores[order], np.cumsum(hit[order])
+    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # a threshold keeps all detections of its score
+    f1 = 2 * hits[last] / (last + 1 + len(truth.segments))
+    if not len(hits) or not hits[-1]:
+        return None
+    best = f1.argmax()
+    kept, true = last[best] + 1, hits[last[best]]
+    return Threshold(float(scores[last[best]]), float(true / kept), float(true / len(truth.segments)), float(f1[best]))
 
 
 def scored_subset(truth: GroundTruth, videos: Sequence[str], subset: str | None = None) -> GroundTruth:

@@ -87,6 +87,12 @@ def select_videos(truth: GroundTruth, keep: np.ndarray) -> GroundTruth:
         tag_video=place[truth.tag_video[tags]], tag_label=truth.tag_label[tags])
 
 
+def select_detections(detections: Detections, keep: np.ndarray) -> Detections:
+    """The detections where `keep` (R,) bool is true; `videos` and `labels` stay as they are."""
+    return detections._replace(video=detections.video[keep], label=detections.label[keep],
+                               segments=detections.segments[keep], scores=detections.scores[keep])
+
+
 @contextmanager
 def without_collection() -> Iterator[None]:
     """No garbage collection meanwhile: it would go through all rows again and again, and find nothing."""

@@ -14,6 +14,7 @@ import eval.detection
 from eval.detection import (
     average_precision,
     averages,
+    best_threshold,
     check_tiou,
     evaluate,
     format_table,
@@ -23,7 +24,7 @@ from eval.detection import (
     temporal_iou,
     warnings,
 )
-from eval.files import Detections, GroundTruth, read_detections, read_ground_truth, select_videos
+from eval.files import Detections, GroundTruth, read_detections, read_ground_truth, select_detections, select_videos
 from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,6 +261,32 @@ def test_table_and_averages():
     assert averages(scores) == {'0.5:0.95': 1.0}
     assert max(map(len, format_table(scores).splitlines())) <= 80
     assert averages(evaluate(truth, perfect, [0.5, 0.75])) == {'all': 1.0}
+
+
+@settings(deadline=None, max_examples=60)
+@given(scenes(), st.sampled_from([0.1, 0.5, 1.0]))
+def test_the_best_threshold_is_that_of_all_scores(scene, tiou):
+    truth, detections = scene
+    best = None
+    for score in sorted(set(detections.scores), reverse=True):
+        kept = select_detections(detections, detections.scores >= score)
+        matches = match(truth, kept, [tiou])
+        true, counted = (matches.instance[0] >= 0).sum(), len(matches.order)
+        if true and (best is None or 2 * true / (counted + len(truth.segments)) > best[3] + 1e-12):
+            precision, recall = true / counted, true / len(truth.segments)
+            best = score, precision, recall, 2 * precision * recall / (precision + recall)
+    found = best_threshold(truth, detections, tiou)
+    assert (found is None) == (best is None)
+    if best:
+        assert found == pytest.approx(best)
+
+
+def test_the_best_threshold_by_hand():
+    truth = truth_of(('v', 'a', 0, 1), ('w', 'b', 0, 1), ('w', 'b', 5, 6))
+    rows = [('v', 'a', 0, 1, 0.8), ('v', 'a', 7, 8, 0.7), ('w', 'b', 0, 1, 0.6), ('w', 'b', 8, 9, 0.5),
+            ('w', 'z', 0, 1, 1)]
+    assert best_threshold(truth, detections_of(*rows)) == pytest.approx((0.6, 2 / 3, 2 / 3, 2 / 3))
+    assert best_threshold(truth, detections_of(*rows[1:2])) is best_threshold(truth, detections_of()) is None
 
 
 # The numbers of published files
