@@ -32,6 +32,7 @@ Everything is judged at each tIoU by itself; an average is the mean over the tIo
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ KINDS = ('true positive', 'double detection', 'wrong label', 'localization', 'co
 MIN_TIOU = 0.1  # below it a prediction has nothing to do with an instance: background
 DEPTH = 10  # predictions that are kept, as a multiple of the instances of their class
 BLOCK = 2 ** 18  # pairs of prediction and instance that are looked at together: bounds the memory
+MANY = 4096  # candidates of one prediction from which on it is quicker to look at it alone
 
 SIZES = ('XS', 'S', 'M', 'L', 'XL')
 
@@ -144,17 +146,31 @@ def judge(truth: GroundTruth, detections: Detections, tiou: ArrayLike, matches: 
 
 def _nearest(truth: GroundTruth, video: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Largest tIoU (M,) with any instance of the video, 0 where there is none, and the label of that instance (M,)."""
+    rows = np.lexsort((truth.segments[:, 0], truth.video))
+    # Complex numbers are ordered by their real, then by their imaginary part: here by video, then by second.
+    starts = truth.video[rows] + 1j * truth.segments[rows, 0]
+    latest = np.maximum.accumulate(truth.video[rows] + 1j * truth.segments[rows, 1])  # end of those up to this one
+    first = np.searchsorted(latest, video + 1j * segments[:, 0], 'right')
+    count = np.maximum(np.searchsorted(starts, video + 1j * segments[:, 1]) - first, 0)  # from `first` on, may overlap
+
     overlap, label = np.zeros(len(video)), np.full(len(video), -1)
-    rows, instances = np.argsort(video, kind='stable'), np.argsort(truth.video, kind='stable')
-    everyone = np.arange(len(truth.videos) + 1)
-    row_end, instance_end = np.searchsorted(video[rows], everyone), np.searchsorted(truth.video[instances], everyone)
-    for v in range(len(truth.videos)):
-        own = instances[instance_end[v]:instance_end[v + 1]]
-        theirs = rows[row_end[v]:row_end[v + 1]]
-        if len(own) and len(theirs):
-            for part in np.array_split(theirs, 1 + len(theirs) * len(own) // BLOCK):
-                pairs = temporal_iou(segments[part, None], truth.segments[own])
-                overlap[part], label[part] = pairs.max(axis=1), truth.label[own[pairs.argmax(axis=1)]]
+    instances = truth.segments[rows]
+    for row in np.flatnonzero(count > MANY):
+        own = slice(first[row], first[row] + count[row])
+        pairs = temporal_iou(segments[row], instances[own])
+        overlap[row] = pairs.max()
+        label[row] = truth.label[rows[own][pairs == overlap[row]].min()]  # the first of equals
+
+    place = np.flatnonzero((count > 0) & (count <= MANY))
+    first, count = first[place], count[place]
+    before = np.cumsum(count) - count
+    for a, b in pairwise([*np.flatnonzero(np.diff(before // BLOCK, prepend=-1)), len(place)]):
+        m, number, begin = place[a:b], count[a:b], before[a:b] - before[a]
+        candidate = np.arange(number.sum()) + np.repeat(first[a:b] - begin, number)
+        pairs = temporal_iou(np.repeat(segments[m], number, axis=0), instances[candidate])
+        overlap[m] = np.maximum.reduceat(pairs, begin)
+        best = np.where(pairs == np.repeat(overlap[m], number), rows[candidate], len(rows))
+        label[m] = truth.label[np.minimum.reduceat(best, begin)]
     return overlap, label
 
 
@@ -206,17 +222,22 @@ def _mean_ap(label: np.ndarray, hit: np.ndarray, miss: np.ndarray, positives: np
     ap = []
     for c in np.flatnonzero(positives):
         own = slice(*np.searchsorted(label, (c, c + 1)))
-        hits = np.cumsum(hit[:, own], axis=1) * (normal / positives[c] if normal else 1)
-        precision = hits / np.maximum(hits + np.cumsum(miss[:, own], axis=1), 1e-99)  # 0 before the first that counts
+        places = np.flatnonzero(hit[:, own].any(axis=0))  # elsewhere precision only falls
+        hits = np.cumsum(hit[:, own][:, places], axis=1) * (normal / positives[c] if normal else 1)
+        misses = np.cumsum(miss[:, own], axis=1, dtype=np.int32)[:, places]
+        precision = hits / np.maximum(hits + misses, 1e-99)  # 0 before the first that counts
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        ap.append((envelope * hit[:, own]).sum(axis=1) / positives[c])
+        ap.append((envelope * hit[:, own][:, places]).sum(axis=1) / positives[c])
     return np.mean(ap, axis=0)
 
 
 def _sensitivity(truth: GroundTruth, matches: Matches, inside: np.ndarray) -> np.ndarray:
     """Normalized mAP (K,) on the instances `inside` (G,) bool, without the predictions matched to the others."""
     matched = matches.instance >= 0
-    return _mean_ap(matches.label[matches.order], matched & inside[matches.instance], ~matched,
+    hit = np.zeros_like(matched)
+    threshold, place = np.nonzero(matched)
+    hit[threshold, place] = inside[matches.instance[threshold, place]]
+    return _mean_ap(matches.label[matches.order], hit, ~matched,
                     np.bincount(truth.label[inside]), normal=len(inside) / len(np.unique(truth.label)))
 
 
