@@ -99,7 +99,7 @@ find_torch() {
         if "$VENV/bin/python" -P -c "from urllib.request import urlopen; urlopen('$cpu/torch/', timeout=10)" 2>/dev/null
         then
             TORCH_INDEX=$cpu
-            SIZE='about a gigabyte, with the CPU build of torch, as no NVIDIA GPU is seen (TORCH_INDEX= takes the other)'
+            SIZE='1.4 GB, with the CPU build of torch, as no NVIDIA GPU is seen (TORCH_INDEX= takes the other)'
         else
             SIZE="perhaps with the CUDA libraries, some gigabytes, as $cpu cannot be reached"
         fi
@@ -130,7 +130,7 @@ install() {
     echo "Installing what $1 lists into $VENV, once, in some minutes: $SIZE."
     "$VENV/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off -r "$ROOT/$1" \
         -c "$ROOT/requirements-lock.txt" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} 2>&1 | tee "$VENV/install.log" |
-        sed -nu 's/^ *\(Collecting\|Downloading\|Installing\) \(.\{1,100\}\).*/  \1 \2/p' ||
+        sed -nu 's/^ *\(Collecting\|Downloading\|Processing\|Installing\) \(.\{1,100\}\).*/  \1 \2/p' ||
         fail "pip could not install what $1 lists; see $VENV/install.log:" \
             "$(grep '^ERROR: ' "$VENV/install.log" | tail -n 1 | cut -c 8-)"
     rm "$VENV/.incomplete"
