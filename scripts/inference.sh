@@ -6,7 +6,8 @@
 #   DATASET=thumos14 DATA_PATH=/data/THUMOS14 MODEL_FILE=CAS_Only.pkl bash scripts/inference.sh
 #
 # DATASET, DATA_PATH, EXP_NAME as for scripts/train.sh
-# MODEL_FILE  the weights (default: outputs/EXP_NAME/best.pt, the best of the last training run of that name)
+# MODEL_FILE  the weights (default: in outputs/EXP_NAME the authors' CAS_Only.pkl, else best.pt, the best of the training
+#             run of that name, whatever its flags were)
 # It writes to outputs/EXP_NAME-inference, so that the training run's own results stay. All further flags go to main.py.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -14,9 +15,12 @@ set -euo pipefail
 show_help "$@"
 read_settings '--dataset --data_path --exp_name --output_dir --model_file' "$@"
 if [ ! "${MODEL_FILE:-}" ]; then
-    MODEL_FILE=$OUTPUT_DIR/$EXP_NAME/best.pt
-    [ -e "$MODEL_FILE" ] ||
-        fail "$MODEL_FILE is not there: train first (bash scripts/train.sh with this EXP_NAME), or give MODEL_FILE."
+    for NAME in CAS_Only.pkl best.pt; do
+        MODEL_FILE=$OUTPUT_DIR/$EXP_NAME/$NAME
+        [ ! -e "$MODEL_FILE" ] || break
+    done
+    [ -e "$MODEL_FILE" ] || fail "$OUTPUT_DIR/$EXP_NAME holds neither CAS_Only.pkl nor best.pt:" \
+        "train first (bash scripts/train.sh with this EXP_NAME), or give MODEL_FILE."
 fi
 find_python requirements.txt
 if [ "$SAMPLE" = yes ]; then

@@ -21,25 +21,42 @@ show_help() {
     done
 }
 
-# satisfies PYTHON FILE: is PYTHON 3.11 or newer, with every version that FILE pins? (2.13.0+cpu is 2.13.0.)
-# It asks the installed packages' metadata, because importing torch takes seconds. -P, new in Python 3.11, keeps it from
-# importing what lies in the caller's folder.
+# satisfies PYTHON FILE: is PYTHON 3.11 or newer, with a version that FILE allows of every package? Prints what it has.
+# It asks the installed packages' metadata, because importing torch takes seconds. Of a version the numbers count:
+# 2.13.0+cpu is 2.13.0. -P, new in Python 3.11, keeps it from importing what lies in the caller's folder.
 satisfies() {
-    "$1" -P - "$2" >/dev/null 2>&1 <<'END'
+    "$1" -P - "$2" 2>/dev/null <<'END'
+import operator
+import platform
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+SIGNS = {'==': operator.eq, '>=': operator.ge, '<': operator.lt}
 
-def pins(path):
+
+def release(text):
+    numbers = [int(number) for number in re.match('[0-9]+([.][0-9]+)*', text)[0].split('.')]
+    return (numbers + [0] * 4)[:4]
+
+
+def requirements(path):
     for line in path.read_text(encoding='utf-8').splitlines():
+        line = line.partition('#')[0].strip()
         if line.startswith('-r '):
-            yield from pins(path.parent / line[3:].strip())
-        elif line.strip():
-            yield line.strip().split('==')
+            yield from requirements(path.parent / line[3:].strip())
+        elif line:
+            yield re.match('[A-Za-z0-9._-]+', line)[0], re.findall('(==|>=|<) *([0-9.]+)', line)
 
 
-sys.exit(any(version(name).split('+')[0] != pin for name, pin in pins(Path(sys.argv[1]))))
+found = {}
+for name, bounds in requirements(Path(sys.argv[1])):
+    found[name] = version(name)
+    if not all(SIGNS[sign](release(found[name]), release(bound)) for sign, bound in bounds):
+        sys.exit(1)
+shown = [f'{name} {found[name]}' for name in ('torch', 'numpy') if name in found]
+print(', '.join([f'Python {platform.python_version()}', *shown]))
 END
 }
 
@@ -48,20 +65,45 @@ venv_satisfies() {
     [ ! -e "$VENV/.incomplete" ] && satisfies "$VENV/bin/python" "$1"
 }
 
-# find_python FILE: sets PYTHON to one that satisfies FILE: the active environment's as it is, else that of .venv.
+# find_python FILE: sets PYTHON to one that satisfies FILE, the active environment's as it is, else that of .venv, and
+# says what it found.
 find_python() {
+    local found
     for PYTHON in python python3; do
-        if satisfies "$PYTHON" "$ROOT/$1"; then
+        if found=$(satisfies "$PYTHON" "$ROOT/$1"); then
+            echo "With the active environment: $found"
             return
         fi
     done
     PYTHON=$VENV/bin/python
-    venv_satisfies "$ROOT/$1" && return
-    (
-        # Of two scripts started at once the second waits, and then finds everything there.
-        if command -v flock >/dev/null; then flock 9; fi
-        venv_satisfies "$ROOT/$1" || install "$1"
-    ) 9>"$ROOT/.venv.lock" || exit
+    if ! found=$(venv_satisfies "$ROOT/$1"); then
+        (
+            # Of two scripts started at once the second waits, and then finds everything there.
+            if command -v flock >/dev/null; then flock 9; fi
+            venv_satisfies "$ROOT/$1" >/dev/null || install "$1"
+        ) 9>"$ROOT/.venv.lock" || exit
+        found=$(venv_satisfies "$ROOT/$1") || fail "$VENV lacks what $1 lists; remove it and run this again."
+    fi
+    echo "With .venv: $found"
+}
+
+# find_torch: sets TORCH_INDEX, where pip looks for torch beside its usual places, and SIZE, what will be installed.
+# Where no NVIDIA GPU is seen that is the index of the CPU builds: to pip 2.13.0+cpu is newer than 2.13.0. What the user
+# has set wins, also if it is empty.
+find_torch() {
+    local cpu=https://download.pytorch.org/whl/cpu
+    SIZE='some gigabytes, with the CUDA libraries'
+    if [ "${TORCH_INDEX+given}" ]; then
+        SIZE="with torch from ${TORCH_INDEX:-where pip finds it}"
+    elif [ "$(uname -s)" = Linux ] && [ ! -e /proc/driver/nvidia ] && ! command -v nvidia-smi >/dev/null; then
+        if "$VENV/bin/python" -P -c "from urllib.request import urlopen; urlopen('$cpu/torch/', timeout=10)" 2>/dev/null
+        then
+            TORCH_INDEX=$cpu
+            SIZE='1.4 GB, with the CPU build of torch, as no NVIDIA GPU is seen (TORCH_INDEX= takes the other)'
+        else
+            SIZE="perhaps with the CUDA libraries, some gigabytes, as $cpu cannot be reached"
+        fi
+    fi
 }
 
 install() {
@@ -81,14 +123,18 @@ install() {
     elif ! "$VENV/bin/python" -P -c 'import pip' >/dev/null 2>&1; then
         fail "$VENV has no pip or no Python 3.11 or newer; remove it and run this again."
     fi
-    echo "Installing what $1 lists into $VENV (once; it can take some minutes)."
     mkdir -p "$VENV" && touch "$VENV/.incomplete" || fail "$VENV cannot be written."
     [ ! "$base" ] || "$base" -m venv "$VENV" >"$VENV/install.log" 2>&1 ||
         fail "$base could not make the virtual environment $VENV; see $VENV/install.log"
-    "$VENV/bin/python" -m pip install --quiet --no-input --disable-pip-version-check -r "$ROOT/$1" \
-        >"$VENV/install.log" 2>&1 || fail "pip could not install what $1 lists; see $VENV/install.log:" \
-        "$(grep '^ERROR: ' "$VENV/install.log" | tail -n 1 | cut -c 8-)"
+    find_torch
+    echo "Installing what $1 lists into $VENV, once, in some minutes: $SIZE."
+    "$VENV/bin/python" -m pip install --no-input --disable-pip-version-check --progress-bar off -r "$ROOT/$1" \
+        -c "$ROOT/requirements-lock.txt" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} 2>&1 | tee "$VENV/install.log" |
+        sed -nu 's/^ *\(Collecting\|Downloading\|Processing\|Installing\) \(.\{1,100\}\).*/  \1 \2/p' ||
+        fail "pip could not install what $1 lists; see $VENV/install.log:" \
+            "$(grep '^ERROR: ' "$VENV/install.log" | tail -n 1 | cut -c 8-)"
     rm "$VENV/.incomplete"
+    echo "Installed $(du -sh "$VENV" | cut -f 1)."
 }
 
 # read_settings NAMES "$@": completes the settings, and leaves in ARGS the flags to pass on. A setting can be given as a

@@ -21,10 +21,11 @@ cd "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the folder of the project}
 
 read_settings '--dataset --data_path --exp_name --output_dir' "$@"
 [ "$SAMPLE" = no ] || fail 'give DATA_PATH: the synthetic sample is too small for a cluster.'
+export TORCH_INDEX=${TORCH_INDEX-} # the machine that installs may see no GPU
 find_python requirements.txt
 # One torchrun a machine; they meet at the first machine of the job. Two jobs on one machine need different ports.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 exec srun "$PYTHON" -m torch.distributed.run --nnodes="$SLURM_NNODES" --nproc_per_node="${SLURM_GPUS_ON_NODE:-1}" \
     --rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$first:$((20000 + SLURM_JOB_ID % 20000))" \
     "$ROOT/main.py" --dataset "$DATASET" --data_path "$DATA_PATH" --output_dir "$OUTPUT_DIR" --exp_name "$EXP_NAME" \
-    --resume ${ARGS[@]+"${ARGS[@]}"}
+    --device cuda --resume ${ARGS[@]+"${ARGS[@]}"}

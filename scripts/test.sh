@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests; what they need is installed into .venv first if the active environment lacks it.
+# Checks the style and the types of the code and runs the tests; what they need is installed into .venv first if the
+# active environment lacks it.
 #
 #   bash scripts/test.sh
 #   bash scripts/test.sh tests/test_sample.py -k seed
@@ -12,6 +13,8 @@ set -euo pipefail
 
 find_python requirements-dev.txt
 cd "$ROOT"
+"$PYTHON" -m ruff check
+# "$PYTHON" -m mypy
 # One process a core, one thread a process: small networks gain nothing from more threads.
 export OMP_NUM_THREADS=1
 WHICH='not long'

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-VARIABLES = ('DATASET', 'DATA_PATH', 'EXP_NAME', 'OUTPUT_DIR', 'MODEL_FILE', 'RESUME')
-TOOLS = ('bash', 'cat', 'cut', 'dirname', 'flock', 'grep', 'mkdir', 'rm', 'sleep', 'tail', 'touch', 'tr', 'cp')
+VARIABLES = ('DATASET', 'DATA_PATH', 'EXP_NAME', 'OUTPUT_DIR', 'MODEL_FILE', 'RESUME', 'TORCH_INDEX')
+TOOLS = ('bash', 'cat', 'cp', 'cut', 'dirname', 'du', 'flock', 'grep', 'mkdir', 'rm', 'sed', 'sleep', 'tail', 'tee',
+         'touch', 'tr', 'uname')
+CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
 
 PRINT_ARGUMENTS = "import json, sys; print(json.dumps(sys.argv[1:])); sys.exit(7 if '--fail' in sys.argv else 0)"
 RUN_REAL_MAIN = f"import os, sys; os.execv(sys.executable, [sys.executable, {str(ROOT / 'main.py')!r}, *sys.argv[1:]])"
@@ -22,13 +24,17 @@ RUN_REAL_MAIN = f"import os, sys; os.execv(sys.executable, [sys.executable, {str
 FAKE_PYTHON = '''#!/usr/bin/env bash
 echo "$*" >>"$LOG"
 case "$*" in
-    '-P - '*) [ -e "$0.complete" ] ;;
+    '-P - '*) [ -e "$0.complete" ] && echo 'Python 3.11.7, torch 2.13.0' ;;
     '-m venv '*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     '-m pip install '*)
         [ "${PIP:-}" != fails ] || { echo 'ERROR: No matching distribution found for torch==2.13.0'; exit 1; }
         [ "${PIP:-}" != killed ] || { touch "$0.complete"; kill -9 $PPID; exit 1; }
+        echo 'Collecting torch<3,>=2.10 (from -r requirements.txt (line 1))'
+        echo '  Obtaining dependency information for torch from somewhere'
+        echo '  Downloading torch-2.13.0-cp311-linux_x86_64.whl (191.8 MB)'
         sleep 0.3
         touch "$0.complete" ;;
+    *urlopen*) [ "${NETWORK:-up}" = up ] ;;
     '-P -c '*) ;;
     *) echo "ran $0" ;;
 esac
@@ -44,6 +50,7 @@ class Project:
         (root / 'main.py').write_text(main)
         (root / 'requirements.txt').write_text(f'numpy=={version("numpy").split("+")[0]}\n')
         (root / 'requirements-dev.txt').write_text(f'-r requirements.txt\npytest=={version("pytest")}\n')
+        (root / 'requirements-lock.txt').touch()
         self.environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         self.environment['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
 
@@ -118,7 +125,7 @@ def test_a_run_is_named_after_its_data(project):
 
 def test_without_data_the_sample_is_made_and_named(project):
     ended = project.run('train.sh', '--num_epochs', '5')
-    assert 'synthetic sample' in ended.stdout.splitlines()[0]
+    assert 'synthetic sample' in ended.stdout.splitlines()[1]
     arguments = json.loads(ended.stdout.splitlines()[-1])
     assert (project.root / 'data' / 'sample' / 'gt.json').is_file()
     assert flags(arguments)['--data_path'] == str(project.root / 'data' / 'sample')
@@ -152,6 +159,15 @@ def test_inference_takes_the_best_weights_of_the_run_and_keeps_its_files(project
         assert '--inference_only' in arguments
 
 
+def test_released_weights_in_the_folder_of_a_run_come_before_its_own(project):
+    folder = project.root / 'outputs' / 'AICL'
+    folder.mkdir(parents=True)
+    for name in ('best.pt', 'CAS_Only.pkl'):
+        (folder / name).touch()
+        given = flags(project.arguments('inference.sh', DATA_PATH='/data', EXP_NAME='AICL'))
+        assert given['--model_file'] == str(folder / name) and given['--exp_name'] == 'AICL-inference'
+
+
 def test_sample_training_and_inference_see_the_same_snippets(project):
     arguments = [project.arguments('train.sh'), project.arguments('inference.sh', MODEL_FILE='a.pt')]
     assert len({flags(a)['--num_segments'] for a in arguments}) == 1
@@ -159,7 +175,8 @@ def test_sample_training_and_inference_see_the_same_snippets(project):
 
 def test_inference_without_a_training_run_says_so(project):
     message = error_of(project.run('inference.sh', EXP_NAME='first'))
-    assert str(project.root / 'outputs' / 'first' / 'best.pt') in message and 'train' in message
+    folder = project.root / 'outputs' / 'first'
+    assert f'{folder} holds neither CAS_Only.pkl nor best.pt' in message and 'train' in message
 
 
 @pytest.mark.parametrize('args, environment, named', [
@@ -189,34 +206,58 @@ def test_a_signal_to_the_script_reaches_the_program(tmp_path):
                       'print("ready", flush=True)\nsignal.pause()')
     with subprocess.Popen(['bash', project.root / 'scripts' / 'train.sh'], stdout=subprocess.PIPE, text=True,
                           env=project.environment | {'DATA_PATH': '/data'}) as script:
-        assert script.stdout.readline() == 'ready\n'
+        while script.stdout.readline() != 'ready\n':
+            pass
         script.send_signal(signal.SIGTERM)
         assert script.wait(10) == 143
 
 
 # ---- Python and what it has to hold ---------------------------------------------------------------------------------
 
-def test_an_active_environment_is_used_as_it_is(project):
-    project.arguments('train.sh', DATA_PATH='/data')
+def test_an_active_environment_is_used_as_it_is_and_named(project):
+    said, *_ = project.run('train.sh', DATA_PATH='/data').stdout.splitlines()
+    assert said.startswith('With the active environment: Python 3.') and said.endswith(f'numpy {version("numpy")}')
     assert not (project.root / '.venv').exists()
 
 
-@pytest.mark.parametrize('installed, pins, satisfied', [
+@pytest.mark.parametrize('installed, bounds, satisfied', [
     ('2.13.0', 'torch==2.13.0', True),
     ('2.13.0+cpu', 'torch==2.13.0\n', True),
+    ('2.13', 'torch==2.13.0', True),
     ('2.13.1', 'torch==2.13.0', False),
-    ('2.13', 'torch==2.13.0', False),
-    ('2.13.0', 'torch==2.13.0\n\nabsent-package==1.0', False),
+    ('2.10.0', 'torch>=2.10,<3', True),
+    ('2.9.1', 'torch>=2.10,<3', False),
+    ('3.0.0', 'torch>=2.10,<3', False),
+    ('2.11.0a0+eb65b36914.nv26.02', '# of a container\ntorch >=2.10, <3    # no pickles', True),
+    ('2.13.0', 'torch', True),
+    ('2.13.0', 'torch==2.13.0\n\nabsent-package>=1.0', False),
+    ('2.13.0', 'absent-package', False),
 ])
-def test_versions_that_satisfy_the_pins(tmp_path, installed, pins, satisfied):
+def test_versions_that_satisfy_the_bounds(tmp_path, installed, bounds, satisfied):
     (tmp_path / f'torch-{installed}.dist-info').mkdir()
     (tmp_path / f'torch-{installed}.dist-info' / 'METADATA').write_text(f'Name: torch\nVersion: {installed}\n')
-    (tmp_path / 'base.txt').write_text(pins)
+    (tmp_path / 'base.txt').write_text(bounds)
     (tmp_path / 'dev.txt').write_text('-r base.txt\n')
     for name in ('base.txt', 'dev.txt'):
         ended = subprocess.run(['bash', '-c', '. "$1"; satisfies "$2" "$3"', 'bash', ROOT / 'scripts' / 'setup.sh',
-                                sys.executable, tmp_path / name], env=os.environ | {'PYTHONPATH': str(tmp_path)})
+                                sys.executable, tmp_path / name], env=os.environ | {'PYTHONPATH': str(tmp_path)},
+                               capture_output=True, text=True)
         assert (ended.returncode == 0) == satisfied
+        assert (f', torch {installed}\n' in ended.stdout) == satisfied
+
+
+def test_the_locked_versions_lie_within_the_bounds(tmp_path):
+    """They are made to look installed, each of them."""
+    for line in (ROOT / 'requirements-lock.txt').read_text().splitlines():
+        if not line.startswith('#'):
+            name, found = line.split('==')
+            folder = tmp_path / f'{name.replace("-", "_")}-{found}.dist-info'
+            folder.mkdir()
+            (folder / 'METADATA').write_text(f'Name: {name}\nVersion: {found}\n')
+    for path in ROOT.glob('requirements*.txt'):
+        ended = subprocess.run(['bash', '-c', '. "$1"; satisfies "$2" "$3"', 'bash', ROOT / 'scripts' / 'setup.sh',
+                                sys.executable, path], env=os.environ | {'PYTHONPATH': str(tmp_path)})
+        assert ended.returncode == 0, path
 
 
 def test_no_python_is_one_line(project):
@@ -229,9 +270,31 @@ def test_a_fresh_machine_gets_an_environment_once(project):
     first, second = (project.run('train.sh', DATA_PATH='/data') for _ in range(2))
     python = project.root / '.venv' / 'bin' / 'python'
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert 'requirements.txt' in first.stdout and len(first.stdout.splitlines()) == 2
-    assert second.stdout == f'ran {python}\n'
+    announced, collecting, downloading, installed, used, ran = first.stdout.splitlines()
+    assert 'requirements.txt' in announced and str(project.root / '.venv') in announced
+    assert collecting.startswith('  Collecting torch') and '191.8 MB' in downloading and 'Installed ' in installed
+    assert second.stdout == f'{used}\n{ran}\n' == f'With .venv: Python 3.11.7, torch 2.13.0\nran {python}\n'
     assert sum(' pip install ' in line for line in log.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize('gpu, environment, index, said', [
+    (False, {}, CPU_INDEX, 'CPU build'),
+    (False, {'NETWORK': 'down'}, None, f'{CPU_INDEX} cannot be reached'),
+    (True, {}, None, 'CUDA'),
+    (False, {'TORCH_INDEX': ''}, None, 'where pip finds it'),
+    (True, {'TORCH_INDEX': 'https://there/cu126'}, 'https://there/cu126', 'https://there/cu126'),
+])
+def test_the_build_of_torch(project, gpu, environment, index, said):
+    if Path('/proc/driver/nvidia').exists() and not gpu:
+        pytest.skip('there is a GPU here')
+    log = project.isolate(python=True)
+    if gpu:
+        (project.root.parent / 'tools' / 'nvidia-smi').symlink_to(shutil.which('true'))
+    ended = project.run('train.sh', DATA_PATH='/data', **environment)
+    assert ended.returncode == 0 and said in ended.stdout.splitlines()[0]
+    pip, = (line for line in log.read_text().splitlines() if ' pip install ' in line)
+    assert f'-c {project.root}/requirements-lock.txt' in pip
+    assert pip.endswith(f'--extra-index-url {index}') if index else '--extra-index-url' not in pip
 
 
 def test_a_killed_installation_is_made_anew(project):

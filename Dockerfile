@@ -1,0 +1,16 @@
+# Everything that AICL needs, in one image.
+#
+#   docker build -t aicl .
+#   docker run --rm --gpus all --shm-size 1g -v /data/THUMOS14:/data:ro -v "$PWD/outputs:/aicl/outputs" \
+#       aicl bash scripts/train.sh --data_path /data --exp_name first
+#
+# It holds torch with its CUDA libraries; the machine needs NVIDIA's driver and container toolkit. For the CPU build:
+#   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu -t aicl .
+FROM python:3.11-slim
+ARG TORCH_INDEX=
+WORKDIR /aicl
+COPY requirements.txt requirements-lock.txt ./
+RUN python -m pip install --no-cache-dir -r requirements.txt -c requirements-lock.txt \
+    ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"}
+COPY . .
+CMD ["bash", "scripts/train.sh"]

@@ -1,0 +1,266 @@
+"""The converter: every published layout becomes the same data folder, and its source stays as it was."""
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dataset
+from data_folder import find_split
+from eval.files import read_ground_truth
+from scripts import convert
+from utils import InputError, run_command
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH = 6
+LENGTHS = {'video_validation_01': 9, 'video_validation_02': 4, 'video_test_01': 7, 'video_test_02': 11}
+TRAIN, TEST = (tuple(name for name in LENGTHS if subset in name) for subset in ('validation', 'test'))
+
+
+def features() -> dict[str, np.ndarray]:
+    """(L, 2 WIDTH) of every video; no two numbers are equal."""
+    random = np.random.RandomState(0)
+    return {name: random.rand(length, 2 * WIDTH).astype(np.float32) for name, length in LENGTHS.items()}
+
+
+def annotations() -> dict:
+    """As ActionFormer's thumos14.json has them: more keys than are needed, capital subsets, frames beside seconds."""
+    return {'version': 'Thumos14-30fps', 'database': {
+        name: {'subset': 'Validation' if name in TRAIN else 'Test', 'duration': length * 0.64, 'fps': 30.0,
+               'annotations': [{'label': 'Dive' if '01' in name else 'Jump', 'segment': [0.5, 2.0],
+                                'segment(frames)': [15.0, 60.0], 'label_id': 0}]}
+        for name, length in LENGTHS.items()}}
+
+
+def save(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        path = folder / f'{name}.npy'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, array)
+
+
+def halves() -> dict[str, dict[str, np.ndarray]]:
+    return {name: {'rgb': array[:, :WIDTH], 'flow': array[:, WIDTH:]} for name, array in features().items()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+def check(dest: Path) -> None:
+    """The converted folder trains: both splits, labels and every number of every feature are as they were."""
+    truth = read_ground_truth(dest / 'gt.json')
+    for split, names in (('train', TRAIN), ('test', TEST)):
+        found = find_split(dest, split, truth, truth.labels, ('rgb', 'flow'))
+        assert tuple(found.names) == names and found.source == f'split_{split}.txt'
+        for name, file in zip(found.names, found.files):
+            out = np.empty((LENGTHS[name], 2 * WIDTH), np.float32)
+            file.read(slice(None), out)
+            np.testing.assert_array_equal(out, features()[name])
+
+
+def write_layout(root: Path, layout: str) -> Path:
+    """Write the features in a published layout with their annotations; returns the SOURCE."""
+    root.mkdir()
+    if layout != 'W-TALC':
+        (root / 'annotations').mkdir()
+        (root / 'annotations' / 'thumos14.json').write_text(json.dumps(annotations()))
+        (root / 'annotations' / 'scores.json').write_text('[1, 2]')
+    if layout == 'joint':
+        save(root / 'i3d_features', features())
+        return root
+    if layout == 'suffixes':
+        save(root / 'i3d', {f'{name}_{stream}': a for name, arrays in halves().items() for stream, a in arrays.items()})
+        return root / 'i3d'
+    if layout == 'stream folders':
+        save(root / 'I3D', {f'{stream.upper()}/{name}': a for name, arrays in halves().items()
+                            for stream, a in arrays.items()})
+        return root
+    if layout == 'leading axis':
+        save(root / 'x', {name: array[None] for name, array in features().items()})
+    if layout == 'trailing axes':
+        save(root / 'x', {name: array[:, :, None, None] for name, array in features().items()})
+    if layout == 'time second':
+        save(root / 'x', {name: array.T for name, array in features().items()})
+    if layout == 'W-TALC':
+        return write_wtalc(root)
+    return root
+
+
+def ragged(rows: list) -> np.ndarray:
+    array = np.empty(len(rows), object)
+    array[:] = rows
+    return array
+
+
+def write_wtalc(root: Path, **other: np.ndarray) -> Path:
+    """The seven arrays that W-TALC publishes, texts as bytes; CO2-Net reads the same."""
+    entries = annotations()['database'].values()
+    columns = {'videoname': np.array(list(LENGTHS), 'S'), 'duration': np.array([[e['duration']] for e in entries]),
+               'subset': np.array([e['subset'].lower() for e in entries], 'S'),
+               'classlist': np.array([b'Dive', b'Jump']),
+               'segments': ragged([[a['segment'] for a in e['annotations']] for e in entries]),
+               'labels': ragged([[a['label'] for a in e['annotations']] for e in entries]),
+               'labels_all': ragged([[a['label'] for a in e['annotations']] for e in entries])} | other
+    save(root / 'Thumos14reduced-Annotations', columns)
+    path = root / 'Thumos14reduced-I3D-JOINTFeatures.npy'
+    np.save(path, ragged(list(features().values())), allow_pickle=True)
+    return path
+
+
+@pytest.mark.parametrize('layout, done', [
+    ('joint', '4 arrays linked'), ('suffixes', '8 arrays linked'), ('stream folders', '8 arrays linked'),
+    ('leading axis', '4 arrays written as (snippets, width)'),
+    ('trailing axes', '4 arrays written as (snippets, width)'),
+    ('time second', '4 arrays written with time as the first axis'),
+    ('W-TALC', '4 arrays written as (snippets, width)')])
+def test_a_published_layout_becomes_a_data_folder_and_stays_as_it_was(tmp_path, capsys, layout, done):
+    source = write_layout(tmp_path / 'thumos', layout)
+    before = contents(tmp_path / 'thumos')
+    convert.convert(source, tmp_path / 'data', None, copy=False)
+    check(tmp_path / 'data')
+    said = capsys.readouterr().out
+    assert done in said and '2 training and 2 test videos' in said and f'dataset.py {tmp_path / "data"}' in said
+    assert contents(tmp_path / 'thumos') == before
+    assert sorted(os.listdir(tmp_path)) == ['data', 'thumos']
+
+
+def test_the_check_that_it_names_finds_the_folder_fine(tmp_path, capsys, monkeypatch):
+    convert.convert(write_layout(tmp_path / 'thumos', 'joint'), tmp_path / 'data', None, copy=False)
+    monkeypatch.setattr(sys, 'argv', ['dataset.py', str(tmp_path / 'data'), '--deep'])
+    assert dataset.main() == 0, capsys.readouterr().out
+
+
+def test_copies_do_not_need_their_source(tmp_path):
+    source = write_layout(tmp_path / 'thumos', 'joint')
+    convert.convert(source, tmp_path / 'data', None, copy=True)
+    source.rename(tmp_path / 'gone')
+    check(tmp_path / 'data')
+
+
+def test_lists_in_the_source_decide_before_subsets_and_videos_of_no_split_are_named(tmp_path, capsys):
+    source = write_layout(tmp_path / 'thumos', 'joint')
+    (source / 'split_train.txt').write_text('video_test_01\nmoon\n')
+    (source / 'split_test.txt').write_text('v_video_test_02\n')
+    convert.convert(source, tmp_path / 'data', None, copy=False)
+    assert (tmp_path / 'data' / 'split_train.txt').read_text() == 'video_test_01\n'
+    assert (tmp_path / 'data' / 'split_test.txt').read_text() == 'video_test_02\n'
+    said = capsys.readouterr().out
+    assert '1 video by split_train.txt without features, left out: moon' in said
+    assert '2 videos that belong to no split: video_validation_01, video_validation_02' in said
+
+
+def test_without_annotations_all_videos_are_tested(tmp_path, capsys):
+    source = write_layout(tmp_path / 'thumos', 'suffixes')
+    (tmp_path / 'thumos' / 'annotations' / 'thumos14.json').unlink()
+    convert.convert(source, tmp_path / 'data', None, copy=False)
+    assert 'all are tested' in capsys.readouterr().out
+    assert not (tmp_path / 'data' / 'gt.json').exists() and not (tmp_path / 'data' / 'split_train.txt').exists()
+    assert find_split(tmp_path / 'data', 'test', None, [], ('rgb', 'flow')).names == sorted(LENGTHS)
+
+
+def test_one_stream_alone_is_kept_as_one(tmp_path):
+    save(tmp_path / 'x', {f'{name}_flow': arrays['flow'] for name, arrays in halves().items()})
+    convert.convert(tmp_path / 'x', tmp_path / 'data', None, copy=False)
+    assert find_split(tmp_path / 'data', 'test', None, [], ('flow',)).names == sorted(LENGTHS)
+
+
+@pytest.mark.parametrize('shapes, time_first', [
+    ([(9, 1024), (4, 1024)], True), ([(1024, 9), (1024, 4)], False),    # lengths tell
+    ([(50, 1024), (50, 1024)], True), ([(1024, 50)] * 2, False), ([(2048, 50)], False),    # a usual width tells
+    ([(50, 64)], True), ([(1024, 2048)], True), ([(1024, 1024)], True)])
+def test_which_axis_is_time(shapes, time_first):
+    assert convert.has_time_first(shapes, 'rgb') == time_first
+
+
+def test_labels_of_wtalc_without_times_become_tags(tmp_path):
+    tags = ragged([['Dive', 'Swim'], ['Jump'], ['Dive'], ['Jump']])
+    path = write_wtalc(tmp_path, labels_all=tags)
+    convert.convert(path, tmp_path / 'data', None, copy=False)
+    database = json.loads((tmp_path / 'data' / 'gt.json').read_text())['database']
+    assert database['video_validation_01'] == {
+        'subset': 'validation', 'duration': pytest.approx(9 * 0.64),
+        'annotations': [{'label': 'Dive', 'segment': [0.5, 2.0]}, {'label': 'Swim'}]}
+    assert database['video_validation_02']['annotations'] == [{'label': 'Jump', 'segment': [0.5, 2.0]}]
+
+
+def test_arrays_pickled_by_python_2_are_read(tmp_path):
+    """np.save of Python 2 wrote protocol 2, and its texts are byte strings: these are their opcodes."""
+    def python2_string(value: str) -> bytes:
+        return b'U' + bytes([len(value)]) + value.encode()
+
+    path = tmp_path / 'labels.npy'
+    np.save(path, ragged([['x']]), allow_pickle=True)
+    header = path.read_bytes()[:128]
+    inner = b'](' + python2_string('Dive') + python2_string('Jump') + b'e'    # a list of two
+    state = (b'(K\x01K\x01\x85cnumpy\ndtype\n' + python2_string('O8') + b'K\x00K\x01\x87R(K\x03' + python2_string('|')
+             + b'NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89](' + inner + b'etb')
+    body = b'\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85' + python2_string('b') + b'\x87R'
+    path.write_bytes(header + body + state + b'.')
+    assert convert.load_objects(path) == [['Dive', 'Jump']]
+
+
+class Attack:
+    def __reduce__(self):
+        return os.system, ('touch attacked',)
+
+
+def test_no_code_of_a_pickle_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_wtalc(tmp_path, segments=ragged([Attack(), Attack(), Attack(), Attack()]))
+    path = tmp_path / 'Thumos14reduced-I3D-JOINTFeatures.npy'
+    with pytest.raises(InputError, match='segments.npy: not an array of arrays and lists alone .*system'):
+        convert.convert(path, tmp_path / 'data', None, copy=False)
+    assert not (tmp_path / 'attacked').exists() and not (tmp_path / 'data').exists()
+    for module, name in (('builtins', 'eval'), ('os', 'system'), ('numpy', 'load'), ('numpyx', 'dtype')):
+        with pytest.raises(pickle.UnpicklingError):
+            convert.ArraysOnly(open(os.devnull, 'rb')).find_class(module, name)
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+def spoil(name: str, change) -> None:
+    path = next(Path().rglob(f'{name}.npy'))
+    np.save(path, change(np.load(path)))
+
+
+@pytest.mark.parametrize('damage, named', [
+    (lambda: spoil('video_test_01', lambda a: np.stack([a] * 10)), ['video_test_01.npy', '(10, 7, 12)', 'crops']),
+    (lambda: spoil('video_test_01', lambda a: a.astype(int)), ['video_test_01.npy', 'int64']),
+    (lambda: spoil('video_test_01', lambda a: a[:, :5]), ['different widths', '(7, 5)']),
+    (lambda: next(Path().rglob('video_test_01.npy')).write_bytes(b''), ['video_test_01.npy']),
+    (lambda: np.save('thumos/video_test_01.npy', np.zeros((3, 12))), ['i3d_features/video_test_01.npy', 'same']),
+    (lambda: np.save('thumos/video_test_09_rgb.npy', np.zeros((3, 12))), ['video_test_09', 'rgb']),
+    (lambda: Path('data').mkdir() or Path('data/mine').touch(), ['data', 'not empty']),
+    (lambda: Path('thumos/gt.json').write_text(json.dumps(annotations())), ['--annotations', 'thumos14.json']),
+    (lambda: [path.unlink() for path in Path().rglob('*.npy')], ['no .npy file']),
+    (lambda: Path('thumos').rename('elsewhere'), ['thumos: not found'])])
+def test_what_cannot_be_meant_is_refused_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, damage, named):
+    write_layout(tmp_path / 'thumos', 'joint')
+    monkeypatch.chdir(tmp_path)
+    damage()
+    there = sorted(os.listdir())
+    monkeypatch.setattr(sys, 'argv', ['convert.py', 'thumos', 'data'])
+    assert run_command(convert.main) == 2
+    message = capsys.readouterr().err
+    assert message.startswith('error: ') and message.count('\n') == 1, message
+    assert all(part in message for part in named), message
+    assert sorted(os.listdir()) == there
+
+
+def test_the_command(tmp_path):
+    source = write_layout(tmp_path / 'thumos', 'joint')
+    command = [sys.executable, '-m', 'scripts.convert', source, tmp_path / 'data', '--copy']
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 0 and not ended.stderr and '4 arrays copied' in ended.stdout
+    check(tmp_path / 'data')
+
+
+def test_a_destination_in_the_source_is_refused(tmp_path):
+    source = write_layout(tmp_path / 'thumos', 'joint')
+    with pytest.raises(InputError, match='left as it is'):
+        convert.convert(source, source / 'data', None, copy=False)
