@@ -1,0 +1,95 @@
+"""Optical flow of whole snippets in worker processes: bounded work in flight, results in order."""
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing import connection, get_context, parent_process
+
+import cv2
+import numpy as np
+
+from extraction.flow import dis, quantize, tvl1
+from utils import InputError
+
+METHODS = {'tvl1': tvl1, 'dis': dis}
+
+
+@dataclass(frozen=True)
+class FlowRecipe:
+    """How flow fields are made of grey frames, and what of them is kept. Calling it computes them."""
+    method: str = 'tvl1'
+    bound: float = 20        # pixels a frame, beyond which motion is cut off
+    quantized: bool = True
+    crop: int = 224
+
+    def __call__(self, grey: np.ndarray) -> np.ndarray:
+        """The flow from each frame to the next: (F + 1, H, W) uint8 -> (F, crop, crop, 2) float32 in [-1, 1]."""
+        fields = []
+        for first, second in pairwise(grey):
+            field = METHODS[self.method](first, second)    # of all of the frame: motion comes in from the side
+            fields.append(quantize(centre(field, self.crop), self.bound, self.quantized))
+        return np.stack(fields)
+
+
+def centre(image: np.ndarray, crop: int) -> np.ndarray:
+    """The square of `crop` pixels in the midst of an image (H, W, ...)."""
+    top, left = ((side - crop) // 2 for side in image.shape[:2])
+    return image[top:top + crop, left:left + crop]
+
+
+class FlowPool:
+    """Processes that compute `recipe(grey)`, a picklable function; with 0 workers this process does it."""
+
+    def __init__(self, recipe: Callable[[np.ndarray], np.ndarray], workers: int):
+        self.recipe = recipe
+        self.depth = 2 * workers    # snippets in flight: one at work and one waiting for each worker
+        self.executor = ProcessPoolExecutor(workers, get_context('spawn'), _begin_work) if workers else None
+
+    def submit(self, grey: np.ndarray) -> 'Future[np.ndarray]':
+        """Begin with the flow of a snippet."""
+        if self.executor is None:
+            done: Future[np.ndarray] = Future()
+            done.set_result(self.recipe(grey))
+            return done
+        try:
+            return self.executor.submit(self.recipe, grey)
+        except BrokenProcessPool:
+            raise _killed() from None
+
+    def result(self, task: 'Future[np.ndarray]') -> np.ndarray:
+        """The flow of a snippet once it is there. Raises InputError where a worker was killed."""
+        try:
+            return task.result()
+        except BrokenProcessPool:
+            raise _killed() from None
+
+    def __enter__(self) -> 'FlowPool':
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the workers; work that nobody waits for any more is dropped."""
+        if self.executor is not None:
+            self.executor.shutdown(cancel_futures=True)
+
+
+def _killed() -> InputError:
+    return InputError('a process that computes optical flow was killed, perhaps for lack of memory; start again with '
+                      'fewer --workers: videos that are done are kept')
+
+
+def _begin_work() -> None:
+    """A worker uses one core, leaves Ctrl-C to its parent and does not outlive it."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
