@@ -13,9 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def nothing(frame: np.ndarray) -> np.ndarray:
+    """No motion (H, W, 2), which both methods begin with."""
+    return np.zeros((*frame.shape, 2), np.float32)
+
+
 def tvl1(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """OpenCV's TV-L1 from one grey frame (H, W) uint8 to the next -> (H, W, 2) float32 in pixels."""
-    return cv2.optflow.DualTVL1OpticalFlow.create().calc(first, second, None)
+    return np.asarray(cv2.optflow.DualTVL1OpticalFlow.create().calc(first, second, nothing(first)))
 
 
 def dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -23,7 +28,8 @@ def dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     Not the flow that the published I3D weights were trained on.
     """
-    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return np.asarray(method.calc(first, second, nothing(first)))
 
 
 def quantize(flow: np.ndarray, bound: float = 20, enabled: bool = True) -> np.ndarray:

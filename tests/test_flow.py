@@ -37,6 +37,12 @@ def in_torch(*pairs):
     return torch_tvl1(firsts, seconds).numpy()
 
 
+def test_the_draft_is_opencvs_dis():
+    pair = moved(2, 1)
+    bare = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*pair, None)
+    np.testing.assert_array_equal(dis(*pair), bare)
+
+
 @pytest.mark.parametrize('method', [tvl1, dis])
 def test_flow_points_to_where_things_move_in_pixels_and_horizontally_first(method):
     field = method(*moved(3, -1.5))
