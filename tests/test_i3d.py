@@ -1,0 +1,301 @@
+"""I3D against the golden features, its padding against loops, and files of weights that do not fit."""
+import importlib.util
+import io
+import json
+import math
+import pickle
+import subprocess
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from extraction import i3d
+from extraction.i3d import I3D, PUBLISHED, MaxPool, Unit, build_i3d, load_i3d, read_weights, second_name, where_to_get
+from utils import InputError
+
+
+@pytest.fixture(scope='module')
+def golden(shared):
+    """The module that makes the golden weights and clips."""
+    spec = importlib.util.spec_from_file_location('make_weights', shared / 'golden' / 'i3d' / 'make_weights.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def weights_of(golden, tmp_path_factory):
+    """A function from modality and naming (0, 1) to a file of golden weights, written once."""
+    folder = tmp_path_factory.mktemp('weights')
+
+    def write(modality, naming):
+        path = folder / f'{modality}{naming}.pt'
+        if not path.is_file():
+            torch.save(golden.make_weights(modality, 7, naming), path)
+        return path
+
+    return write
+
+
+def small(modality='rgb', naming=0):
+    """A state dict of the right names and shapes whose file is small: every tensor repeats one number."""
+    with torch.device('meta'):
+        own = I3D(modality).state_dict()
+    return {second_name(name) if naming else name: torch.tensor(0.5).expand(value.shape) for name, value in own.items()
+            if 'num_batches' not in name}
+
+
+def expected(shared, modality, num_frames):
+    cases = json.loads((shared / 'golden' / 'i3d' / 'expected.json').read_text())
+    return [case for case in cases if (case['modality'], case['num_frames']) == (modality, num_frames)]
+
+
+def check_golden(shared, golden, path, modality, num_frames, dtype, rtol, atol):
+    network = load_i3d(path, modality, dtype=dtype)
+    cases = expected(shared, modality, num_frames)
+    assert cases
+    clips = torch.cat([golden.make_clip(modality, num_frames, case['clip_seed']) for case in cases])
+    rows = network(clips.to(dtype))
+    assert rows.dtype == dtype and rows.shape == (len(cases), {16: 1, 24: 2}[num_frames], 1024)
+    np.testing.assert_allclose(rows.numpy(), [case['features'] for case in cases], rtol=rtol, atol=atol)
+
+
+CASES = [(modality, naming, num_frames) for modality in ('rgb', 'flow') for naming in (0, 1) for num_frames in (16, 24)]
+
+
+def long_but(*quick):
+    """CASES, all but the quick ones marked as long."""
+    return [case if case in quick else pytest.param(*case, marks=pytest.mark.long) for case in CASES]
+
+
+@pytest.mark.parametrize('modality, naming, num_frames', long_but(('rgb', 1, 16), ('flow', 0, 24)))
+def test_float32_features_are_the_golden_ones(shared, golden, weights_of, modality, naming, num_frames):
+    check_golden(shared, golden, weights_of(modality, naming), modality, num_frames, torch.float32, 1e-4, 1e-5)
+
+
+# The golden numbers have nine digits, which are up to 5e-9 from the truth.
+@pytest.mark.parametrize('modality, naming, num_frames', long_but(('flow', 0, 24)))
+def test_float64_features_have_all_golden_digits(shared, golden, weights_of, modality, naming, num_frames):
+    check_golden(shared, golden, weights_of(modality, naming), modality, num_frames, torch.float64, 6e-9, 0)
+
+
+def test_the_second_naming_is_the_published_one(shared):
+    names = json.loads((shared / 'golden' / 'i3d' / 'names.json').read_text())
+    for first, second, _ in names['rgb'] + names['flow']:
+        if not first.startswith('logits'):
+            assert second_name(first) == second
+
+
+# ---- SAME padding, by loops -----------------------------------------------------------------------------------------
+
+def windows(size, kernel, stride):
+    """The places of each output position on one axis, by the text of TensorFlow's documentation."""
+    outputs = math.ceil(size / stride)
+    needed = max((outputs - 1) * stride + kernel - size, 0)
+    return [[i * stride - needed // 2 + k for k in range(kernel)] for i in range(outputs)]
+
+
+def by_loops(x, kernel, stride, value_at):
+    """value_at(list of (place or None)) over every window of x (C, D, H, W); None is outside."""
+    axes = [windows(size, k, s) for size, k, s in zip(x.shape[1:], kernel, stride)]
+    out = [[[value_at([(a, b, c) if all(0 <= p < n for p, n in zip((a, b, c), x.shape[1:])) else None
+                       for a in depth for b in height for c in width])
+             for width in axes[2]] for height in axes[1]] for depth in axes[0]]
+    return np.moveaxis(np.array(out), -1, 0)
+
+
+SIZES = [(8, 6, 6), (9, 7, 5), (5, 4, 7)]
+
+
+@pytest.mark.parametrize('kernel, stride', [(7, 2), (3, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize('size', SIZES)
+def test_convolutions_pad_as_tensorflow_does(size, kernel, stride):
+    torch.manual_seed(0)
+    unit = Unit(2, 3, kernel, stride).double().eval()
+    x = torch.rand(1, 2, *size, dtype=torch.float64)
+    flat, image = unit.conv3d.weight.detach().flatten(2).numpy(), x[0].numpy()    # (3, 2, places)
+
+    def value_at(places):
+        inside = np.array([[0, 0] if p is None else image[:, p[0], p[1], p[2]] for p in places])
+        return np.einsum('ocp,pc->o', flat, inside)
+
+    wanted = by_loops(image, [kernel] * 3, [stride] * 3, value_at)
+    wanted = np.maximum(wanted / math.sqrt(1 + 1e-3), 0)    # fresh batch norm: mean 0, variance 1, epsilon 1e-3
+    with torch.no_grad():
+        np.testing.assert_allclose(unit(x)[0].numpy(), wanted, atol=1e-12)
+        unit.fold()
+        np.testing.assert_allclose(unit(x)[0].numpy(), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize('kernel, stride', [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)),
+                                            ((3, 3, 3), (1, 1, 1))])
+@pytest.mark.parametrize('size', SIZES)
+def test_maximum_pooling_pads_as_tensorflow_does(size, kernel, stride):
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, *size)    # negative numbers too: the outside must not win
+    image = x[0].numpy()
+    wanted = by_loops(image, kernel, stride, lambda places: np.max([image[:, a, b, c] for a, b, c in
+                                                                   filter(None, places)], axis=0))
+    np.testing.assert_array_equal(MaxPool(kernel, stride)(x)[0].numpy(), wanted)
+
+
+# ---- options and inputs ---------------------------------------------------------------------------------------------
+
+def random_file(path, modality='flow'):
+    torch.manual_seed(3)
+    state = I3D(modality).state_dict()
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def random_weights(tmp_path_factory):
+    return read_weights(random_file(tmp_path_factory.mktemp('random') / 'flow.pt'), 'flow')
+
+
+def test_clips_of_a_batch_do_not_touch_each_other(random_weights):
+    network = build_i3d(random_weights)
+    clips = torch.rand(2, 2, 9, 48, 32) * 2 - 1
+    rows = network(clips)
+    assert rows.shape == (2, 1, 1024)
+    torch.testing.assert_close(rows[1:2], network(clips[1:2]), rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(rows[0], rows[1], rtol=1e-3, atol=0)
+
+
+def test_the_epsilon_of_the_batch_norm_matters_and_is_the_published_one(random_weights):
+    clips = torch.rand(1, 2, 9, 32, 32)
+    rows = {epsilon: build_i3d(random_weights, **({'epsilon': epsilon} if epsilon else {}))(clips)
+            for epsilon in (None, 1e-3, 1e-5)}
+    assert torch.equal(rows[None], rows[1e-3])
+    assert not torch.allclose(rows[1e-3], rows[1e-5], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 16, 32, 32), (1, 2, 8, 32, 32), (2, 16, 32, 32)])
+def test_clips_that_are_none_are_refused(random_weights, shape):
+    with pytest.raises(ValueError, match='clips are'):
+        build_i3d(random_weights)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize('able', [False, True])
+def test_bfloat16_runs_only_where_the_processor_has_it(random_weights, monkeypatch, able):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: {'avx512_bf16': able})
+    if not able:
+        with pytest.raises(InputError, match='--precision bf16'):
+            build_i3d(random_weights, precision='bf16')
+        return
+    clips = torch.rand(1, 2, 9, 32, 32)
+    near, exact = build_i3d(random_weights, precision='bf16')(clips), build_i3d(random_weights)(clips)
+    assert near.dtype == torch.float32 and 1e-5 < (near - exact).norm() / exact.norm() < 0.05
+
+
+def test_loading_draws_no_random_numbers(tmp_path):
+    path = random_file(tmp_path / 'flow.pt')
+    torch.manual_seed(5)
+    load_i3d(path, 'flow')
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(3))
+
+
+# ---- files of weights -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('naming', [0, 1])
+@pytest.mark.parametrize('zipped', [True, False])
+def test_old_files_and_the_classifier_are_taken(tmp_path, naming, zipped):
+    state = small('rgb', naming)    # as old files: no num_batches_tracked
+    state['conv3d_0c_1x1.conv3d.weight' if naming else 'logits.conv3d.weight'] = torch.zeros(400, 1024, 1, 1, 1)
+    torch.save(state, tmp_path / 'x.pt', _use_new_zipfile_serialization=zipped)
+    assert len(read_weights(tmp_path / 'x.pt', 'rgb').parameters) == len(I3D('rgb').state_dict())
+
+
+STEM = 'Conv3d_1a_7x7.conv3d.weight'
+GAMMA = 'Mixed_4c.b1b.bn.weight'
+
+
+def without(state, name):
+    return {key: value for key, value in state.items() if key != name}
+
+
+@pytest.mark.parametrize('change, messages', [
+    (lambda s: without(without(s, GAMMA), STEM), [f'{STEM} is missing', f'{GAMMA} is missing']),
+    (lambda s: s | {'extra.weight': torch.zeros(1)}, ["extra.weight is not one of this network's"]),
+    (lambda s: s | {GAMMA: torch.zeros(3)}, [f'{GAMMA} is (3,) where (224,) is needed']),
+    (lambda s: s | {GAMMA: torch.full((224,), math.nan)}, [f'{GAMMA} holds NaN or infinity']),
+    (lambda s: s | {GAMMA: torch.zeros(224, dtype=torch.int64)}, [f'{GAMMA} is not a tensor of floating point']),
+    (lambda s: s | {GAMMA: 'text'}, [f'{GAMMA} is not a tensor of floating point']),
+    (lambda s: s | {7: torch.zeros(1)}, ["7 is not one of this network's"]),
+    (lambda s: small('flow'), ['holds weights for flow, give them as --flow_weights']),
+    (lambda s: without(small('rgb', 1), 'mixed_4c.branch_1.1.batch3d.weight'),
+     ['mixed_4c.branch_1.1.batch3d.weight is missing']),
+    (lambda s: {'fc.weight': torch.zeros(2)}, ['holds no weights of I3D', '73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a']),
+    (lambda s: {}, ['holds no weights of I3D']),
+    (lambda s: [torch.zeros(1)], ['holds a list, not a dictionary'])])
+def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, change, messages):
+    path = tmp_path / 'x.pt'
+    torch.save(change(small()), path)
+    with pytest.raises(InputError) as error:
+        load_i3d(path, 'rgb')
+    assert str(error.value).startswith(f'{path}: ') and '\n' not in str(error.value)
+    for message in messages:
+        assert message in str(error.value)
+
+
+class Hostile:
+    def __reduce__(self):
+        return print, ('this code ran',)
+
+
+def tar_file():
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode='w') as tar:
+        tar.addfile(tarfile.TarInfo('storages'))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize('content', [b'', b'<html>not found</html>', pickle.dumps(Hostile()), tar_file(), None])
+def test_damaged_files_are_refused_and_no_code_in_them_runs(tmp_path, capsys, content):
+    if content is None:    # half a download
+        torch.save(small(), tmp_path / 'whole.pt')
+        content = (tmp_path / 'whole.pt').read_bytes()[:5000]
+    path = tmp_path / 'x.pt'
+    path.write_bytes(content)
+    with pytest.raises(InputError, match='damaged, or not a file of tensors alone'):
+        load_i3d(path, 'rgb')
+    assert capsys.readouterr().out == ''
+    assert list(tmp_path.glob('storages')) == []
+
+
+@pytest.mark.parametrize('name', ['absent.pt', '.'])
+def test_files_that_cannot_be_read_are_named(tmp_path, name):
+    with pytest.raises(InputError, match='cannot be read'):
+        load_i3d(tmp_path / name, 'rgb')
+
+
+def test_a_published_file_is_recognised_by_its_git_blob_id_and_any_other_warned_of(tmp_path, capsys, monkeypatch):
+    path = random_file(tmp_path / 'flow.pt')
+    blob_id = subprocess.run(['git', 'hash-object', path], capture_output=True, text=True, check=True).stdout.strip()
+    load_i3d(path, 'flow')
+    out, err = capsys.readouterr()
+    assert out == '' and err.startswith(f'warning: {path}: ') and blob_id in err
+    monkeypatch.setitem(i3d.PUBLISHED, blob_id, i3d.PublishedFile('flow_imagenet.pt', 'flow', 'somewhere'))
+    load_i3d(path, 'flow')
+    out, err = capsys.readouterr()
+    assert err == '' and 'the published flow_imagenet.pt' in out and blob_id in out
+
+
+def test_the_ids_and_places_are_those_of_the_list(shared):
+    text = (shared / 'links.md').read_text()
+    for blob_id, file in PUBLISHED.items():
+        line = next(line for line in text.splitlines() if blob_id in line)
+        assert f'`{file.name}`' in line and file.modality in file.name
+        assert file.place.partition(',')[0] in text
+
+
+def test_whoever_has_no_weights_is_told_what_to_get():
+    line = where_to_get(['rgb', 'flow'])
+    assert '\n' not in line and '--rgb_weights' in line and '--flow_weights' in line
+    for blob_id, file in PUBLISHED.items():
+        assert blob_id in line and file.name in line and file.place in line
+    assert 'flow_imagenet.pt' not in where_to_get(['rgb'])
