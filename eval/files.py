@@ -109,7 +109,8 @@ def without_collection() -> Iterator[None]:
 def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     """Reads a gt.json; a video without "annotations", or with null there, is an unannotated one.
 
-    An annotation without "segment" is a tag: it says that something happens in the video, not when. Raises InputError naming file, video and mend for anything that is not of the form above.
+    An annotation without "segment" is a tag: it says that something happens in the video, not when. Raises InputError
+    naming file, video and mend for anything that is not of the form above.
     """
     database = _videos_of(path, 'database', 'ground truth')
     entries = list(database.values())

@@ -56,7 +56,7 @@ time.sleep(60)
 
 
 class Project:
-    """A copy of the scripts, of eval/ and its ground, in a folder whose name has a space, with a main.py of the test's own."""
+    """A copy of the scripts, of eval/ and its ground, in a folder with a space, with a main.py of the test's own."""
 
     def __init__(self, root: Path, main: str = STAND_IN):
         self.root = root

@@ -117,7 +117,8 @@ def test_a_full_disk(data, mounted, log, expected, left):
 def test_a_disk_that_turns_read_only(data, mounted, log, expected):
     mount(mounted, '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs')
     folder = mounted / 'run'
-    locked = Call('training.aicl_losses', 5, Do(os.system, f'mount -o remount,ro,size=4m {mounted} || umount -l {mounted}'))
+    lock = f'mount -o remount,ro,size=4m {mounted} || umount -l {mounted}'
+    locked = Call('training.aicl_losses', 5, Do(os.system, lock))
     found = status(start(command(data, folder), log, locked, checkpoint_seconds=0))
     if found == 0:
         pytest.skip('cannot mount a file system read-only that is written to')

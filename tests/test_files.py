@@ -210,7 +210,8 @@ def test_bad_rows(tmp_path, row):
 
 def test_annotations_without_times_are_tags_of_their_video(tmp_path):
     def entry(*rows):
-        return {'annotations': [{'label': label, **({'segment': segment} if segment else {})} for label, segment in rows]}
+        return {'annotations': [{'label': label, 'segment': segment} if segment else {'label': label}
+                                for label, segment in rows]}
 
     truth = read_ground_truth(written(tmp_path, {'database': {
         'mixed': entry(('b', [1, 2]), ('c', None), ('a', [3, 4])), 'timed': entry(('b', [5, 6])),

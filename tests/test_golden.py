@@ -1,8 +1,10 @@
 """End to end against the reference implementation of AICL, number for number."""
 import csv
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,6 +115,22 @@ def test_training_starts_as_the_reference_in_float32(golden, tmp_path):
     for row, step in zip(rows, expected['steps']):
         for key in set(row) & set(step):
             assert float(row[key]) == pytest.approx(step[key], rel=1e-4), (row['step'], key)
+
+
+def test_training_without_any_time_is_the_same_digit_for_digit(golden, tmp_path):
+    folder, data, _ = golden
+    flags = json.loads((folder / 'expected_training.json').read_text())['flags']
+    untimed = Path(shutil.copytree(data, tmp_path / 'untimed'))
+    content = json.loads((untimed / 'gt.json').read_text())
+    names = (untimed / 'split_train.txt').read_text().split()
+    for name in names:
+        for annotation in content['database'][name]['annotations']:
+            del annotation['segment']
+    (untimed / 'gt.json').write_text(json.dumps(content))
+    timed, tagged = (run(place, tmp_path / place.name, flags, '--num_steps', 4) for place in (data, untimed))
+    assert len(read_csv(timed / 'losses.csv')) == 4
+    for name in ('losses.csv', 'metrics.csv', 'last.pt', 'detections.json'):
+        assert (timed / name).read_bytes() == (tagged / name).read_bytes(), name
 
 
 def network_sums(data, weights, num_segments):

@@ -921,3 +921,143 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
 def test_a_folder_in_the_place_of_a_file_is_one_line_too(data, tmp_path, capsys, name):
     (tmp_path / 'run' / name / 'x').mkdir(parents=True)
     refused(capsys, words(data, tmp_path / 'run', '--num_steps', 2), name)
+
+
+# ---- labels without times -------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def tagged(own_data):
+    """The tiny data set with a labels.csv in the place of its annotations and lists, and no test videos."""
+    content = json.loads((own_data / 'gt.json').read_text())
+    rows = {(name, a['label']) for name, entry in content['database'].items() for a in entry['annotations']}
+    lines = [f'{name}.mp4,{label}' for name, label in sorted(rows) if name.startswith('train')]
+    (own_data / 'labels.csv').write_text('\n'.join(['video,label', *lines]) + '\n')
+    for name in ('gt.json', 'split_train.txt', 'split_test.txt'):
+        (own_data / name).unlink()
+    shutil.rmtree(own_data / 'features' / 'test')
+    return own_data
+
+
+def test_videos_with_labels_alone_train_and_are_localized_themselves(tagged, tmp_path, capsys):
+    output = train(tagged, tmp_path / 'run', '--detection_inf_step', 2, '--seed', 3)
+    assert 'nothing to score' in capsys.readouterr().out
+    assert same_weights(output / 'best.pt', output / 'last.pt')
+    found = read_detections(output / 'detections.json')
+    assert found.videos == [f'train_{i}' for i in range(5)] and len(found.scores)
+    results = json.loads((output / 'results.json').read_text())
+    assert set(results['last']) == {'step', 'video_accuracy', 'num_videos', 'num_predictions'}
+    assert results['last']['step'] == 6 and not (output / 'metrics.csv').read_text().splitlines()[1:]
+    assert main.main(words(tagged, output, '--num_steps', 8, '--resume')) == 0
+    assert json.loads((output / 'results.json').read_text())['last']['step'] == 8
+
+
+def test_training_from_labels_alone_takes_the_steps_of_training_from_annotations(data, tagged, tmp_path):
+    timed = train(data, tmp_path / 'timed', '--detection_inf_step', 'never', '--seed', 3)
+    untimed = train(tagged, tmp_path / 'untimed', '--detection_inf_step', 'never', '--seed', 3)
+    assert (timed / 'losses.csv').read_bytes() == (untimed / 'losses.csv').read_bytes()
+
+
+def test_a_test_video_with_labels_alone_counts_for_the_video_accuracy(own_data, finished, tmp_path, capsys):
+    annotate(own_data, lambda b: [a.pop('segment') for a in b['test_1']['annotations']])
+    output = localize(own_data, finished / 'best.pt', tmp_path / 'run')
+    assert '1 test video with labels without a time' in capsys.readouterr().err
+    results = json.loads((output / 'results.json').read_text())
+    whole = json.loads((localize(own_data, finished / 'best.pt', tmp_path / 'all') / 'results.json').read_text())
+    assert results['num_ground_truth_videos'] == 2 and results['video_accuracy'] == whole['video_accuracy']
+
+
+def test_nothing_to_learn_from_is_refused_with_what_to_write(tagged, tmp_path, capsys):
+    (tagged / 'labels.csv').unlink()
+    refused(capsys, words(tagged, tmp_path / 'run', '--num_steps', 2), 'gt.json', 'labels.csv', 'video,label')
+    (tagged / 'thumos14.json').write_text('{}')
+    refused(capsys, words(tagged, tmp_path / 'run', '--num_steps', 2), 'thumos14.json is there')
+
+
+# ---- features that lie in no tree -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('form', ['file', 'flat', 'streams', 'tree'])
+def test_weights_localize_whatever_holds_features(data, finished, tmp_path, form):
+    streams = [data / 'features' / 'test' / stream for stream in ('rgb', 'flow')]
+    place = tmp_path / 'loose'
+    if form == 'tree':
+        shutil.copytree(data / 'features' / 'test', place / 'features' / 'test')
+    elif form == 'streams':
+        shutil.copytree(data / 'features' / 'test', place)
+    else:
+        place.mkdir()
+        for path in streams[0].glob('*.npy'):
+            np.save(place / path.name, np.hstack([np.load(path), np.load(streams[1] / path.name)]))
+    one = place / 'test_1.npy' if form == 'file' else place
+    found = read_detections(localize(one, finished / 'best.pt', tmp_path / 'run') / 'detections.json')
+    expected = read_detections(localize(data, finished / 'best.pt', tmp_path / 'all') / 'detections.json')
+    assert found.videos == (['test_1'] if form == 'file' else expected.videos)
+    kept = np.isin(expected.video, [expected.videos.index(name) for name in found.videos])
+    np.testing.assert_array_equal(found.scores, expected.scores[kept])
+    np.testing.assert_array_equal(found.segments, expected.segments[kept])
+
+
+# ---- settings of an earlier run -------------------------------------------------------------------------------------
+
+def bare(data, output, *flags):
+    """A command line without the flags that make the run tiny."""
+    return ['--data_path', str(data), '--output_dir', str(output.parent), '--exp_name', output.name, *map(str, flags)]
+
+
+def test_inference_takes_network_and_sampling_from_the_run_that_gave_the_weights(data, finished, tmp_path, capsys):
+    flags = ['--inference_only', '--model_file', finished / 'best.pt', '--device', 'cpu']
+    assert main.main(bare(data, tmp_path / 'own', *flags)) == 0
+    assert f'what is not given is taken from {finished / "args.json"}' in capsys.readouterr().out
+    assert (tmp_path / 'own' / 'detections.json').read_bytes() == (finished / 'detections.json').read_bytes()
+    assert main.main(bare(data, tmp_path / 'hard', *flags, '--no-soft_nms')) == 0    # flags win
+    assert len(read_detections(tmp_path / 'hard' / 'detections.json').scores) < len(
+        read_detections(finished / 'detections.json').scores)
+    assert main.main(bare(data, tmp_path / 'other', *flags, '--hidden_dim', 9)) == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert 'was trained with --hidden_dim 16, and is used with 9' in warning and 'does not fit' in error
+
+
+def test_a_resume_needs_the_name_alone(data, tmp_path, capsys):
+    whole = train(data, tmp_path / 'whole', '--detection_inf_step', 2, '--seed', 3, '--lr', 0.01)
+    train(data, tmp_path / 'run', '--detection_inf_step', 2, '--seed', 3, '--lr', 0.01, steps=4)
+    command = ['--output_dir', str(tmp_path), '--exp_name', 'run', '--resume', '--num_steps', '6']
+    assert main.main(command) == 0
+    for name in ('losses.csv', 'metrics.csv', 'last.pt', 'detections.json'):
+        assert (whole / name).read_bytes() == (tmp_path / 'run' / name).read_bytes(), name
+    refused(capsys, [*command[:-1], '8', '--lr', '0.02'], '--lr was 0.01 and is 0.02')
+
+
+@pytest.mark.parametrize('content, parts', [
+    ('{"hidden_dim": "wide"}', ['hidden_dim', 'wide']), ('[]', ['must be an object']), ('{', ['not a JSON file']),
+    ('{"modal": "sound"}', ['modal', 'rgb']), ('{"tiou": 0.5}', ['tiou']), ('{"soft_nms": 1}', ['soft_nms']),
+    ('{"num_segments": 0}', ['num_segments', 'between'])])
+def test_arguments_that_no_run_wrote_are_refused(data, finished, tmp_path, capsys, content, parts):
+    shutil.copy(finished / 'best.pt', tmp_path)
+    (tmp_path / 'args.json').write_text(content)
+    flags = ['--inference_only', '--model_file', tmp_path / 'best.pt']
+    refused(capsys, bare(data, tmp_path / 'run', *flags), 'args.json', *parts)
+
+
+# ---- the command lines of the released code -------------------------------------------------------------------------
+
+def test_the_released_inference_line_works(data, finished, tmp_path, capsys):
+    (tmp_path / 'AICL').mkdir()
+    torch.save(weights(finished / 'best.pt'), tmp_path / 'AICL' / 'CAS_Only.pkl')
+    line = ['--exp_name', 'AICL', '--model_name', 'ThumosModel', '--soft_nms', '--inference_only', '--data_path',
+            str(data), '--output_dir', str(tmp_path), '--num_segments1', '50', '--num_segments2', '1500',
+            '--load_weight', '--verbose']
+    assert main.main([*line, *TINY]) == 0
+    out = capsys.readouterr().out
+    for name in ('model_name', 'num_segments1', 'num_segments2', 'load_weight', 'verbose'):
+        assert len([row for row in out.splitlines() if f'--{name} changes nothing' in row]) == 1
+    found = read_detections(tmp_path / 'AICL' / 'detections.json')
+    np.testing.assert_array_equal(found.scores, read_detections(finished / 'detections.json').scores)
+    refused(capsys, [*line[:1], 'nobody', *line[2:]], '--model_file', 'CAS_Only.pkl', 'best.pt')
+
+
+def test_seed_minus_one_draws_a_seed_and_says_it(data, tmp_path, capsys):
+    seeds = []
+    for name in 'ab':
+        train(data, tmp_path / name, '--seed', -1, '--detection_inf_step', 'never', steps=1)
+        seeds.append(json.loads((tmp_path / name / 'args.json').read_text())['seed'])
+        assert f'this run has the seed {seeds[-1]}' in capsys.readouterr().out
+    assert seeds[0] != seeds[1] and all(seed >= 0 for seed in seeds)

@@ -1,6 +1,7 @@
 """The ground: whole files, and what is said of those that cannot be read or written."""
 import json
 import os
+from pathlib import Path
 
 import pytest
 
