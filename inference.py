@@ -11,7 +11,8 @@ from data_folder import read_split_file
 from dataset import Share, UniformSampler, VideoDataset, loader
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import Scores, evaluate, format_table, match, scored_subset, to_json, warnings
-from eval.files import Detections, GroundTruth, match_videos, select_videos, subset_name, write_detections
+from eval.files import (Detections, GroundTruth, match_videos, select_videos, subset_name, write_detections,
+                        write_detections_csv)
 from eval.localization import LocalizationOptions, localize, predict_classes
 from eval.report import build_report
 from model import AICL
@@ -36,11 +37,12 @@ class Evaluation:
         return counts if self.video_accuracy is None else {'video_accuracy': self.video_accuracy, **counts}
 
     def write(self, folder: Path) -> None:
-        """Write detections.json and curves.npz."""
+        """Write detections.json, detections.csv and curves.npz."""
         write_detections(folder / 'detections.json', self.detections)
+        write_detections_csv(folder / 'detections.csv', self.detections)
         write_curves(folder / 'curves.npz', self.curves)
 
-    def write_report(self, folder: Path, bins: Bins) -> None:
+    def write_report(self, folder: Path, bins: Bins, title: str, subtitle: str) -> None:
         """Write report.html, where there is something to score."""
 
     def title(self, name: str) -> str:
@@ -70,8 +72,8 @@ class ScoredEvaluation(Evaluation):
                 'localized_only': {name: localized[name] for name in ('average_mAP', 'mAP', 'num_videos')},
                 **super().to_json()}
 
-    def write_report(self, folder: Path, bins: Bins) -> None:
-        page = build_report(self.truth, self.detections, self.scores.tiou, self.curves, bins, folder.name)
+    def write_report(self, folder: Path, bins: Bins, title: str, subtitle: str) -> None:
+        page = build_report(self.truth, self.detections, self.scores.tiou, self.curves, bins, title)
         write_text(folder / 'report.html', page)
 
     def show(self, name: str) -> None:
@@ -84,14 +86,20 @@ class ScoredEvaluation(Evaluation):
         for line in warnings(self.scores):
             warn(line)
 
-    def draw(self, board: 'SummaryWriter', step: int, num_figures: int) -> None:
-        """Draw timelines of a few fixed test videos and the precision-recall curve for TensorBoard."""
+    def draw(self, board: 'SummaryWriter', name: str, step: int, num_figures: int) -> None:
+        """Draw timelines of a few fixed test videos and the precision-recall curve for TensorBoard.
+
+        `name` sets them apart from those of other evaluations.
+        """
+        def tag(*words: str) -> str:
+            return '/'.join(filter(None, words))
+
         from eval.timeline import draw_timeline  # matplotlib takes half a second to import
         truth, detections = self.truth, self.detections
         known = [name for name, at in zip(detections.videos, match_videos(detections.videos, truth.videos)) if at >= 0]
         for i in np.linspace(0, len(known) - 1, min(num_figures, len(known))).astype(int):
             figure = draw_timeline(known[i], truth, [('AICL', detections)], self.curves)
-            board.add_figure(f'timeline/{known[i]}', figure, step)
+            board.add_figure(tag('timeline', name, known[i]), figure, step)
 
         middle = float(self.scores.tiou[np.abs(self.scores.tiou - 0.5).argmin()])
         matches = match(truth, detections, [middle])
@@ -99,7 +107,7 @@ class ScoredEvaluation(Evaluation):
         scores, hit = detections.scores[matches.order], matches.instance[0] >= 0
         true, kept = ((np.sort(s)[None] >= levels[:, None]).sum(axis=1) for s in (scores[hit], scores))
         missed = len(truth.video) - true
-        board.add_pr_curve_raw(f'precision_recall/tIoU_{middle:g}', true, kept - true, 0 * true, missed,
+        board.add_pr_curve_raw(tag('precision_recall', name, f'tIoU_{middle:g}'), true, kept - true, 0 * true, missed,
                                true / np.maximum(kept, 1), true / len(truth.video), step, len(levels))
 
 

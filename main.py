@@ -36,7 +36,7 @@ from run import (PendingLosses, Ranks, Run, StopSignal, arguments_and_versions, 
                  make_folder, pick_device)
 from training import Training, TrainingOptions, random_state, set_random_state
 from utils import (FlagParser, InputError, first_few, number, number_of, print_block, read_json, run_command, shorten,
-                   show_value, warn, write_json)
+                   show_value, printable, warn, write_json)
 
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
 CHECKPOINT_SECONDS = 60    # between two checkpoints, at least
@@ -343,14 +343,35 @@ def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], device
         time_base = dataset.time_base(args.feature_fps, args.snippet_frames)
         if time_base and time_base.is_off:
             warn(f'{split}: {time_base.advice()}')
-    values = [f'{name} {show_value(getattr(args, name))}' for name in IN_RECIPE if getattr(args, name) is not None]
-    print_block('recipe', [f'{args.dataset}: {", ".join(values)}', RECIPES[args.dataset].source])
+    print_block('recipe', describe_recipe(args))
     print_block('device', [f'{device}, {args.precision}'])
 
 
-def list_files(folder: Path) -> None:
-    files = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
-    print(f'\nfiles in {folder}: {", ".join(files)}')
+def describe_recipe(args: argparse.Namespace) -> list[str]:
+    """The recipe's values that hold, with their source, and what differs from it and from the defaults."""
+    parser, values = get_parser(), vars(args)
+    usual = {name: getattr(RECIPES[args.dataset], name) for name in IN_RECIPE}
+    usual.update({name: default for name, default in parser.defaults.items()
+                  if name not in usual and default is not None and DIFFER not in parser.traits[name]})
+    kept = [f'{name} {show_value(values[name])}' for name in IN_RECIPE
+            if values[name] == usual[name] and values[name] is not None]
+    changed = [f'{name} {show_value(values[name])} ({show_value(usual[name])})' for name in usual
+               if values[name] != usual[name] and name != 'dataset']
+    lines = [f'{args.dataset}: {", ".join(kept)}', RECIPES[args.dataset].source]
+    return lines + ([f'changed, in brackets what is usual: {", ".join(changed)}'] if changed else [])
+
+
+def tell_what_next(args: argparse.Namespace, folder: Path) -> None:
+    """Say where to look and what to try next."""
+    report = folder / 'report.html'
+    lines = [f'report: {report}'] if report.exists() else [f'detections: {folder / "detections.csv"}']
+    if not args.inference_only:
+        lines.append(f'curves: tensorboard --logdir {args.output_dir}')
+        lines.append(f'other thresholds: python main.py --inference_only --model_file {folder / "best.pt"} --data_path '
+                     f'{args.data_path} --exp_name {args.exp_name}-inference --class_th 0.2')
+        lines.append(f'longer: python main.py --exp_name {args.exp_name} --output_dir {args.output_dir} --resume '
+                     f'--num_steps N')
+    print('\n' + '\n'.join(map(printable, lines)))
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -388,7 +409,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     run = None
     if ranks.is_first:
         describe(args, {'train': train_set, 'test': test_set}, device)
-        run = Run(folder, vars(args), identity, train_set.class_names, args.tiou, state)
+        run = Run(folder, vars(args), identity, get_parser().with_trait(DIFFER), state)
         if state:
             print(f'resumed  at step {training.progress.step} of {num_steps}', flush=True)
 
@@ -400,7 +421,9 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
                 print(f'{signal.Signals(stopped_by).name} after step {training.progress.step}: go on with the same '
                       f'command and --resume')
             return 128 + stopped_by
-        conclude(training, folder, evaluator, run, ranks, RECIPES[args.dataset].bins)
+        conclude(training, folder, evaluator, run, ranks, args.dataset)
+        if run:
+            tell_what_next(args, folder)
     return 0
 
 
@@ -424,6 +447,7 @@ def take_steps(training: Training, num_steps: int, train_set: VideoDataset, eval
                ranks: Ranks, args: argparse.Namespace) -> int:
     """Train to the end, with evaluations and checkpoints on the way; the signal that ended it early, else 0."""
     progress, batches = training.progress, training.batches(train_set, args.num_workers)
+    every = args.detection_inf_step if evaluator.truth else 0    # where nothing is scored, the end is soon enough
     pending, fetched, saved = PendingLosses(), time.monotonic(), time.monotonic()
     with StopSignal() as stop, progress_bar(num_steps, progress.step, ranks.is_first) as bar:
         while progress.step < num_steps:
@@ -433,7 +457,7 @@ def take_steps(training: Training, num_steps: int, train_set: VideoDataset, eval
             bar.update()
 
             is_last = progress.step == num_steps
-            in_turn = bool(args.detection_inf_step) and progress.step % args.detection_inf_step == 0
+            in_turn = every > 0 and progress.step % every == 0
             stopped_by = ranks.largest(stop.number) if ranks.count == 1 or progress.step % 10 == 0 else 0
             save_now = is_last or bool(stopped_by) or time.monotonic() - saved > CHECKPOINT_SECONDS
             if is_last or in_turn or save_now or time.monotonic() - fetched > 1:
@@ -442,7 +466,7 @@ def take_steps(training: Training, num_steps: int, train_set: VideoDataset, eval
             if is_last or in_turn or save_now:
                 training.check_finite()
             if is_last or in_turn:
-                evaluate_now(training, evaluator, run, in_turn, args.figures)
+                evaluate_now(training, evaluator, run, in_turn)
             if run and save_now:
                 run.save(training.state())
                 saved = time.monotonic()
@@ -463,11 +487,16 @@ def log_losses(pending: PendingLosses, names: list[str], run: Run | None, log_ev
         run.log_losses([row for row in rows if row.step % log_every == 0])
     if complaint:
         raise complaint
-    newest = dict(zip(Losses._fields[:4], rows[-1].terms))
-    bar.set_postfix({name: f'{value:.3f}' for name, value in newest.items()}, refresh=False)
+    newest = dict(zip(Losses._fields, rows[-1].terms))
+    shown = {'total': newest['total'], 'mil': newest['mil'], 'consistency': newest['action_consistency'],
+             'contrast': sum(value for name, value in newest.items() if name.startswith('contrastive'))}
+    words = {name: f'{value:.3f}' for name, value in shown.items()}
+    if run and 'average_mAP' in run.results.get('last', {}):
+        words['mAP'] = f'{100 * run.results["last"]["average_mAP"]:.1f}'
+    bar.set_postfix(words, refresh=False)
 
 
-def evaluate_now(training: Training, evaluator: Evaluator, run: Run | None, in_turn: bool, num_figures: int) -> None:
+def evaluate_now(training: Training, evaluator: Evaluator, run: Run | None, in_turn: bool) -> None:
     """Evaluate the weights as they are, and keep what that gave."""
     generators = random_state()
     evaluation = evaluator.evaluate(training.network)
@@ -477,7 +506,7 @@ def evaluate_now(training: Training, evaluator: Evaluator, run: Run | None, in_t
         return
     step = training.progress.step
     run.keep(step, training.progress.epoch, evaluation, training.network.state_dict())
-    run.draw(step, evaluation, num_figures)
+    run.draw_in_turn(step, evaluation)
     if isinstance(evaluation, ScoredEvaluation):
         best, accuracy = run.results['best'], run.results['last']['video_accuracy']
         tqdm.write(f'step {step:>6}   average mAP {100 * evaluation.scores.average:5.2f}   video accuracy '
@@ -485,7 +514,8 @@ def evaluate_now(training: Training, evaluator: Evaluator, run: Run | None, in_t
                    f'(step {best["step"]})', file=sys.stdout)
 
 
-def conclude(training: Training, folder: Path, evaluator: Evaluator, run: Run | None, ranks: Ranks, bins: str) -> None:
+def conclude(training: Training, folder: Path, evaluator: Evaluator, run: Run | None, ranks: Ranks,
+             dataset: str) -> None:
     """Show the best and the last weights side by side; those that this process has not evaluated itself are again."""
     for name in ('best', 'last'):
         if ranks.largest(run is not None and name not in run.evaluated):
@@ -500,11 +530,12 @@ def conclude(training: Training, folder: Path, evaluator: Evaluator, run: Run | 
         return
     for name, (step, evaluation) in sorted(run.evaluated.items()):
         evaluation.show(f'{name} weights (step {step})')
-    _, best = run.evaluated['best']
+        run.draw(name, step, evaluation)
+    step, best = run.evaluated['best']
     best.warn()
-    best.write_report(folder, BINS[bins])
+    chosen = 'best weights, chosen on the test videos' if isinstance(best, ScoredEvaluation) else 'last weights'
+    best.write_report(folder, BINS[RECIPES[dataset].bins], f'{folder.name}: {dataset}, step {step}', chosen)
     run.conclude()
-    list_files(folder)
 
 
 # ---- inference ------------------------------------------------------------------------------------------------------
@@ -554,11 +585,12 @@ def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     if evaluation:
         write_json(folder / 'inference_args.json', arguments_and_versions(vars(args)))
         evaluation.write(folder)
-        evaluation.write_report(folder, BINS[RECIPES[args.dataset].bins])
+        evaluation.write_report(folder, BINS[RECIPES[args.dataset].bins], f'{folder.name}: {args.dataset}',
+                                f'weights {args.model_file}')
         write_json(folder / 'results.json', evaluation.to_json())
         evaluation.show(args.model_file)
         evaluation.warn()
-        list_files(folder)
+        tell_what_next(args, folder)
     return 0
 
 

@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import signal
+import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -292,11 +293,11 @@ class Run:
 
     # The checkpoints go first: where a kill comes between, nobody goes on with a run that lacks its other files.
     FILES = ('checkpoint.pt', 'checkpoint.next.pt', 'checkpoint.previous.pt', 'losses.csv', 'metrics.csv', 'best.pt',
-             'last.pt', 'results.json', 'detections.json', 'curves.npz', 'report.html', 'labels.txt',
+             'last.pt', 'results.json', 'detections.json', 'detections.csv',
+             'curves.npz', 'report.html', 'labels.txt',
              'inference_args.json', 'events.out.tfevents.*', 'args.json')
 
-    def __init__(self, folder: Path, arguments: dict, identity: dict, class_names: list[str], tiou: list[float],
-                 state: dict | None):
+    def __init__(self, folder: Path, arguments: dict, identity: dict, may_differ: list[str], state: dict | None):
         self.folder, self.arguments, self.identity = folder, arguments, identity
         self.results: dict[str, dict] = {}                          # 'best' and 'last': what results.json says of them
         self.evaluated: dict[str, tuple[int, Evaluation]] = {}      # of these what this process found itself, by step
@@ -304,13 +305,14 @@ class Run:
         last_step = state['progress']['step'] if state else 0
         if state is None:
             self.clear()
-        self.metric_names = ['average_mAP', 'video_accuracy', 'num_predictions', *(f'mAP@{tiou_key(t)}' for t in tiou)]
+        by_tiou = [f'mAP@{tiou_key(threshold)}' for threshold in arguments['tiou']]
+        self.metric_names = ['average_mAP', 'video_accuracy', 'num_predictions', *by_tiou]
         self.losses = Table(folder / 'losses.csv', ['step', 'epoch', *Losses._fields], last_step)
         self.metrics = Table(folder / 'metrics.csv', ['step', 'epoch', *self.metric_names], last_step)
         from torch.utils.tensorboard import SummaryWriter  # a second to import, which inference does not need
         self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
-        write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in class_names))
-        write_json(folder / 'args.json', arguments_and_versions(arguments))
+        write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in identity['classes']))
+        write_json(folder / 'args.json', {**arguments_and_versions(arguments), 'differ': may_differ})
         if state:
             self.restore(state)
 
@@ -376,11 +378,16 @@ class Run:
         for name, value in zip(self.metric_names, values):
             self.board.add_scalar(name.replace('@', '/'), value, step)
 
-    def draw(self, step: int, evaluation: Evaluation, num_figures: int) -> None:
+    def draw_in_turn(self, step: int, evaluation: Evaluation) -> None:
         """Draw an evaluation for TensorBoard, unless the one before was drawn less than FIGURE_SECONDS ago."""
-        if num_figures and isinstance(evaluation, ScoredEvaluation) and time.monotonic() - self.drawn > FIGURE_SECONDS:
-            evaluation.draw(self.board, step, num_figures)
+        if time.monotonic() - self.drawn > FIGURE_SECONDS:
+            self.draw('', step, evaluation)
             self.drawn = time.monotonic()
+
+    def draw(self, name: str, step: int, evaluation: Evaluation) -> None:
+        """Draw an evaluation for TensorBoard, among those of a name."""
+        if self.arguments['figures'] and isinstance(evaluation, ScoredEvaluation):
+            evaluation.draw(self.board, name, step, self.arguments['figures'])
 
     def write_results(self) -> None:
         """Write results.json."""
@@ -397,5 +404,15 @@ class Run:
 
 def arguments_and_versions(arguments: dict) -> dict:
     """What args.json says: every argument, and the versions of what computes with them."""
-    versions = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
+    versions = {'commit': commit(), 'python': platform.python_version(), 'torch': torch.__version__,
+                'numpy': np.__version__}
     return {**arguments, 'versions': versions}
+
+
+def commit() -> str:
+    """The commit of this program, with -dirty where files were changed since; 'unknown' outside of a git checkout."""
+    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return 'unknown'

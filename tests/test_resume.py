@@ -48,7 +48,7 @@ def go_on(data, folder, log, *flags, steps=7):
     pytest.param(Call('training.aicl_losses', 6, KILL), -signal.SIGKILL, marks=pytest.mark.long),
     pytest.param(Call('inference.Evaluator.evaluate', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
     (Call('run.write_checkpoint', 5, KILL), -signal.SIGKILL),         # the results are newer than the checkpoint
-    (Call('main.list_files', 1, KILL), -signal.SIGKILL),               # all is done
+    (Call('main.tell_what_next', 1, KILL), -signal.SIGKILL),               # all is done
     (HalfAFile(12), -signal.SIGKILL)], ids=str)
 def test_a_stopped_run_goes_on_to_the_same_files(data, undisturbed, folder, tmp_path, call, expected):
     log = tmp_path / 'log'
