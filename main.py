@@ -16,27 +16,30 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from data_folder import find_split, has_test_videos, missing_annotations, read_annotations
-from dataset import VideoDataset
 from eval.detection import check_tiou
 from eval.diagnosis import BINS
 from eval.files import GroundTruth
 from eval.localization import LocalizationOptions
 from features import LAYOUTS, MODALITIES
-from inference import Evaluator, ScoredEvaluation, scored_videos
-from losses import Losses, LossWeights
-from model import NetworkOptions, build_network, load_weights, num_classes_of, read_weights, unwrap
-from run import (PendingLosses, Ranks, Run, StopSignal, arguments_and_versions, check_same_run, find_checkpoint,
-                 make_folder, pick_device)
-from training import Training, TrainingOptions, random_state, set_random_state
-from utils import (FlagParser, InputError, first_few, number, number_of, print_block, read_json, run_command, shorten,
-                   show_value, printable, warn, write_json)
+from utils import (FlagParser, InputError, first_few, number, number_of, print_block, printable, read_json, run_command,
+                   shorten, show_value, warn, write_json)
+
+# torch takes a second to import. The rooms that need it are imported where they are used, so that a wrong flag or a
+# missing folder is answered at once.
+if TYPE_CHECKING:
+    import torch
+
+    from dataset import VideoDataset
+    from inference import Evaluator
+    from model import NetworkOptions
+    from run import PendingLosses, Ranks, Run
+    from training import Training, TrainingOptions
 
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
 CHECKPOINT_SECONDS = 60    # between two checkpoints, at least
@@ -297,11 +300,14 @@ def pick(kind: Any, args: argparse.Namespace, **others: Any) -> Any:
     return kind(**own, **others)
 
 
-def network_options(args: argparse.Namespace) -> NetworkOptions:
+def network_options(args: argparse.Namespace) -> 'NetworkOptions':
+    from model import NetworkOptions
     return pick(NetworkOptions, args, modalities=MODALITIES[args.modal])
 
 
-def training_options(args: argparse.Namespace) -> TrainingOptions:
+def training_options(args: argparse.Namespace) -> 'TrainingOptions':
+    from losses import LossWeights
+    from training import TrainingOptions
     weights = LossWeights(**{name: getattr(args, f'lambda_{name}') for name in LossWeights._fields})
     return pick(TrainingOptions, args, network=network_options(args), loss_weights=weights)
 
@@ -310,27 +316,30 @@ def folder_of(args: argparse.Namespace) -> Path:
     return Path(args.output_dir) / args.exp_name
 
 
-def open_annotations(args: argparse.Namespace) -> GroundTruth:
+def check_data_path(args: argparse.Namespace) -> None:
+    """Raises InputError where there is no such folder."""
     root = Path(args.data_path)
     if not (root.is_dir() or args.inference_only and root.is_file()):
         raise InputError(f'--data_path {args.data_path}: not a folder')
-    return read_annotations(root)
 
 
 def open_videos(args: argparse.Namespace, split: str, truth: GroundTruth, class_names: list[str],
-                device: torch.device) -> VideoDataset:
+                device: 'torch.device') -> 'VideoDataset':
+    from dataset import VideoDataset
     found = find_split(Path(args.data_path), split, truth, class_names, MODALITIES[args.modal], args.layout,
                        loose=args.inference_only)
     return VideoDataset(found, args.cache, device)
 
 
-def get_evaluator(args: argparse.Namespace, test_set: VideoDataset, truth: GroundTruth, ranks: Ranks) -> Evaluator:
+def get_evaluator(args: argparse.Namespace, test_set: 'VideoDataset', truth: GroundTruth,
+                  ranks: 'Ranks') -> 'Evaluator':
+    from inference import Evaluator, scored_videos
     scored = scored_videos(args.data_path, truth, test_set)
     return Evaluator(test_set, scored, args.num_segments, args.batch_size, args.num_workers,
                      pick(LocalizationOptions, args), args.tiou, ranks.share, ranks.gather)
 
 
-def describe(args: argparse.Namespace, datasets: dict[str, VideoDataset], device: torch.device) -> None:
+def describe(args: argparse.Namespace, datasets: 'dict[str, VideoDataset]', device: 'torch.device') -> None:
     """Say what this run works with."""
     first_set = next(iter(datasets.values()))
     print_block('data', [f'{args.data_path}: {len(first_set.class_names)} classes, {first_set.feature_dim} features a '
@@ -376,13 +385,16 @@ def tell_what_next(args: argparse.Namespace, folder: Path) -> None:
 
 # ---- training -------------------------------------------------------------------------------------------------------
 
-def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
+def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> int:
     """Train, evaluate on the way and at the end; the exit status, 128 + signal where one ended the run early."""
+    from run import Run, check_same_run, find_checkpoint, make_folder
+    from training import Training
+
     # 1. The data. Nothing here draws a random number.
     folder = folder_of(args)
     state = find_checkpoint(folder, args.resume, args.overwrite)
     ranks.wait()    # nobody writes into the folder before all have looked at it
-    truth = open_annotations(args)
+    truth = read_annotations(Path(args.data_path))
     if not truth.labels:
         raise missing_annotations(Path(args.data_path))
     train_set = open_videos(args, 'train', truth, truth.labels, device)
@@ -427,8 +439,9 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     return 0
 
 
-def go_on(training: Training, state: dict, folder: Path, num_steps: int) -> None:
+def go_on(training: 'Training', state: dict, folder: Path, num_steps: int) -> None:
     """Bring a training to where a checkpoint stands. Raises InputError where it cannot, or need not, go on there."""
+    from model import load_weights
     try:
         if state['best'] is not None:
             load_weights(training.network, state['best'], 'checkpoint.pt')    # only to see that they can be
@@ -443,9 +456,11 @@ def go_on(training: Training, state: dict, folder: Path, num_steps: int) -> None
                          f'with --num_steps or --num_epochs')
 
 
-def take_steps(training: Training, num_steps: int, train_set: VideoDataset, evaluator: Evaluator, run: Run | None,
-               ranks: Ranks, args: argparse.Namespace) -> int:
+def take_steps(training: 'Training', num_steps: int, train_set: 'VideoDataset', evaluator: 'Evaluator',
+               run: 'Run | None', ranks: 'Ranks', args: argparse.Namespace) -> int:
     """Train to the end, with evaluations and checkpoints on the way; the signal that ended it early, else 0."""
+    from run import PendingLosses, StopSignal
+
     progress, batches = training.progress, training.batches(train_set, args.num_workers)
     every = args.detection_inf_step if evaluator.truth else 0    # where nothing is scored, the end is soon enough
     pending, fetched, saved = PendingLosses(), time.monotonic(), time.monotonic()
@@ -480,8 +495,9 @@ def progress_bar(num_steps: int, step: int, is_shown: bool) -> tqdm:
                 disable=not is_shown, mininterval=0.1 if sys.stderr.isatty() else 30)
 
 
-def log_losses(pending: PendingLosses, names: list[str], run: Run | None, log_every: int, bar: tqdm) -> None:
+def log_losses(pending: 'PendingLosses', names: list[str], run: 'Run | None', log_every: int, bar: tqdm) -> None:
     """Bring losses from the device and log them. Raises InputError at the first step with one that is not finite."""
+    from losses import Losses
     rows, complaint = pending.fetch(names)
     if run:
         run.log_losses([row for row in rows if row.step % log_every == 0])
@@ -496,8 +512,11 @@ def log_losses(pending: PendingLosses, names: list[str], run: Run | None, log_ev
     bar.set_postfix(words, refresh=False)
 
 
-def evaluate_now(training: Training, evaluator: Evaluator, run: Run | None, in_turn: bool) -> None:
+def evaluate_now(training: 'Training', evaluator: 'Evaluator', run: 'Run | None', in_turn: bool) -> None:
     """Evaluate the weights as they are, and keep what that gave."""
+    from inference import ScoredEvaluation
+    from training import random_state, set_random_state
+
     generators = random_state()
     evaluation = evaluator.evaluate(training.network)
     if not in_turn:    # at the end alone: a longer run, which this one may become, draws nothing here
@@ -514,9 +533,12 @@ def evaluate_now(training: Training, evaluator: Evaluator, run: Run | None, in_t
                    f'(step {best["step"]})', file=sys.stdout)
 
 
-def conclude(training: Training, folder: Path, evaluator: Evaluator, run: Run | None, ranks: Ranks,
+def conclude(training: 'Training', folder: Path, evaluator: 'Evaluator', run: 'Run | None', ranks: 'Ranks',
              dataset: str) -> None:
     """Show the best and the last weights side by side; those that this process has not evaluated itself are again."""
+    from inference import ScoredEvaluation
+    from model import load_weights, read_weights
+
     for name in ('best', 'last'):
         if ranks.largest(run is not None and name not in run.evaluated):
             path = folder / f'{name}.pt'
@@ -565,10 +587,13 @@ def class_names_of(args: argparse.Namespace, truth: GroundTruth, num_classes: in
     return truth.labels
 
 
-def infer(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
+def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> int:
     """Localize the test videos with given weights and score the detections; the exit status."""
+    from model import build_network, load_weights, num_classes_of, read_weights, unwrap
+    from run import arguments_and_versions, make_folder
+
     state = unwrap(read_weights(args.model_file))
-    truth = open_annotations(args)
+    truth = read_annotations(Path(args.data_path))
     class_names = class_names_of(args, truth, num_classes_of(state, args.model_file))
     test_set = open_videos(args, 'test', truth, class_names, device)
     evaluator = get_evaluator(args, test_set, truth, ranks)
@@ -610,7 +635,11 @@ def say_what_is_special(settings: Settings) -> None:
             if name in settings.stored and settings.stored[name] != vars(args)[name]:
                 warn(f'{args.model_file}: was trained with --{name} {shorten(settings.stored[name], 40)}, and is used '
                      f'with {vars(args)[name]}')
-    print(f'note     what is not given is taken from {source}', flush=True)
+    usual = {**parser.defaults, **{name: getattr(RECIPES[args.dataset], name) for name in IN_RECIPE}}
+    taken = [f'{name} {show_value(value)}' for name, value in sorted(settings.stored.items())
+             if name not in settings.given and value != usual[name]]
+    if taken:
+        print_block('note', [f'taken from {source}: {", ".join(taken)}'])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -619,6 +648,8 @@ def main(argv: list[str] | None = None) -> int:
     args = settings.args
 
     def command() -> int:
+        check_data_path(args)
+        from run import Ranks, pick_device
         device = pick_device(args.device)
         ranks = Ranks(device)
         if ranks.is_first:

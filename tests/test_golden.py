@@ -11,8 +11,8 @@ import torch
 
 import main
 import training
+from data_folder import find_split, read_annotations
 from dataset import UniformSampler, VideoDataset, loader
-from eval.files import read_ground_truth
 from model import AICL
 
 
@@ -50,7 +50,7 @@ def observed(monkeypatch):
     weights that the network starts from."""
     seen = {'steps': [], 'start': {}}
 
-    class Watched(main.VideoDataset):
+    class Watched(VideoDataset):
         def __getitems__(self, draw):
             batch = super().__getitems__(draw)
             if 'train' in str(self.folder):
@@ -71,7 +71,7 @@ def observed(monkeypatch):
         return model
 
     aicl_losses, build_network = training.aicl_losses, training.build_network
-    monkeypatch.setattr(main, 'VideoDataset', Watched)
+    monkeypatch.setattr('dataset.VideoDataset', Watched)
     monkeypatch.setattr(training, 'aicl_losses', losses)
     monkeypatch.setattr(training, 'build_network', build)
     return seen
@@ -135,8 +135,8 @@ def test_training_without_any_time_is_the_same_digit_for_digit(golden, tmp_path)
 
 def network_sums(data, weights, num_segments):
     """Sums of the network's outputs on every test video, under the names of the golden files."""
-    truth = read_ground_truth(data / 'gt.json')
-    test_set = VideoDataset(data, 'test', truth, truth.labels)
+    truth = read_annotations(data)
+    test_set = VideoDataset(find_split(data, 'test', truth, truth.labels, ('rgb', 'flow')), 'auto')
     model = AICL(1024, 20, 512, fusion_weight=1 / 3, topk_ratio=8)
     model.load_state_dict(torch.load(weights, weights_only=True))
     sampler = UniformSampler(test_set.lengths, num_segments, 1)

@@ -17,6 +17,7 @@ import inference
 import main
 import run
 import training
+from dataset import VideoDataset
 from eval.files import read_detections
 from model import AICL
 
@@ -584,7 +585,7 @@ def test_a_stopped_run_leaves_its_tensorboard_events(data, tmp_path, monkeypatch
 def test_a_loss_that_is_nan_stops_the_run_and_keeps_what_there_was(data, tmp_path, capsys, monkeypatch):
     aicl_losses, seen = training.aicl_losses, []
 
-    class Watched(main.VideoDataset):
+    class Watched(VideoDataset):
         def __getitems__(self, draw):
             batch = super().__getitems__(draw)
             if 'train' in str(self.folder):
@@ -598,7 +599,7 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_what_there_was(data, tmp_pat
         nan = float('nan')
         return losses._replace(contrastive_rgb=losses.contrastive_rgb * nan, total=losses.total * nan)
 
-    monkeypatch.setattr(main, 'VideoDataset', Watched)
+    monkeypatch.setattr('dataset.VideoDataset', Watched)
     monkeypatch.setattr(training, 'aicl_losses', broken)
     output = tmp_path / 'run'
     message = refused(capsys, words(data, output, '--num_steps', 8, '--detection_inf_step', 4, '--seed', 3),
@@ -1006,7 +1007,7 @@ def bare(data, output, *flags):
 def test_inference_takes_network_and_sampling_from_the_run_that_gave_the_weights(data, finished, tmp_path, capsys):
     flags = ['--inference_only', '--model_file', finished / 'best.pt', '--device', 'cpu']
     assert main.main(bare(data, tmp_path / 'own', *flags)) == 0
-    assert f'what is not given is taken from {finished / "args.json"}' in capsys.readouterr().out
+    assert f'taken from {finished / "args.json"}: ' in capsys.readouterr().out
     assert (tmp_path / 'own' / 'detections.json').read_bytes() == (finished / 'detections.json').read_bytes()
     assert main.main(bare(data, tmp_path / 'hard', *flags, '--no-soft_nms')) == 0    # flags win
     assert len(read_detections(tmp_path / 'hard' / 'detections.json').scores) < len(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_folder import find_split
 from dataset import VideoDataset
 from eval.files import read_ground_truth
 
@@ -129,7 +130,7 @@ def test_the_program_reads_it(sample):
     truth = read_ground_truth(sample.folder / 'gt.json')
     assert truth.labels == sorted(make_sample.CLASSES)
     for split, count in (('train', 60), ('test', 30)):
-        data = VideoDataset(sample.folder, split, truth, truth.labels)
+        data = VideoDataset(find_split(sample.folder, split, truth, truth.labels, ('rgb', 'flow')), 'auto')
         assert data.names == sample.names[split] and len(data) == count
         assert data.feature_dim == 64
         assert data.labels.any(dim=0).all()    # each class is in both splits
