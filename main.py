@@ -33,7 +33,7 @@ from inference import Evaluator, ScoredEvaluation, scored_videos
 from losses import Losses, LossWeights
 from model import NetworkOptions, build_network, load_weights, num_classes_of, read_weights, unwrap
 from run import (Lock, PendingLosses, Ranks, Run, StopSignal, arguments_and_versions, begin_run, check_folder,
-                 check_same_run, find_checkpoint, keep_data, make_folder, pick_device)
+                 check_same_run, describe_data, find_checkpoint, keep_data, make_folder, pick_device)
 from training import Training, TrainingOptions, random_state, set_random_state
 from utils import (FlagParser, InputError, first_few, number, number_of, print_block, read_json, run_command, shorten,
                    show_value, printable, warn, write_json)
@@ -400,8 +400,7 @@ def train(args: argparse.Namespace, device: torch.device, ranks: Ranks) -> int:
     num_steps = args.num_steps or args.num_epochs * training.steps_per_epoch
 
     # 3. The run: a new one, or one to go on with.
-    identity = {'classes': train_set.class_names, 'training videos': train_set.names,
-                'lengths of videos': train_set.lengths, 'test videos': test_set.names}
+    identity = describe_data(train_set, test_set, evaluator.truth)
     make_folder(folder)
     with Lock(folder) if ranks.is_first else nullcontext():
         state = find_checkpoint(folder, args.resume, args.overwrite)

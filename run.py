@@ -26,9 +26,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_folder import SPLIT_FOLDERS
-from dataset import Share
+from dataset import Share, UniformSampler, VideoDataset
 from eval.detection import tiou_key
+from eval.files import GroundTruth
+from features import SPLIT_FOLDERS, split_folders
 from inference import Evaluation, ScoredEvaluation
 from losses import Losses
 from model import read_weights
@@ -38,7 +39,8 @@ FIGURE_SECONDS = 30        # between evaluations whose timelines are drawn, at l
 CHECKPOINTS = 'checkpoint.next.pt', 'checkpoint.pt', 'checkpoint.previous.pt'    # the first only if a kill left it
 # All that a training run or an inference writes into its folder.
 FILES = (*CHECKPOINTS, 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json', 'detections.json',
-         'detections.csv', 'curves.npz', 'report.html', 'labels.txt', 'inference_args.json', 'events.out.tfevents.*', 'args.json')
+         'detections.csv', 'curves.npz', 'report.html', 'labels.txt', 'inference_args.json',
+         'events.out.tfevents.*', 'args.json')
 
 
 # ---- device, ranks and signals --------------------------------------------------------------------------------------
@@ -207,9 +209,14 @@ def check_same_run(folder: Path, state: dict, arguments: dict, changeable: Itera
     """
     changed = [f'--{name} was {value!r} and is {arguments[name]!r}' for name, value in state['args'].items()
                if name not in changeable and arguments.get(name, value) != value]
-    changed += [f'the {name} are others' for name, value in identity.items() if state['identity'][name] != value]
+    known = state['identity']
+    changed += [f'the {name} are others' for name, value in identity.items() if known.get(name, value) != value]
     if changed:
-        raise InputError(f'{folder}: cannot be resumed with other settings: {"; ".join(changed)}')
+        raise InputError(f'{folder}: cannot be resumed with other settings or data: {"; ".join(changed)}; put them '
+                         f'back, or start again with --overwrite')
+    if unknown := [name for name in identity if name not in known]:
+        warn(f'{folder}: its checkpoint is of an older version, which did not note the {", ".join(unknown)}; whether '
+             f'they are still the same is not checked')
 
 
 def begin_run(folder: Path, arguments: dict, identity: dict, state: dict) -> dict:
@@ -223,6 +230,34 @@ def begin_run(folder: Path, arguments: dict, identity: dict, state: dict) -> dic
     write_checkpoint(folder, first)
     previous.unlink(missing_ok=True)
     return first
+
+
+# ---- the data that a run was begun with -----------------------------------------------------------------------------
+
+SAMPLED_BYTES = 2 ** 26    # of the features of a split that are looked at, about: a fifth of a second
+
+
+def describe_data(train_set: VideoDataset, test_set: VideoDataset, truth: GroundTruth | None) -> dict:
+    """What a run is begun with, by the names that a message gives it; what is large, by digest.
+
+    `truth` is what the test videos are scored against.
+    """
+    arrays = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in truth or ()]
+    return {'classes': train_set.class_names, 'training videos': train_set.names,
+            'lengths of videos': train_set.lengths, 'training labels': digest(train_set.labels),
+            'training features': digest_features(train_set), 'test videos': test_set.names,
+            'lengths of test videos': test_set.lengths, 'test annotations': digest(arrays),
+            'test features': digest_features(test_set)}
+
+
+def digest_features(videos: VideoDataset) -> str:
+    """SHA-256 of the features of a split: of all where they are few, else of rows spread evenly over every video."""
+    rows_that_fit = SAMPLED_BYTES // (4 * videos.num_features * len(videos))
+    num_rows = min(max(rows_that_fit, 2), max(videos.lengths))
+    sha = hashlib.sha256(repr((videos.lengths, videos.num_features)).encode())
+    for draw in UniformSampler(videos.lengths, num_rows, batch_size=32):
+        sha.update(videos.sample(draw).cpu().numpy())
+    return sha.hexdigest()
 
 
 # ---- the run's folder -----------------------------------------------------------------------------------------------
@@ -239,8 +274,8 @@ def make_folder(folder: Path) -> None:
 def keep_data(folder: Path, data_path: str) -> None:
     """Raises InputError where a run's folder is or holds the data folder, or lies among its features."""
     place, root = (Path(os.path.realpath(path)) for path in (folder, data_path))
-    names = ['features', *(name for names in SPLIT_FOLDERS.values() for name in names)]
-    trees = [Path(os.path.realpath(root / name)) for name in names]
+    folders = [root / 'features', *(folder for split in SPLIT_FOLDERS for folder in split_folders(root, split))]
+    trees = [Path(os.path.realpath(folder)) for folder in folders]
     if any(tree.is_relative_to(place) for tree in (root, *trees)) or any(map(place.is_relative_to, trees)):
         raise InputError(f'{folder}: is or holds the data folder {data_path}, or lies among its features, and would '
                          f'mix its files with theirs; choose another --output_dir or --exp_name')

@@ -1,17 +1,21 @@
 """A run's process and folder: devices, whole files, checkpoints, tables, and who may write where."""
+import json
 import os
 import shutil
 import signal
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from test_main import contents, localize, refused, train, words, write_data
+from test_main import CLASSES, contents, localize, refused, train, words, write_data
 
+from dataset import VideoDataset
+from eval.files import read_ground_truth
 from model import AICL, load_weights
-from run import (FILES, Lock, Table, check_folder, digest, keep_data, pick_device, read_checkpoint, save,
-                 write_checkpoint)
+from run import (FILES, Lock, Table, check_folder, digest, digest_features, keep_data, pick_device, read_checkpoint,
+                 save, write_checkpoint)
 from utils import InputError, write_bytes
 
 D, C, H = 4, 3, 6
@@ -331,3 +335,72 @@ def test_two_writers_of_one_file_never_mix(tmp_path):
         os.kill(number, signal.SIGKILL)
         os.waitpid(number, 0)
         os.close(started), os.close(ready)
+
+
+# ---- the data of a run ----------------------------------------------------------------------------------------------
+
+def change_array(path, change):
+    array = np.load(path)
+    change(array)
+    np.save(path, array)
+
+
+def rotate_labels(data):
+    """Every training video gets the label of another class."""
+    truth = json.loads((data / 'gt.json').read_text())
+    for name, video in truth['database'].items():
+        for row in video['annotations'] if name.startswith('train') else ():
+            row['label'] = CLASSES[(CLASSES.index(row['label']) + 1) % len(CLASSES)]
+    (data / 'gt.json').write_text(json.dumps(truth))
+
+
+def move_segments(data):
+    truth = json.loads((data / 'gt.json').read_text())
+    truth['database']['test_1']['annotations'][0]['segment'][1] = 1.5
+    (data / 'gt.json').write_text(json.dumps(truth))
+
+
+def halve(data):
+    for stream in ('rgb', 'flow'):
+        path = data / 'features' / 'test' / stream / 'test_2.npy'
+        np.save(path, np.load(path)[::2])
+
+
+CHANGES = {
+    'training features': lambda d: change_array(d / 'features/train/flow/train_3.npy', lambda a: a[4].__iadd__(0.01)),
+    'test features': lambda d: change_array(d / 'features/test/rgb/test_0.npy', lambda a: a[2].__iadd__(0.01)),
+    'lengths of test videos': halve, 'training labels': rotate_labels, 'test annotations': move_segments}
+
+
+@pytest.mark.parametrize('name', CHANGES)
+def test_a_run_is_not_resumed_with_changed_data(data, finished, tmp_path, capsys, name):
+    own = Path(shutil.copytree(data, tmp_path / 'data'))
+    output = Path(shutil.copytree(finished, tmp_path / 'run'))
+    before = contents(output)
+    CHANGES[name](own)
+    refused(capsys, words(own, output, '--num_steps', 6, '--detection_inf_step', 2, '--resume'), output,
+            f'the {name} are others', '--overwrite')
+    assert contents(output) == before
+
+
+def test_a_checkpoint_that_does_not_know_its_data_is_gone_on_with_and_said(data, finished, tmp_path, capsys):
+    output = Path(shutil.copytree(finished, tmp_path / 'run'))
+    state = read_checkpoint(output)
+    for name in ('training features', 'test annotations'):
+        del state['identity'][name]
+    write_checkpoint(output, state)
+    train(data, output, '--detection_inf_step', 2, '--resume', steps=6)
+    assert 'did not note the training features, test annotations' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('cache', ['ram', 'none'])
+def test_of_many_features_some_of_every_video_are_looked_at(data, monkeypatch, cache):
+    truth = read_ground_truth(data / 'gt.json')
+    videos = VideoDataset(data, 'train', truth, truth.labels, cache=cache)
+    whole = digest_features(videos)
+    monkeypatch.setattr('run.SAMPLED_BYTES', 1)
+    looked_at, sample = [], videos.sample
+    monkeypatch.setattr(videos, 'sample', lambda draw: looked_at.append(draw) or sample(draw))
+    assert digest_features(videos) != whole
+    assert [video for draw in looked_at for video in draw.videos] == list(range(5))
+    assert all(len(rows) == 2 for draw in looked_at for rows in draw.rows)
