@@ -387,13 +387,14 @@ def tell_what_next(args: argparse.Namespace, folder: Path) -> None:
 
 def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> int:
     """Train, evaluate on the way and at the end; the exit status, 128 + signal where one ended the run early."""
-    from run import Run, check_same_run, find_checkpoint, make_folder
+    from run import (Lock, Run, begin_run, check_folder, check_same_run, describe_data, find_checkpoint, keep_data,
+                     make_folder)
     from training import Training
 
     # 1. The data. Nothing here draws a random number.
     folder = folder_of(args)
-    state = find_checkpoint(folder, args.resume, args.overwrite)
-    ranks.wait()    # nobody writes into the folder before all have looked at it
+    keep_data(folder, args.data_path)
+    check_folder(folder, args.resume, args.overwrite)
     truth = read_annotations(Path(args.data_path))
     if not truth.labels:
         raise missing_annotations(Path(args.data_path))
@@ -412,31 +413,35 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     num_steps = args.num_steps or args.num_epochs * training.steps_per_epoch
 
     # 3. The run: a new one, or one to go on with.
-    identity = {'classes': train_set.class_names, 'training videos': train_set.names,
-                'lengths of videos': train_set.lengths, 'test videos': test_set.names}
-    if state:
-        check_same_run(folder, state, vars(args), get_parser().with_trait(RESUME), identity)
-        go_on(training, state, folder, num_steps)
+    identity = describe_data(train_set, test_set, evaluator.truth)
     make_folder(folder)
-    run = None
-    if ranks.is_first:
-        describe(args, {'train': train_set, 'test': test_set}, device)
-        run = Run(folder, vars(args), identity, get_parser().with_trait(DIFFER), state)
+    with Lock(folder) if ranks.is_first else nullcontext():
+        state = find_checkpoint(folder, args.resume, args.overwrite)
         if state:
-            print(f'resumed  at step {training.progress.step} of {num_steps}', flush=True)
+            check_same_run(folder, state, vars(args), get_parser().with_trait(RESUME), identity)
+            go_on(training, state, folder, num_steps)
+        ranks.wait()    # nobody writes into the folder before all have looked at it
+        run = None
+        if ranks.is_first:
+            describe(args, {'train': train_set, 'test': test_set}, device)
+            if state:
+                print(f'resumed  at step {training.progress.step} of {num_steps}', flush=True)
+            else:
+                state = begin_run(folder, vars(args), identity, training.state())
+            run = Run(folder, vars(args), identity, get_parser().with_trait(DIFFER), state)
 
-    # 4. The steps, and what they came to.
-    with run or nullcontext():
-        stopped_by = take_steps(training, num_steps, train_set, evaluator, run, ranks, args)
-        if stopped_by:
+        # 4. The steps, and what they came to.
+        with run or nullcontext():
+            stopped_by = take_steps(training, num_steps, train_set, evaluator, run, ranks, args)
+            if not stopped_by:
+                conclude(training, folder, evaluator, run, ranks, args.dataset)
+                if run:
+                    tell_what_next(args, folder)
+                return 0
             if run:
                 print(f'{signal.Signals(stopped_by).name} after step {training.progress.step}: go on with the same '
                       f'command and --resume')
             return 128 + stopped_by
-        conclude(training, folder, evaluator, run, ranks, args.dataset)
-        if run:
-            tell_what_next(args, folder)
-    return 0
 
 
 def go_on(training: 'Training', state: dict, folder: Path, num_steps: int) -> None:
@@ -590,8 +595,10 @@ def class_names_of(args: argparse.Namespace, truth: GroundTruth, num_classes: in
 def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> int:
     """Localize the test videos with given weights and score the detections; the exit status."""
     from model import build_network, load_weights, num_classes_of, read_weights, unwrap
-    from run import arguments_and_versions, make_folder
+    from run import Lock, arguments_and_versions, keep_data, make_folder
 
+    folder = folder_of(args)
+    keep_data(folder, args.data_path)
     state = unwrap(read_weights(args.model_file))
     truth = read_annotations(Path(args.data_path))
     class_names = class_names_of(args, truth, num_classes_of(state, args.model_file))
@@ -599,23 +606,23 @@ def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     evaluator = get_evaluator(args, test_set, truth, ranks)
     network = build_network(network_options(args), test_set.feature_dim, len(class_names), device)
     load_weights(network, state, args.model_file)
-    folder = folder_of(args)
     make_folder(folder)
-    if (folder / 'args.json').exists():
-        warn(f'{folder}: holds a training run; its detections.json, results.json, curves.npz and report.html are '
-             f'replaced')
-    if ranks.is_first:
-        describe(args, {'test': test_set}, device)
-    evaluation = evaluator.evaluate(network)
-    if evaluation:
-        write_json(folder / 'inference_args.json', arguments_and_versions(vars(args)))
-        evaluation.write(folder)
-        evaluation.write_report(folder, BINS[RECIPES[args.dataset].bins], f'{folder.name}: {args.dataset}',
-                                f'weights {args.model_file}')
-        write_json(folder / 'results.json', evaluation.to_json())
-        evaluation.show(args.model_file)
-        evaluation.warn()
-        tell_what_next(args, folder)
+    with Lock(folder) if ranks.is_first else nullcontext():
+        if ranks.is_first:
+            if (folder / 'args.json').exists():
+                warn(f'{folder}: holds a training run; its detections.json, results.json, curves.npz and report.html '
+                     f'are replaced')
+            describe(args, {'test': test_set}, device)
+        evaluation = evaluator.evaluate(network)
+        if evaluation:
+            write_json(folder / 'inference_args.json', arguments_and_versions(vars(args)))
+            evaluation.write(folder)
+            evaluation.write_report(folder, BINS[RECIPES[args.dataset].bins], f'{folder.name}: {args.dataset}',
+                                    f'weights {args.model_file}')
+            write_json(folder / 'results.json', evaluation.to_json())
+            evaluation.show(args.model_file)
+            evaluation.warn()
+            tell_what_next(args, folder)
     return 0
 
 

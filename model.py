@@ -5,6 +5,8 @@
 
 Shapes: N videos, T snippets, C classes, D features a modality, H hidden width, k snippets a class, K mined.
 """
+import os
+import stat
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -170,9 +172,43 @@ def build_network(options: NetworkOptions, feature_dim: int, num_classes: int, d
 
 # ---- weights under the released names --------------------------------------------------------------------------------
 
+MAX_VALUES, MAX_DEPTH, MAX_NUMBER = 10 ** 6, 32, 2 ** 64    # in one file
+
+
+def is_plain(value: object) -> bool:
+    """Whether this is a dense tensor that holds every value it shows: sparse, nested, quantized and meta ones do not,
+    nor does one that repeats a few stored values by a stride of 0."""
+    if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided:
+        return False
+    if value.is_quantized or value.device.type == 'meta':
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def find_fault(content: object) -> str:
+    """What of a file's content nobody who reads it should meet, '' if nothing: see `is_plain`, and endless nests."""
+    waiting, count = [(content, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, Tensor) and not is_plain(value):
+            return 'holds a tensor that is not dense or not stored in full'
+        if isinstance(value, int) and abs(value) >= MAX_NUMBER:
+            return 'holds a whole number of too many digits'
+        if isinstance(value, (dict, list, tuple, set, frozenset)):
+            count += len(value)
+            if count > MAX_VALUES or depth == MAX_DEPTH:
+                return 'holds too many values, or nested too deep'
+            waiting += [(inner, depth + 1) for inner in value]
+            if isinstance(value, dict):
+                waiting += [(inner, depth + 1) for inner in value.values()]
+    return ''
+
+
 def read_weights(path: str | Path) -> dict:
-    """Read a dictionary of tensors and plain values; no pickled code is ever run."""
+    """Read a dictionary of plain tensors and plain values; no pickled code is ever run."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):    # a pipe would be waited for
+            raise InputError(f'{path}: not a file that can be read from end to end')
         with open(path, 'rb') as file:
             if not file.read(4).startswith((b'PK\3\4', b'\x80')):    # torch would unpack a tar into a folder of its own
                 raise ValueError('neither zip nor pickle')
@@ -180,13 +216,15 @@ def read_weights(path: str | Path) -> dict:
             state = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
-    except MemoryError:
+    except (MemoryError, InputError):
         raise
     except Exception:    # torch's readers raise a dozen types, and their texts advise to run what is in the file
         raise InputError(f'{path}: damaged, or not a file of tensors and plain values alone; write or download it '
                          f'again') from None
     if not isinstance(state, dict):
         raise InputError(f'{path}: holds a {type(state).__name__}, not a dictionary of parameters')
+    if fault := find_fault(state):
+        raise InputError(f'{path}: {fault}; write or download it again')
     return state
 
 
@@ -202,7 +240,7 @@ CLASSIFIER = 'actionness_module.cls.0.weight'    # (C, H, 1)
 def num_classes_of(state: dict, path: str | Path) -> int:
     """C, the number of classes that weights were trained on."""
     weight = state.get(CLASSIFIER)
-    if not isinstance(weight, Tensor) or not weight.ndim:
+    if not is_plain(weight) or not weight.ndim:
         mend = 'use best.pt or last.pt beside it' if 'optimizer' in state else 'these are not weights of AICL'
         raise InputError(f'{path}: {CLASSIFIER} is missing; {mend}')
     return weight.shape[0]
@@ -224,8 +262,8 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
     faults += [f"{shorten(name)} is not one of this network's" for name in state if name not in own]
     for name in own.keys() & state.keys():
         value = state[name]
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            faults.append(f'{name} is not a tensor of floating point numbers')
+        if not is_plain(value) or not value.is_floating_point():
+            faults.append(f'{name} is not a plain tensor of floating point numbers')
         elif value.shape != own[name].shape:
             faults.append(f'{name} is {tuple(value.shape)} where {tuple(own[name].shape)} is needed')
         elif not torch.isfinite(value.to(own[name].dtype)).all():
@@ -234,7 +272,7 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
         theirs, ours = modal_of(state), modal_of(own)
         kind = f'was trained with --modal {theirs}, not {ours}, and ' if theirs not in ('', ours) else ''
         weight, width = state.get(CLASSIFIER), own[CLASSIFIER].shape[1]
-        if isinstance(weight, Tensor) and weight.ndim == 3 and weight.shape[1] != width:
+        if is_plain(weight) and weight.ndim == 3 and weight.shape[1] != width:
             kind += f'was trained with --hidden_dim {weight.shape[1]}, not {width}, and '
         raise InputError(f'{path}: {kind}does not fit this network: {"; ".join(sorted(faults))}')
     model.load_state_dict(state)

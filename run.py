@@ -7,6 +7,7 @@
 """
 import csv
 import errno
+import fcntl
 import hashlib
 import io
 import math
@@ -25,14 +26,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dataset import Share
+from dataset import Share, UniformSampler, VideoDataset
 from eval.detection import tiou_key
+from eval.files import GroundTruth
+from features import SPLIT_FOLDERS, split_folders
 from inference import Evaluation, ScoredEvaluation
 from losses import Losses
 from model import read_weights
-from utils import InputError, shorten, warn, write_bytes, write_json, write_text
+from utils import InputError, clear_temporary, first_few, shorten, warn, write_bytes, write_json, write_text
 
 FIGURE_SECONDS = 30        # between evaluations whose timelines are drawn, at least: drawing takes a second
+CHECKPOINTS = 'checkpoint.next.pt', 'checkpoint.pt', 'checkpoint.previous.pt'    # the first only if a kill left it
+# All that a training run or an inference writes into its folder.
+FILES = (*CHECKPOINTS, 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json', 'detections.json',
+         'detections.csv', 'curves.npz', 'report.html', 'labels.txt', 'inference_args.json',
+         'events.out.tfevents.*', 'args.json')
 
 
 # ---- device, ranks and signals --------------------------------------------------------------------------------------
@@ -171,8 +179,7 @@ def write_checkpoint(folder: Path, state: dict) -> None:
 
 def read_checkpoint(folder: Path) -> dict | None:
     """The newest whole checkpoint of a run, None where it wrote none yet. Raises InputError if all are damaged."""
-    names = 'checkpoint.next.pt', 'checkpoint.pt', 'checkpoint.previous.pt'    # the first only if a kill left it
-    paths = [path for path in map(folder.joinpath, names) if path.exists()]
+    paths = [path for path in map(folder.joinpath, CHECKPOINTS) if path.exists()]
     for path in paths:
         try:
             state = read_weights(path)
@@ -190,12 +197,70 @@ def read_checkpoint(folder: Path) -> dict | None:
 
 
 def find_checkpoint(folder: Path, resume: bool, overwrite: bool) -> dict | None:
-    """The checkpoint to go on from, None for a new run. Raises InputError where the folder holds another run."""
-    if (folder / 'args.json').exists() and not (resume or overwrite):
-        raise InputError(f'{folder}: holds a run already; add --resume to go on with it or --overwrite to replace it, '
-                         f'or choose another --exp_name')
+    """The checkpoint to go on from, None for a new run. Raises InputError as `check_folder` does."""
+    check_folder(folder, resume, overwrite)
     return read_checkpoint(folder) if resume else None
 
+
+def check_same_run(folder: Path, state: dict, arguments: dict, changeable: Iterable[str], identity: dict) -> None:
+    """Raises InputError, by name, where arguments or data make it another run than the checkpoint's.
+
+    `changeable` names the arguments that may differ, `identity` is what was found in the data.
+    """
+    changed = [f'--{name} was {value!r} and is {arguments[name]!r}' for name, value in state['args'].items()
+               if name not in changeable and arguments.get(name, value) != value]
+    known = state['identity']
+    changed += [f'the {name} are others' for name, value in identity.items() if known.get(name, value) != value]
+    if changed:
+        raise InputError(f'{folder}: cannot be resumed with other settings or data: {"; ".join(changed)}; put them '
+                         f'back, or start again with --overwrite')
+    if unknown := [name for name in identity if name not in known]:
+        warn(f'{folder}: its checkpoint is of an older version, which did not note the {", ".join(unknown)}; whether '
+             f'they are still the same is not checked')
+
+
+def begin_run(folder: Path, arguments: dict, identity: dict, state: dict) -> dict:
+    """Write the first checkpoint of a new run with the `state` of its training, over that of an earlier run; return it.
+
+    It comes before every other file: a folder with files of a run has a checkpoint, whenever a kill comes.
+    """
+    first = {'args': arguments, 'identity': identity, **state, 'results': {}, 'best': None}
+    next_one, _, previous = (folder / name for name in CHECKPOINTS)
+    next_one.unlink(missing_ok=True)
+    write_checkpoint(folder, first)
+    previous.unlink(missing_ok=True)
+    return first
+
+
+# ---- the data that a run was begun with -----------------------------------------------------------------------------
+
+SAMPLED_BYTES = 2 ** 26    # of the features of a split that are looked at, about: a fifth of a second
+
+
+def describe_data(train_set: VideoDataset, test_set: VideoDataset, truth: GroundTruth | None) -> dict:
+    """What a run is begun with, by the names that a message gives it; what is large, by digest.
+
+    `truth` is what the test videos are scored against.
+    """
+    arrays = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in truth or ()]
+    return {'classes': train_set.class_names, 'training videos': train_set.names,
+            'lengths of videos': train_set.lengths, 'training labels': digest(train_set.labels),
+            'training features': digest_features(train_set), 'test videos': test_set.names,
+            'lengths of test videos': test_set.lengths, 'test annotations': digest(arrays),
+            'test features': digest_features(test_set)}
+
+
+def digest_features(videos: VideoDataset) -> str:
+    """SHA-256 of the features of a split: of all where they are few, else of rows spread evenly over every video."""
+    rows_that_fit = SAMPLED_BYTES // (4 * videos.num_features * len(videos))
+    num_rows = min(max(rows_that_fit, 2), max(videos.lengths))
+    sha = hashlib.sha256(repr((videos.lengths, videos.num_features)).encode())
+    for draw in UniformSampler(videos.lengths, num_rows, batch_size=32):
+        sha.update(videos.sample(draw).cpu().numpy())
+    return sha.hexdigest()
+
+
+# ---- the run's folder -----------------------------------------------------------------------------------------------
 
 def make_folder(folder: Path) -> None:
     """Make a folder where it is not there."""
@@ -206,19 +271,71 @@ def make_folder(folder: Path) -> None:
                          f'--exp_name') from None
 
 
-def check_same_run(folder: Path, state: dict, arguments: dict, changeable: Iterable[str], identity: dict) -> None:
-    """Raises InputError, by name, where arguments or data make it another run than the checkpoint's.
+def keep_data(folder: Path, data_path: str) -> None:
+    """Raises InputError where a run's folder is or holds the data folder, or lies among its features."""
+    place, root = (Path(os.path.realpath(path)) for path in (folder, data_path))
+    folders = [root / 'features', *(folder for split in SPLIT_FOLDERS for folder in split_folders(root, split))]
+    trees = [Path(os.path.realpath(folder)) for folder in folders]
+    if any(tree.is_relative_to(place) for tree in (root, *trees)) or any(map(place.is_relative_to, trees)):
+        raise InputError(f'{folder}: is or holds the data folder {data_path}, or lies among its features, and would '
+                         f'mix its files with theirs; choose another --output_dir or --exp_name')
 
-    `changeable` names the arguments that may differ, `identity` is what was found in the data.
+
+def check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Raises InputError where a run would write over files without being asked to, having no checkpoint of them."""
+    found = [path.name for name in FILES for path in sorted(folder.glob(name))]
+    is_run = any(name in CHECKPOINTS for name in found)
+    if not found or overwrite or (resume and is_run):
+        return
+    if is_run:
+        raise InputError(f'{folder}: holds a run already; add --resume to go on with it or --overwrite to replace it, '
+                         f'or choose another --exp_name')
+    raise InputError(f'{folder}: holds {first_few(found)} but no checkpoint to go on from; add --overwrite to replace '
+                     f'what is there, or choose another --exp_name')
+
+
+class Lock:
+    """Holds a folder: no other process writes a run's files there as long as this one lives and is inside.
+
+    It is the system's lock on the file `.lock`, which says who holds it. It ends with the process, however that ends,
+    and the workers that a run forks do not inherit it. Raises InputError, which names the holder, where it is held.
     """
-    changed = [f'--{name} was {value!r} and is {arguments[name]!r}' for name, value in state['args'].items()
-               if name not in changeable and arguments.get(name, value) != value]
-    changed += [f'the {name} are others' for name, value in identity.items() if state['identity'][name] != value]
-    if changed:
-        raise InputError(f'{folder}: cannot be resumed with other settings: {"; ".join(changed)}')
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / '.lock'
+
+    def __enter__(self) -> 'Lock':
+        try:
+            self.file = self.take()
+        except OSError as error:
+            raise InputError(f'{self.path}: cannot be written: {error.strerror}') from None
+        holder = f'process {os.getpid()} on {platform.node()}, since {time.strftime("%Y-%m-%d %H:%M:%S")}'
+        os.truncate(self.file, 0)
+        os.pwrite(self.file, holder.encode(), 0)
+        return self
+
+    def take(self) -> int:
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(self.path) and os.path.samestat(os.fstat(file), os.stat(self.path)):
+                    return file
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    holder = shorten(os.pread(file, 200, 0).decode(errors='replace'))
+                    raise InputError(f'{self.folder}: in use by {holder or "another process"}; wait for its end, or '
+                                     f'choose another --exp_name') from None
+                warn(f'{self.path}: cannot be locked here ({error.strerror}); see that no other run writes into this '
+                     f'folder')
+                return file
+            os.close(file)    # the one before has just ended and taken the file away
+
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)    # before it is let go, so that nobody holds a file that is not there
+        os.close(self.file)
 
 
-# ---- the run's folder -----------------------------------------------------------------------------------------------
 
 class Table:
     """A CSV file that grows by rows of numbers, each led by a step. Rows after `last_step` are dropped first."""
@@ -288,23 +405,16 @@ class Run:
     """The folder of a training run: its tables, TensorBoard events, and the best and the last weights and results.
 
     `arguments` are those of the command line, `identity` is what was found in the data; `state` is the checkpoint to go
-    on from, None for a new run, which replaces the files of an earlier one.
+    on from, for a new run that of `begin_run`.
     """
 
-    # The checkpoints go first: where a kill comes between, nobody goes on with a run that lacks its other files.
-    FILES = ('checkpoint.pt', 'checkpoint.next.pt', 'checkpoint.previous.pt', 'losses.csv', 'metrics.csv', 'best.pt',
-             'last.pt', 'results.json', 'detections.json', 'detections.csv',
-             'curves.npz', 'report.html', 'labels.txt',
-             'inference_args.json', 'events.out.tfevents.*', 'args.json')
-
-    def __init__(self, folder: Path, arguments: dict, identity: dict, may_differ: list[str], state: dict | None):
+    def __init__(self, folder: Path, arguments: dict, identity: dict, may_differ: list[str], state: dict):
         self.folder, self.arguments, self.identity = folder, arguments, identity
         self.results: dict[str, dict] = {}                          # 'best' and 'last': what results.json says of them
         self.evaluated: dict[str, tuple[int, Evaluation]] = {}      # of these what this process found itself, by step
         self.drawn = -math.inf                                      # when figures were last drawn
-        last_step = state['progress']['step'] if state else 0
-        if state is None:
-            self.clear()
+        last_step = state['progress']['step']
+        self.clear(is_new=last_step == 0)
         by_tiou = [f'mAP@{tiou_key(threshold)}' for threshold in arguments['tiou']]
         self.metric_names = ['average_mAP', 'video_accuracy', 'num_predictions', *by_tiou]
         self.losses = Table(folder / 'losses.csv', ['step', 'epoch', *Losses._fields], last_step)
@@ -313,8 +423,7 @@ class Run:
         self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
         write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in identity['classes']))
         write_json(folder / 'args.json', {**arguments_and_versions(arguments), 'differ': may_differ})
-        if state:
-            self.restore(state)
+        self.restore(state)
 
     def __enter__(self) -> 'Run':
         return self
@@ -322,11 +431,13 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.board.close()
 
-    def clear(self) -> None:
-        """Remove the files of an earlier run, and nothing else."""
-        for name in self.FILES:
-            for path in (*self.folder.glob(name), *self.folder.glob(f'.{name}.tmp')):    # the latter from a kill
-                path.unlink()
+    def clear(self, is_new: bool) -> None:
+        """Remove what kills have left, and for a new run the files of an earlier one, and nothing else."""
+        for name in FILES:
+            clear_temporary(self.folder, name)
+            if is_new and name not in CHECKPOINTS[:2]:    # one of these says that the run is at step 0
+                for path in self.folder.glob(name):
+                    path.unlink()
 
     def restore(self, state: dict) -> None:
         """Bring results and best weights to where a checkpoint has them: the files may be those of later steps."""

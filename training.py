@@ -10,7 +10,7 @@ does differently in a step is in `Training.losses`.
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dataset import Batch, Share, ShuffledSampler, VideoDataset, loader
 from losses import Losses, LossWeights, aicl_losses
-from model import NetworkOptions, build_network, load_weights, mine, pseudo_targets
+from model import NetworkOptions, build_network, find_fault, is_plain, load_weights, mine, pseudo_targets
 from utils import InputError
 
 
@@ -46,6 +46,14 @@ class Progress:
     position: int = 0                                  # batches of this epoch that are done
     epoch_start: dict = field(default_factory=dict)    # of torch's and Python's generators
     rows_start: list = field(default_factory=list)     # of the generator that draws the rows
+
+
+class TrainingState(NamedTuple):
+    """What a training goes on from, as tensors and plain values."""
+    progress: dict     # the fields of `Progress`
+    random: dict       # see `random_state`
+    model: dict        # the network's parameters
+    optimizer: dict    # Adam's own
 
 
 class Training:
@@ -128,21 +136,68 @@ class Training:
                 raise InputError(f'step {self.progress.step}: made {name} NaN or infinite, so it is not finite and not '
                                  f'saved; lower --lr')
 
-    def state(self) -> dict:
-        """All that `restore` needs, as tensors and plain values."""
-        return {'progress': vars(self.progress), 'random': random_state(), 'model': self.network.state_dict(),
-                'optimizer': self.optimizer.state_dict()}
+    def state(self) -> TrainingState:
+        """All that `restore` needs."""
+        return TrainingState(vars(self.progress), random_state(), self.network.state_dict(),
+                             self.optimizer.state_dict())
 
-    def restore(self, state: dict) -> None:
-        """Go on where `state` was taken.
+    def find_fault(self, state: TrainingState) -> str:
+        """What of a state is not as this training would write it, '' if nothing. Nothing else may be restored."""
+        progress, steps = state.progress, self.steps_per_epoch
+        counts = [progress.get(name) for name in ('step', 'epoch', 'position')]
+        if progress.keys() != vars(self.progress).keys() or not all(type(n) is int and n >= 0 for n in counts):
+            return 'progress'
+        step, epoch, position = counts
+        if step != epoch * steps + position or position > steps:
+            return 'progress'
+        if position and not (is_random_state(progress['epoch_start']) and is_rows_state(progress['rows_start'])):
+            return 'progress'
+        if not is_random_state(state.random):
+            return 'random'
+        if not has_form(state.model, self.network.state_dict()):
+            return 'model'
+        return '' if self.fits_optimizer(state.optimizer, step) else 'optimizer'
 
-        Raises InputError where the weights do not fit, LookupError, TypeError, ValueError or AttributeError where it is
-        not a state.
-        """
-        self.progress = Progress(**state['progress'])
-        load_weights(self.network, state['model'], 'checkpoint.pt')
-        self.optimizer.load_state_dict(state['optimizer'])
-        set_random_state(state['random'])
+    def fits_optimizer(self, state: dict, step: int) -> bool:
+        """Whether this is a state of our Adam after so many steps."""
+        own = self.optimizer.state_dict()
+        if state.keys() != own.keys() or not isinstance(state['state'], dict):
+            return False
+        groups, (own_group,) = state['param_groups'], own['param_groups']
+        if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], dict):
+            return False
+        for name, value in own_group.items():    # other versions of torch have some more or less of them
+            theirs = groups[0].get(name, value)
+            if type(theirs) is not type(value) or find_fault(theirs) or repr(theirs) != repr(value):
+                return False
+        parameters = dict(enumerate(self.network.parameters()))
+        for index, moments in state['state'].items():
+            if type(index) is not int or index not in parameters:
+                return False
+            form = {'step': torch.tensor(0.), 'exp_avg': parameters[index], 'exp_avg_sq': parameters[index]}
+            if not has_form(moments, form) or not 0 < float(moments['step']) <= step:
+                return False
+        return True
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on where `state`, one without fault, was taken. Raises InputError where its weights are not finite."""
+        load_weights(self.network, state.model, 'checkpoint.pt')
+        self.progress = Progress(**state.progress)
+        groups = self.optimizer.state_dict()['param_groups']
+        self.optimizer.load_state_dict({'state': state.optimizer['state'], 'param_groups': groups})
+        set_random_state(state.random)
+
+
+def has_form(value: Any, form: Any) -> bool:
+    """Whether a value has the keys, lengths and types of another one, and its tensors their shapes and dtypes."""
+    if isinstance(form, Tensor):
+        return is_plain(value) and value.shape == form.shape and value.dtype == form.dtype
+    if isinstance(form, dict):
+        return (isinstance(value, dict) and value.keys() == form.keys()
+                and all(has_form(value[name], form[name]) for name in form))
+    if isinstance(form, (list, tuple)):
+        return type(value) is type(form) and len(value) == len(form) and all(map(has_form, value, form))
+    return type(value) is type(form)
 
 
 # ---- random numbers -------------------------------------------------------------------------------------------------
@@ -167,6 +222,26 @@ def set_random_state(state: dict) -> None:
         torch.cuda.set_rng_state_all(state['cuda'])
 
 
+def is_random_state(value: Any) -> bool:
+    """Whether the generators would take this: tried on some that nobody draws from."""
+    form = {**random_state(), 'cuda': []}
+    if not isinstance(value, dict) or value.keys() != form.keys() or not isinstance(value['cuda'], list):
+        return False
+    python, form['python'] = value['python'], (3, form['python'][1])    # the third may be None or a number
+    if not isinstance(python, tuple) or len(python) != 3 or not (python[2] is None or type(python[2]) is float):
+        return False
+    if not has_form({**value, 'python': python[:2], 'cuda': []}, form):
+        return False
+    if not all(is_plain(own) and own.dtype == torch.uint8 and own.shape == (16,) for own in value['cuda']):
+        return False
+    try:
+        torch.Generator().set_state(value['torch'])
+        random.Random().setstate(python)
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
 def rows_state(rng: np.random.RandomState) -> list:
     """The state of the generator that draws the rows, in types that a checkpoint may hold."""
     state = rng.get_state(legacy=False)
@@ -177,3 +252,9 @@ def rows_state(rng: np.random.RandomState) -> list:
 def set_rows_state(rng: np.random.RandomState, state: list) -> None:
     name, keys, *rest = state
     rng.set_state((name, keys.numpy(), *rest))
+
+
+def is_rows_state(value: Any) -> bool:
+    """Whether numpy's generator would take this; it does not look at the position itself."""
+    form = rows_state(np.random.RandomState())
+    return has_form(value, form) and value[0] == form[0] and 0 <= value[2] <= 624 and value[3] in (0, 1)

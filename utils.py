@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import secrets
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -110,7 +111,8 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
     Raises InputError if it cannot be written.
     """
     place = Path(os.path.realpath(path))
-    temporary = place.with_name(f'.{place.name}.tmp')  # always the same name: the next run clears what a kill left
+    # Of this process alone, so that two that write one file never mix; `clear_temporary` knows the pattern.
+    temporary = place.with_name(f'.{place.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.tmp')
     try:
         if place.exists() and not place.is_file():  # /dev/null, a pipe: nothing to rename over
             place.write_bytes(content)
@@ -123,6 +125,12 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
             raise
     except OSError as error:
         raise InputError(f'{path}: cannot be written: {error.strerror}') from None
+
+
+def clear_temporary(folder: Path, name: str) -> None:
+    """Remove what kills have left of files of this name, which may hold wildcards, half-written in `folder`."""
+    for path in folder.glob(f'.{name}.*-*.tmp'):
+        path.unlink(missing_ok=True)
 
 
 def write_picture(path: str | os.PathLike, figure: 'Figure') -> None:

@@ -72,14 +72,16 @@ class HalfAFile(NamedTuple):
 
 
 class Rename(NamedTuple):
-    """Armed: the process is killed before it renames a file to this name for the first time."""
+    """Armed: the process is killed before it renames a file to this name for the n-th time."""
     name: str
+    number: int = 1
 
     def arm(self) -> None:
-        replace = os.replace
+        replace, count = os.replace, [0]
 
         def watched(source, target):
-            if Path(target).name == self.name:
+            count[0] += Path(target).name == self.name
+            if count[0] == self.number:
                 os.kill(os.getpid(), signal.SIGKILL)
             replace(source, target)
 

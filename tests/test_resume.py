@@ -144,9 +144,9 @@ def test_a_finished_run_is_reported_again_and_a_shorter_one_is_refused(data, und
 
 def test_overwriting_leaves_nothing_of_the_old_run_and_all_else(data, folder, tmp_path):
     log = tmp_path / 'log'
-    leaves_the_next = Rename('checkpoint.pt')
+    leaves_the_next = Rename('checkpoint.pt', 3)
     status(start(command(data, folder), log, leaves_the_next, checkpoint_seconds=0))
-    (folder / '.results.json.tmp').write_text('half')    # as a kill leaves it
+    (folder / '.results.json.12-ab.tmp').write_text('half')    # as a kill leaves it
     (folder / 'notes.txt').write_text('mine')
     (folder / 'figures').mkdir()
     old = {path.name for path in folder.glob('events.out.tfevents.*')}

@@ -1,10 +1,22 @@
-"""A run's process and folder: devices, whole files, checkpoints and tables."""
+"""A run's process and folder: devices, whole files, checkpoints, tables, and who may write where."""
+import json
+import os
+import shutil
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from test_main import CLASSES, contents, localize, refused, train, words, write_data
 
+from dataset import VideoDataset
+from eval.files import read_ground_truth
 from model import AICL, load_weights
-from run import Table, digest, pick_device, read_checkpoint, save, write_checkpoint
-from utils import InputError
+from run import (FILES, Lock, Table, check_folder, digest, digest_features, keep_data, pick_device, read_checkpoint,
+                 save, write_checkpoint)
+from utils import InputError, write_bytes
 
 D, C, H = 4, 3, 6
 PREFIX = 'actionness_module.'
@@ -153,3 +165,242 @@ def test_a_table_that_was_lost_or_emptied_starts_anew(tmp_path, content):
         path.write_text(content)
     Table(path, ['step', 'total'], 5).append([[6, 0.5]])
     assert path.read_text().splitlines() == ['step,total', '6,0.5']
+
+
+# ---- whose folder it is ---------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def finished(data, tmp_path_factory):
+    """A run of four steps, to be copied."""
+    return train(data, tmp_path_factory.mktemp('outputs') / 'finished', '--detection_inf_step', 2, steps=4)
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_any_file_of_a_run_without_a_checkpoint_is_replaced_only_when_asked(tmp_path, name):
+    (tmp_path / name.replace('*', '1')).write_text('mine')
+    check_folder(tmp_path, resume=False, overwrite=True)
+    for resume in (False, True):
+        if resume and name.startswith('checkpoint'):
+            continue    # which is then read, or found damaged
+        with pytest.raises(InputError, match='--overwrite'):
+            check_folder(tmp_path, resume, overwrite=False)
+
+
+def test_results_of_a_run_without_its_checkpoints_are_not_deleted_by_resuming(data, finished, tmp_path, capsys):
+    output = Path(shutil.copytree(finished, tmp_path / 'run'))
+    for path in output.glob('checkpoint*.pt'):    # to save space
+        path.unlink()
+    before = contents(output)
+    argv = words(data, output, '--num_steps', 4, '--detection_inf_step', 2)
+    assert 'best.pt' in refused(capsys, [*argv, '--resume'], output, 'no checkpoint', '--overwrite')
+    (output / 'args.json').unlink()
+    del before['args.json']
+    refused(capsys, argv, output, 'no checkpoint', '--overwrite')
+    assert contents(output) == before
+    train(data, output, '--overwrite', steps=1)
+
+
+def test_training_does_not_replace_the_results_of_an_inference_unasked(data, finished, tmp_path, capsys):
+    output = localize(data, finished / 'best.pt', tmp_path / 'run')
+    before = contents(output)
+    for flag in ([], ['--resume']):
+        refused(capsys, words(data, output, '--num_steps', 1, *flag), 'detections.json', '--overwrite')
+    assert contents(output) == before
+
+
+def test_no_run_writes_into_its_data(data, finished, tmp_path, capsys):
+    own = Path(shutil.copytree(data, tmp_path / 'data'))
+    (own / 'labels.txt').write_text('mine')
+    before = contents(own)
+    for place in (own, own / 'features' / 'x', own / 'features' / 'test' / 'rgb', own / 'val', tmp_path):
+        for flags in (['--overwrite'], ['--inference_only', '--model_file', finished / 'best.pt']):
+            refused(capsys, words(own, place, *flags), 'data folder', place)
+    assert contents(own) == before
+
+
+def test_links_do_not_hide_that_a_place_lies_in_the_data(tmp_path):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'disk').mkdir()
+    (tmp_path / 'data' / 'features').symlink_to(tmp_path / 'disk')
+    (tmp_path / 'link').symlink_to(tmp_path / 'data')
+    for place in (tmp_path / 'link', tmp_path / 'disk', tmp_path / 'disk' / 'run', tmp_path / 'link' / 'features'):
+        with pytest.raises(InputError, match='data folder'):
+            keep_data(place, str(tmp_path / 'data'))
+    keep_data(tmp_path / 'data' / 'outputs' / 'run', str(tmp_path / 'link'))
+
+
+@contextmanager
+def child(work):
+    """Another process, which does `work` and then waits to be killed; its number."""
+    done, says = os.pipe()
+    number = os.fork()
+    if not number:
+        try:
+            work()
+            os.write(says, b'.')
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.close(says)
+        assert os.read(done, 1) == b'.'
+        yield number
+    finally:
+        os.close(done)
+        os.kill(number, signal.SIGKILL)
+        os.waitpid(number, 0)
+
+
+def test_a_folder_in_use_is_refused_and_the_message_says_by_whom(tmp_path):
+    with child(Lock(tmp_path).__enter__) as holder:
+        with pytest.raises(InputError, match=f'{tmp_path}: in use by process {holder} on .*, since 20'), Lock(tmp_path):
+            pass
+    with Lock(tmp_path):    # it went with the process, killed as that was
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_workers_of_a_killed_run_do_not_hold_its_folder(tmp_path):
+    worker, says = os.pipe()
+
+    def hold_and_fork():
+        Lock(tmp_path).__enter__()
+        own = os.fork()
+        if not own:
+            signal.pause()
+        os.write(says, str(own).encode())
+
+    with child(hold_and_fork):
+        pass
+    try:
+        with Lock(tmp_path):
+            pass
+    finally:
+        os.kill(int(os.read(worker, 20)), signal.SIGKILL)
+        os.close(worker), os.close(says)
+
+
+def test_the_end_of_a_run_takes_its_lock_file_away_from_nobody(tmp_path):
+    """Who opened the file just before it was taken away does not come to hold one that is not there."""
+    waiting = Lock(tmp_path)
+    first = Lock(tmp_path).__enter__()
+    real, os_open = os.open, []
+
+    def open_then_end(path, flags):
+        found = real(path, flags)
+        if not os_open:
+            os_open.append(path)
+            first.__exit__()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'open', open_then_end)
+        with waiting:
+            assert os.path.samestat(os.fstat(waiting.file), os.stat(tmp_path / '.lock'))
+
+
+def test_a_run_in_a_folder_in_use_is_refused_before_it_writes(data, finished, tmp_path, capsys):
+    for flags in (['--num_steps', 1], ['--inference_only', '--model_file', finished / 'best.pt']):
+        folder = tmp_path / 'run'
+        folder.mkdir(exist_ok=True)
+        with child(Lock(folder).__enter__) as holder:
+            refused(capsys, words(data, folder, *flags), folder, f'process {holder}')
+        assert [path.name for path in folder.iterdir()] == ['.lock']
+
+
+def test_two_writers_of_one_file_never_mix(tmp_path):
+    path = tmp_path / 'file'
+    contents_of = {letter: letter * 200_000 for letter in (b'a', b'b')}
+
+    def write_often():
+        os.write(ready, b'.')
+        while True:
+            write_bytes(path, contents_of[b'a'])
+
+    started, ready = os.pipe()
+    number = os.fork()
+    if not number:
+        write_often()
+    try:
+        os.read(started, 1)
+        for _ in range(200):
+            write_bytes(path, contents_of[b'b'])
+            assert path.read_bytes() in contents_of.values()
+    finally:
+        os.kill(number, signal.SIGKILL)
+        os.waitpid(number, 0)
+        os.close(started), os.close(ready)
+
+
+# ---- the data of a run ----------------------------------------------------------------------------------------------
+
+def change_array(path, change):
+    array = np.load(path)
+    change(array)
+    np.save(path, array)
+
+
+def rotate_labels(data):
+    """Every training video gets the label of another class."""
+    truth = json.loads((data / 'gt.json').read_text())
+    for name, video in truth['database'].items():
+        for row in video['annotations'] if name.startswith('train') else ():
+            row['label'] = CLASSES[(CLASSES.index(row['label']) + 1) % len(CLASSES)]
+    (data / 'gt.json').write_text(json.dumps(truth))
+
+
+def move_segments(data):
+    truth = json.loads((data / 'gt.json').read_text())
+    truth['database']['test_1']['annotations'][0]['segment'][1] = 1.5
+    (data / 'gt.json').write_text(json.dumps(truth))
+
+
+def halve(data):
+    for stream in ('rgb', 'flow'):
+        path = data / 'features' / 'test' / stream / 'test_2.npy'
+        np.save(path, np.load(path)[::2])
+
+
+CHANGES = {
+    'training features': lambda d: change_array(d / 'features/train/flow/train_3.npy', lambda a: a[4].__iadd__(0.01)),
+    'test features': lambda d: change_array(d / 'features/test/rgb/test_0.npy', lambda a: a[2].__iadd__(0.01)),
+    'lengths of test videos': halve, 'training labels': rotate_labels, 'test annotations': move_segments}
+
+
+@pytest.mark.parametrize('name', CHANGES)
+def test_a_run_is_not_resumed_with_changed_data(data, finished, tmp_path, capsys, name):
+    own = Path(shutil.copytree(data, tmp_path / 'data'))
+    output = Path(shutil.copytree(finished, tmp_path / 'run'))
+    before = contents(output)
+    CHANGES[name](own)
+    refused(capsys, words(own, output, '--num_steps', 6, '--detection_inf_step', 2, '--resume'), output,
+            f'the {name} are others', '--overwrite')
+    assert contents(output) == before
+
+
+def test_a_checkpoint_that_does_not_know_its_data_is_gone_on_with_and_said(data, finished, tmp_path, capsys):
+    output = Path(shutil.copytree(finished, tmp_path / 'run'))
+    state = read_checkpoint(output)
+    for name in ('training features', 'test annotations'):
+        del state['identity'][name]
+    write_checkpoint(output, state)
+    train(data, output, '--detection_inf_step', 2, '--resume', steps=6)
+    assert 'did not note the training features, test annotations' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('cache', ['ram', 'none'])
+def test_of_many_features_some_of_every_video_are_looked_at(data, monkeypatch, cache):
+    truth = read_ground_truth(data / 'gt.json')
+    videos = VideoDataset(data, 'train', truth, truth.labels, cache=cache)
+    whole = digest_features(videos)
+    monkeypatch.setattr('run.SAMPLED_BYTES', 1)
+    looked_at, sample = [], videos.sample
+    monkeypatch.setattr(videos, 'sample', lambda draw: looked_at.append(draw) or sample(draw))
+    assert digest_features(videos) != whole
+    assert [video for draw in looked_at for video in draw.videos] == list(range(5))
+    assert all(len(rows) == 2 for draw in looked_at for rows in draw.rows)
