@@ -269,6 +269,7 @@ def test_slider_shows_the_detections_that_reach_it(browser, results):
 def test_class_filter_leaves_its_videos_and_its_detections(browser, files, results):
     labels = sorted(LABELS) + ['nobody <b>knows</b>']
     database = json.loads((files / 'gt.json').read_text())['database']
+    set_control(browser, '#threshold', -5)
     for label, name in enumerate(labels):
         set_control(browser, '#label', label)
         expected = [video for video in [*VIDEOS, STRANGER] if any(
