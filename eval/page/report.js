@@ -986,7 +986,7 @@ function followAddress() {
   const video = data.videos.indexOf(parts.get('video')), number = name => Number.parseFloat(parts.get(name));
   if (video < 0) return false;
   state.label = data.labels.indexOf(parts.get('class'));
-  state.tiou = parts.has('tiou') ? Math.max(0, data.tiou.indexOf(parts.get('tiou'))) : TIOU;
+  state.tiou = data.tiou.includes(parts.get('tiou')) ? data.tiou.indexOf(parts.get('tiou')) : TIOU;
   state.threshold = Number.isFinite(number('score')) ? number('score') : BEGIN;
   state.query = '';
   [$('#label').value, $('#threshold').value, $('#search').value] = [state.label, state.threshold, ''];
@@ -1031,10 +1031,14 @@ function painted(original) {
   return copy;
 }
 
+const isClosed = node => node.tagName !== 'SUMMARY' && Boolean(node.parentElement.closest('details:not([open])')) &&
+  !node.parentElement.closest('summary');
+
 // The texts of a panel outside its drawings, one a line, and the swatches of its legend.
 function words(box, frame) {
-  const result = [], walker = document.createTreeWalker(box, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT, node =>
-    node instanceof SVGElement || node.tagName === 'BUTTON' ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT);
+  const isLeftOut = node => node instanceof SVGElement || node.tagName === 'BUTTON' || isClosed(node);
+  const walker = document.createTreeWalker(box, NodeFilter.SHOW_ELEMENT | NodeFilter.SHOW_TEXT, node =>
+    isLeftOut(node) ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT), result = [];
   const range = document.createRange();
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const style = getComputedStyle(node.nodeType === Node.TEXT_NODE ? node.parentElement : node);
@@ -1070,7 +1074,7 @@ function standalone(box) {
   rect(0, 0, width, height, {fill: card}), ...words(box, frame));
   for (const original of box.querySelectorAll(':not(svg) > svg')) {
     const place = original.getBoundingClientRect();
-    if (!place.width) continue;
+    if (!place.width || isClosed(original)) continue;
     root.append(fill(painted(original), {
       x: (place.left - frame.left).toFixed(1), y: (place.top - frame.top).toFixed(1), width: place.width,
       height: place.height, overflow: 'visible'}, []));
