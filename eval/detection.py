@@ -209,13 +209,14 @@ def evaluate(truth: GroundTruth, detections: Detections, tiou: ArrayLike,
         predictions_of_unknown_labels=int(unknown_label.sum()))
 
 
-def best_threshold(truth: GroundTruth, detections: Detections, tiou: float = 0.5) -> Threshold | None:
+def best_threshold(truth: GroundTruth, detections: Detections, tiou: float = 0.5,
+                   matches: Matches | None = None) -> Threshold | None:
     """The score threshold at which F1 is best against all videos of `truth` (see `scored_subset`).
 
     Of equals the highest; None if no detection matches an instance. Detections of labels that `truth` does not use
     change nothing, as in mAP.
     """
-    matches = match(truth, detections, check_tiou([tiou]))
+    matches = match(truth, detections, check_tiou([tiou])) if matches is None else matches
     scores, hit = detections.scores[matches.order], matches.instance[0] >= 0
     order = np.argsort(-scores, kind='stable')
     scores, hits = scores[order], np.cumsum(hit[order])

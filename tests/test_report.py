@@ -6,8 +6,10 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from browser import Browser, find_browser
 
 import eval.detection
 import eval.diagnosis
+import eval.report
 from eval.curves import Curves, pick_curves, write_curves
-from eval.detection import evaluate, scored_subset
+from eval.detection import best_threshold, evaluate, scored_subset
 from eval.files import match_videos, read_detections, read_ground_truth, select_videos
 from eval.report import build_report, main
 from utils import InputError, write_text
@@ -269,6 +272,7 @@ def test_slider_shows_the_detections_that_reach_it(browser, results):
 def test_class_filter_leaves_its_videos_and_its_detections(browser, files, results):
     labels = sorted(LABELS) + ['nobody <b>knows</b>']
     database = json.loads((files / 'gt.json').read_text())['database']
+    set_control(browser, '#threshold', -5)
     for label, name in enumerate(labels):
         set_control(browser, '#label', label)
         expected = [video for video in [*VIDEOS, STRANGER] if any(
@@ -425,3 +429,397 @@ def test_thumos14_is_small_and_opens_quickly(chromium, shared, tmp_path):
     for kind, share in {'true positive': 7.76, 'double detection': 21.04, 'wrong label': 3.12, 'localization': 29.90,
                         'confusion': 3.60, 'background': 34.58}.items():
         assert float(re.search(rf'{kind} ([\d.]+) %', legend)[1]) == pytest.approx(share, abs=0.02)
+
+
+# ---- what stands first, and where it begins -------------------------------------------------------------------------
+
+def test_the_average_over_all_thresholds_stands_first_and_largest(chromium, files, tmp_path):
+    truth, detections = (read(files / name) for read, name in (
+        (read_ground_truth, 'gt.json'), (read_detections, 'detections.json')))
+    tiou = [i / 10 for i in range(1, 8)]
+    path = tmp_path / 'r.html'
+    write_text(path, build_report(truth, detections, tiou, title='my run', subtitle='step 3 <of> 5'))
+    chromium.open(path)
+    scores = evaluate(truth, detections, tiou)
+    assert text_of(chromium, '.tiles div') == f'{100 * scores.average:.2f}mAP, average 0.1:0.7 (%)'
+    sizes = chromium.run("[...document.querySelectorAll('.tiles b')].map(b =>"
+                         'parseFloat(getComputedStyle(b).fontSize))')
+    assert len(sizes) == 3 and sizes[0] > max(sizes[1:])
+    assert text_of(chromium, 'h1') == 'my run step 3 <of> 5'
+
+
+def test_the_slider_begins_where_f1_is_best_and_most_videos_show_something(browser, files):
+    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    begin = float(browser.run("document.querySelector('#threshold').value"))
+    best = best_threshold(truth, detections, 0.5).score
+    least = min(detections.scores[detections.video == video].max() for video in range(len(detections.videos)))
+    assert begin == pytest.approx(np.floor(min(best, least) / browser.run('step')) * browser.run('step'))
+    for name in listed_videos(browser):
+        browser.run(f"document.querySelectorAll('.video')[{listed_videos(browser).index(name)}].click()")
+        assert count(browser, '.hit') > 0
+
+
+def test_annotated_classes_stand_first_and_the_others_are_closed(browser, results, files):
+    database = json.loads((files / 'gt.json').read_text())['database']
+    name = shown_video(browser)
+    annotated = {row['label'] for row in database[name]['annotations']}
+    best = {label: max(row['score'] for row in results[name] if row['label'] == label) for label in annotated}
+    blocks = texts_of(browser, '#timeline > .block > p > b')
+    assert blocks == sorted(annotated, key=best.get, reverse=True) + ['Actionness']
+    assert text_of(browser, '.others summary') == '1 more class detected, not annotated here: nobody <b>knows</b> 0.50'
+    assert browser.run("document.querySelector('.others').open") is False
+    browser.run("document.querySelector('.others').open = true")
+    browser.press(']')
+    assert browser.run("document.querySelector('.others').open") is True    # stays as the reader left it
+
+
+def test_a_panel_grows_with_what_it_holds(browser):
+    def height():
+        return browser.run("document.querySelector('.block svg').clientHeight")
+
+    heights = []
+    for threshold in (-5, 0.3, 5):
+        set_control(browser, '#threshold', threshold)
+        heights.append(height())
+    assert heights[0] > heights[1] > heights[2]
+
+
+def test_no_number_on_a_bar_is_struck_out_by_the_dashed_line(browser):
+    struck = browser.run('''['#missed', '#sensitivity'].map(id => {
+        const line = document.querySelector(id + ' .reference').getBBox().y;
+        return [...document.querySelectorAll(id + ' text.strong')].filter(text => {
+            const box = text.getBBox();
+            return box.y + 2 < line && line < box.y + box.height - 3; }).length; })''')
+    assert struck == [0, 0]
+
+
+def test_shares_say_of_how_many_they_are(browser):
+    assert text_of(browser, '.legend-title') == 'Of the best 10 Nc:'
+    assert browser.run("document.querySelector('.legend-title sub').textContent") == 'c'
+    browser.run("document.querySelector('#profile .kind').dispatchEvent(new Event('pointermove'))")
+    assert text_of(browser, '#tooltip').endswith('of the best 1 Nc')
+
+
+# ---- keys, the address, copying, paper ------------------------------------------------------------------------------
+
+def test_keys_work_where_the_thresholds_have_the_focus(browser):
+    browser.run("document.querySelector('#tiou [aria-checked=true]').focus()")
+    browser.press('ArrowRight')
+    assert text_of(browser, '#tiou :focus') == text_of(browser, '#tiou [aria-checked=true]') == '0.7'
+    browser.press('ArrowDown')    # round
+    assert text_of(browser, '#tiou :focus') == '0.3'
+    assert browser.run("[...document.querySelectorAll('#tiou button')].map(button => button.tabIndex)") == [0, -1, -1]
+    browser.press('?')
+    assert browser.run("document.querySelector('#help').open") is True
+
+
+def test_the_address_leads_back_to_what_is_shown(chromium, page):
+    def shown():
+        return chromium.run('[state.video, state.from, state.to, state.time, state.label, state.tiou, state.threshold]')
+
+    chromium.open(page)
+    chromium.run("document.getElementById('videos').scrollIntoView()")
+    set_control(chromium, '#label', 3)
+    chromium.run("[...document.querySelectorAll('.video')].at(-1).click()")
+    for key in 't]+':
+        chromium.press(key)
+    chromium.run('mark(40)')
+    before = shown()
+    assert before[0] != 0 and before[1:5] == [25, 75, 40, 3] and before[5] == 2
+    chromium.run('new Promise(done => setTimeout(done, 300))')
+    address = chromium.run('location.hash')
+    assert address.startswith('#video=') and '&t=40.00&view=25.00%2C75.00&class=' in address
+    chromium.run("history.replaceState(null, '', '#')")
+    chromium.run('location.reload()')
+    while chromium.receive().get('method') != 'Page.loadEventFired':
+        pass
+    assert shown()[:2] == [0, 0]
+    chromium.run(f'location.hash = {json.dumps(address)}')
+    chromium.run('new Promise(done => setTimeout(done, 50))')
+    assert shown() == before and shown_video(chromium) == chromium.run(f'data.videos[{before[0]}]')
+    assert chromium.errors == []
+
+
+@pytest.mark.parametrize('address', ['#video=nobody', '#video=c&view=9,1&t=x&class=&tiou=7&score=-', '#videos', '#%'])
+def test_a_wrong_address_does_no_harm(browser, address):
+    browser.run(f'location.hash = {json.dumps(address)}')
+    browser.run('new Promise(done => setTimeout(done, 50))')
+    assert shown_video(browser) == ('c' if '=c' in address else VIDEOS[0])
+    assert browser.run('[state.from, state.to, state.time, state.label, state.tiou]') == [0, 100, None, -1, 1]
+
+
+def test_panels_are_copied_as_svg_that_needs_no_page(browser, tmp_path):
+    browser.run('navigator.clipboard.writeText = async text => { window.copied = text; }')
+    for button, own in (("#timeline .block .copy", '#timeline .block rect'), ('#viewer .title .copy', '#timeline rect'),
+                        ('#profile .copy', '#profile rect'), ('#pr .copy', '#pr path'), ('#gain .copy', '#gain rect')):
+        browser.run(f'document.querySelector({json.dumps(button)}).click()')
+        text = browser.run('window.copied')
+        drawing = ElementTree.fromstring(text)
+        shape = own.split()[-1]
+        inside = browser.run(f"[...document.querySelectorAll('{own}')].filter(e => e.getClientRects().length).length")
+        first = inside if button != "#timeline .block .copy" else browser.run(
+            "document.querySelector('#timeline .block').querySelectorAll('rect').length")
+        assert len(drawing.findall(f'.//{{http://www.w3.org/2000/svg}}{shape}')) >= first > 0
+        assert not re.search(r'class=|var\(|color-mix|color\(|style=', text)
+    assert text_of(browser, '#gain .copy') == 'copied'
+    copied = tmp_path / 'copied.svg'
+    write_text(copied, text)
+    (tmp_path / 'show.html').write_text('<body>' + text)
+    assert 'confusion' in text and browser.run('window.hacked') is None
+
+
+def test_the_table_of_classes_tells_what_is_out_of_sight(chromium, page):
+    chromium.open(page, 390, 844)
+    assert 'more columns' in text_of(chromium, '#classes .more')
+    chromium.run("document.querySelector('#classes .scroll').scrollLeft = 9999")
+    chromium.run('new Promise(done => setTimeout(done, 100))')
+    assert text_of(chromium, '#classes .more') == ''
+    chromium.run("document.querySelector('#classes .scroll').style.maxHeight = '80px'")
+    chromium.run('hintAtMore()')
+    assert re.fullmatch(r'↓ [2-4] more classes', text_of(chromium, '#classes .more'))
+    chromium.open(page)
+    assert text_of(chromium, '#classes .more') == ''
+
+
+def test_paper_has_all_classes_in_their_colours(browser):
+    browser.run("document.querySelector('#classes .scroll').style.height = 'auto'")
+    browser.send('Emulation.setEmulatedMedia', media='print')
+    try:
+        box = browser.run("(() => { const {scrollHeight, clientHeight} = document.querySelector('#classes .scroll');"
+                          'return [scrollHeight, clientHeight]; })()')
+        assert box[0] == box[1]
+        assert browser.run("getComputedStyle(document.querySelector('.heat')).printColorAdjust") == 'exact'
+        assert browser.run("getComputedStyle(document.querySelector('.browse')).display") == 'none'
+        assert browser.run("getComputedStyle(document.querySelector('#viewer')).display") != 'none'
+    finally:
+        browser.send('Emulation.setEmulatedMedia', media='')
+
+
+# ---- without a ground truth -----------------------------------------------------------------------------------------
+
+@pytest.fixture
+def unscored(files, tmp_path) -> Path:
+    path = tmp_path / 'unscored.html'
+    (tmp_path / 'extraction.json').write_text(json.dumps({'videos': {VIDEOS[0]: {'duration': 321.5, 'rows': 3}}}))
+    assert main([str(files / 'detections.json'), '--curves', str(files / 'curves.npz'), '--durations',
+                 str(tmp_path / 'extraction.json'), '-o', str(path)]) == 0
+    return path
+
+
+def test_without_ground_truth_the_page_shows_detections_and_curves_and_no_score(chromium, unscored, results):
+    chromium.open(unscored)
+    assert listed_videos(chromium) == [*results]
+    visible = chromium.run('document.body.innerText')
+    assert 'mAP' not in visible and 'AP' not in visible and 'missed' not in visible and '321.5 s' not in visible
+    chromium.run("document.querySelectorAll('.video')[1].click()")
+    assert '321.5 s' in text_of(chromium, '#viewer .facts')
+    assert count(chromium, '#timeline .curve') > 0 and count(chromium, '.instance') == 0
+    set_control(chromium, '#threshold', -5)
+    assert count(chromium, '.hit') == len(results[shown_video(chromium)])
+    assert text_of(chromium, '.tiles b') == str(sum(map(len, results.values())))
+    cells = texts_of(chromium, '.ap tbody tr > *')
+    rows = {cells[i]: int(cells[i + 1]) for i in range(0, len(cells), 4)}
+    assert rows == Counter(row['label'] for rows in results.values() for row in rows)
+    for key in 'tTjkc0+':
+        chromium.press(key)
+    chromium.run("document.querySelector('.ap tbody tr').click()")
+    assert chromium.errors == []
+
+
+def test_labels_without_times_are_shown_as_such(chromium, files, tmp_path):
+    (tmp_path / 'gt.json').write_text(json.dumps({'database': {'c': {'annotations': [{'label': 'Run'}]}}}))
+    text = build_report(read_ground_truth(tmp_path / 'gt.json'), read_detections(files / 'detections.json'))
+    write_text(tmp_path / 'r.html', text)
+    chromium.open(tmp_path / 'r.html')
+    assert texts_of(chromium, '#timeline > .block > p > :not(.copy)')[:2] == ['Run', 'said to happen here, not when']
+    assert chromium.errors == []
+
+
+def test_both_files_may_stand_apart_on_the_command_line(files, tmp_path, capsys):
+    assert main([str(files / 'gt.json'), '--curves', str(files / 'curves.npz'), str(files / 'detections.json'),
+                 '-o', str(tmp_path / 'r.html')]) == 0
+    assert '"mean_ap":[0.' in (tmp_path / 'r.html').read_text()
+
+
+@pytest.mark.parametrize('arguments, said', [
+    (['--durations', 'detections.json'], 'tells no durations'),
+    (['--videos', 'nowhere'], 'no folder of videos'),
+    (['--videos', '.'], 'holds no file of these videos'),
+])
+def test_wrong_durations_and_videos_are_one_line_and_status_2(files, capsys, monkeypatch, arguments, said):
+    monkeypatch.chdir(files)
+    assert main(['detections.json', '-o', 'r.html', *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith('error: ') and error.count('\n') == 1
+
+
+# ---- the video beside its timeline ----------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def playing(tmp_path_factory) -> Path:
+    """A page beside a folder with one H.264 film of 4 s, named as no address would be."""
+    av = pytest.importorskip('av', reason='needs PyAV (requirements-video.txt)')
+    folder = tmp_path_factory.mktemp('playing')
+    (folder / 'my clips').mkdir()
+    with av.open(str(folder / 'my clips' / 'v_a #1%.mp4'), 'w') as film:
+        stream = film.add_stream('libx264', rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = 'yuv420p'
+        for i in range(100):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 2 * i, np.uint8), format='rgb24')
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    rows = [{'label': 'Run', 'score': score, 'segment': segment} for score, segment in ((0.9, [1, 1.5]), (0.8, [2, 3]))]
+    truth = {name: {'duration': 4, 'annotations': [{'label': 'Run', 'segment': [1, 2]}]} for name in ('a #1%', 'b')}
+    (folder / 'gt.json').write_text(json.dumps({'database': truth}))
+    (folder / 'detections.json').write_text(json.dumps({'results': {'a #1%': rows, 'b': rows}}))
+    assert main([str(folder / 'gt.json'), str(folder / 'detections.json'), '--videos', str(folder / 'my clips'),
+                 '-o', str(folder / 'report.html')]) == 0
+    return folder / 'report.html'
+
+
+def click(browser, selector, share=0.5):
+    x, y = browser.run(f"""(() => {{
+        const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();
+        return [box.x + {share} * box.width, box.y + box.height / 2]; }})()""")
+    browser.mouse('mouseMoved', x, y)
+    browser.mouse('mousePressed', x, y, button='left', clickCount=1)
+    browser.mouse('mouseReleased', x, y, button='left', clickCount=1)
+
+
+def wait_for(browser, condition):
+    assert browser.run(f"""new Promise(done => {{
+        const begin = Date.now();
+        const look = () => {condition} ? done(true) : Date.now() - begin > 20000 ? done(false) : setTimeout(look, 20);
+        look(); }})"""), condition
+
+
+def test_the_video_plays_beside_its_timeline(chromium, playing):
+    chromium.open(playing)
+    clip = "document.querySelector('#clip')"
+    wait_for(chromium, f'{clip}.readyState >= 1')
+    assert 'v_a%20%231%25.mp4' in chromium.run(f'{clip}.src') and chromium.run(f'{clip}.duration') == 4
+    chromium.run("document.getElementById('videos').scrollIntoView()")
+    assert chromium.run("document.querySelector('#playhead').hidden") is True
+
+    click(chromium, '#timeline .block .axis', 0.75)    # a line of the axis from LEFT to the right end
+    wait_for(chromium, f'Math.abs({clip}.currentTime - 3) < 0.05')
+    assert chromium.run(f'{clip}.paused') is True
+    left = chromium.run("parseFloat(document.querySelector('#playhead').style.left)")
+    assert left == pytest.approx(chromium.run('LEFT + 0.75 * plotWidth'), abs=2)
+
+    click(chromium, '.hit[data-row="0"]')    # the best: from 1 to 1.5 s
+    wait_for(chromium, f'!{clip}.paused && {clip}.currentTime < 1.5')
+    wait_for(chromium, f'{clip}.paused')
+    assert 1.4 < chromium.run(f'{clip}.currentTime') < 2.5    # it stops soon after the end
+    assert chromium.run('state.time') == chromium.run(f'{clip}.currentTime')
+
+    chromium.run('mark(2)')
+    chromium.press('.')
+    assert chromium.run('state.time') == pytest.approx(2.04)
+    chromium.press('<')
+    assert chromium.run('state.time') == pytest.approx(1.04)
+    chromium.press('+')    # while it plays, the part in view follows
+    chromium.run('setView(0.9, 1.4)')
+    chromium.press(' ')
+    wait_for(chromium, 'state.from > 1')
+    assert chromium.run(f'{clip}.paused') is False
+    chromium.press(' ')
+    assert chromium.run(f'{clip}.paused') is True
+
+    chromium.press('j')    # has no file
+    assert shown_video(chromium) == 'b'
+    assert chromium.run("getComputedStyle(document.querySelector('.player')).display") == 'none'
+    assert chromium.errors == []
+
+
+def test_a_video_that_is_gone_is_said_and_the_page_stays(chromium, playing, tmp_path):
+    alone = tmp_path / 'report.html'
+    alone.write_text(playing.read_text())
+    chromium.open(alone)
+    wait_for(chromium, "!document.querySelector('.player .note').hidden")
+    assert text_of(chromium, '.player .note') == 'This browser cannot play ./my clips/v_a #1%.mp4.'
+    assert count(chromium, '.hit') > 0
+
+
+def test_only_a_page_with_videos_may_load_them(page, playing):
+    assert 'media-src' not in Elements(page.read_text()).policy
+    assert "media-src 'self' file:;" in Elements(playing.read_text()).policy
+
+
+# ---- sizes ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('scores', [
+    [1e-120, 2e-120, 3e-120, 4e-120], [1e308, 5e307, 1e300, 0], [-1e308, 1e308, 0.5, 0.1], [5e-324, 1e-320, 0, 0],
+    [1e20, 1e20 + 16384, 1e20, 1e20], [0.5, 0.5 + 1e-16, 0.5, 0.5], [1e-120] * 4, [0, 0, 0, 0],
+    [-3e-200, -2e-200, -1e-200, 0]])
+def test_scores_of_any_size_are_drawn_in_their_order(chromium, tmp_path, scores):
+    rows = [{'label': 'Run', 'score': score, 'segment': [i, i + 1.5]} for i, score in enumerate(scores)]
+    (tmp_path / 'gt.json').write_text(json.dumps({'database': {'a': {
+        'duration': 1e-320, 'annotations': [{'label': 'Run', 'segment': [1, 2]}]}}}))
+    (tmp_path / 'detections.json').write_text(json.dumps({'results': {'a': rows}}))
+    page = tmp_path / 'r.html'
+    assert main([str(tmp_path / 'gt.json'), str(tmp_path / 'detections.json'), '-o', str(page)]) == 0
+    chromium.open(page)
+    chromium.run("document.querySelector('#threshold').value = -1e300")
+    set_control(chromium, '#threshold', chromium.run("document.querySelector('#threshold').min"))
+    assert chromium.errors == [] and count(chromium, '.hit') == 4
+    heights = dict(chromium.run("[...document.querySelectorAll('.hit')].map(bar => [Number(bar.dataset.row),"
+                                'bar.y.baseVal.value])'))
+    by_score = [heights[row] for row in range(4)]    # the page has them by falling score
+    assert by_score == sorted(by_score) and all(0 <= y < 300 for y in by_score)
+    for key in ']][[+-':
+        chromium.press(key)
+    assert chromium.errors == []
+
+
+def test_of_too_many_detections_the_page_holds_the_best_of_each_class_and_video(chromium, files, tmp_path, monkeypatch):
+    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    monkeypatch.setattr(eval.report, 'MOST', 60)
+    write_text(tmp_path / 'r.html', build_report(truth, detections, TIOU))
+    chromium.open(tmp_path / 'r.html')
+    kept = chromium.run('[...detections.score.keys()].map(row => [data.videos[detections.video[row]],'
+                        'data.labels[detections.label[row]], detections.score[row]])')
+    assert 60 <= len(kept) < len(detections.scores)
+    of = {}
+    for video, label, score in zip(detections.video, detections.label, detections.scores):
+        of.setdefault((detections.videos[video], detections.labels[label]), []).append(score)
+    held = {(video, label): max(score for v, c, score in kept if (v, c) == (video, label)) for video, label, _ in kept}
+    assert held == {pair: max(scores) for pair, scores in of.items()}
+    said = text_of(chromium, '.notes')
+    assert f'the page holds {len(kept)} of {len(detections.scores)} detections: the 9 best of each video' in said
+    # Precision and recall of a class are still those of all its detections.
+    scores = evaluate(truth, detections, TIOU)
+    for c, label in enumerate(scores.labels):
+        for k in range(len(TIOU)):
+            ap = chromium.run(f'envelopeOfClass(data.labels.indexOf({json.dumps(label)}), {k}).precision'
+                              f'.reduce((a, b) => a + b, 0) / data.classes[{c}].instances')
+            assert ap == pytest.approx(scores.ap[c, k])
+    assert text_of(chromium, '#shown').startswith(f"{count(chromium, '.hit')} of 37 detections")
+
+
+def test_a_long_list_of_videos_is_drawn_as_far_as_it_is_read(chromium, tmp_path):
+    names = [f'v{i:04}' for i in range(1200)]
+    results = {name: [{'label': 'Run', 'score': 0.5, 'segment': [0, 1]}] for name in names}
+    (tmp_path / 'detections.json').write_text(json.dumps({'results': results}))
+    assert main([str(tmp_path / 'detections.json'), '-o', str(tmp_path / 'r.html')]) == 0
+    chromium.open(tmp_path / 'r.html')
+    assert count(chromium, '.video') == 500 and text_of(chromium, '.rest') == '700 more'
+    chromium.run("document.querySelector('.rest').click()")
+    assert count(chromium, '.video') == 1000
+    chromium.run('showVideo(1199)')
+    assert text_of(chromium, '.video[aria-selected=true] b') == 'v1199' and count(chromium, '.rest') == 0
+
+
+def test_a_panel_draws_no_more_than_a_reader_can_see(chromium, tmp_path):
+    rows = [{'label': 'Run', 'score': i / 3000, 'segment': [i, i + 1]} for i in range(3000)]
+    truth = {'a': {'duration': 3000, 'annotations': [{'label': 'Run', 'segment': row['segment']} for row in rows]}}
+    (tmp_path / 'gt.json').write_text(json.dumps({'database': truth}))
+    (tmp_path / 'detections.json').write_text(json.dumps({'results': {'a': rows}}))
+    assert main([str(tmp_path / 'gt.json'), str(tmp_path / 'detections.json'), '-o', str(tmp_path / 'r.html')]) == 0
+    chromium.open(tmp_path / 'r.html')
+    set_control(chromium, '#threshold', 0)
+    assert count(chromium, '.hit') == 2000
+    assert 'the best 2,000 detections in view drawn' in text_of(chromium, '#timeline .block p')
+    assert count(chromium, '.minimap .instance') == 1    # one run of pixels
+    assert text_of(chromium, '#shown').startswith('3000 of 3,000')
