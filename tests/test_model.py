@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from model import AICL, Mined, mine, pseudo_targets
+from model import AICL, Mined, TemporalEmbedding, mine, pad_videos, pseudo_targets
 
 D, C, H = 5, 4, 6    # features a modality, classes, hidden width
 
@@ -170,6 +170,31 @@ def test_gradients_equal_those_through_torch_convolutions():
     for name, parameter in model.named_parameters():
         layer, kind = name.removeprefix('actionness_module.').rsplit('.', 1)
         torch.testing.assert_close(parameter.grad, getattr(layers[layer.replace('.', '/')], kind).grad, msg=name)
+
+
+@pytest.mark.parametrize('num_parts', [1, 2])
+def test_gradients_of_the_convolution_equal_differences(num_parts):
+    inputs = [values.requires_grad_() for values in (
+        features(H, num_parts * D, 3, seed=2), features(1, 1, H, seed=3)[0, 0], features(2, 4, num_parts * D))]
+
+    def embedding(weight, bias, batch):
+        parts = [pad_videos(part, batch.dtype) for part in batch.split(D, dim=-1)]
+        return TemporalEmbedding.apply(weight, bias, *parts)
+
+    assert torch.autograd.gradcheck(embedding, inputs)
+
+
+def test_products_in_bf16_stay_near_and_gradients_keep_the_type_of_the_weights():
+    exact, near = (same_network(topk_ratio=4, product_dtype=dtype)[0].float() for dtype in (None, torch.bfloat16))
+    batch = features(3, 10).float()
+    for model in (exact, near):
+        model(batch).video_logits.square().sum().backward()
+    for (name, expected), found in zip(exact.named_parameters(), near.parameters()):
+        if expected.grad is not None:
+            assert found.grad.dtype == torch.float32
+            largest = expected.grad.abs().max().item()
+            torch.testing.assert_close(found.grad, expected.grad, rtol=0.1, atol=0.05 * largest, msg=name)
+    torch.testing.assert_close(near(batch).embedding, exact(batch).embedding, rtol=0.02, atol=0.02)
 
 
 def test_no_gradient_passes_through_the_choice_of_snippets():
