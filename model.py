@@ -5,7 +5,9 @@
 
 Shapes: N videos, T snippets, C classes, D features a modality, H hidden width, k snippets a class, K mined.
 """
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -223,6 +225,50 @@ def build_network(options: NetworkOptions, feature_dim: int, num_classes: int, d
     network = AICL(feature_dim, num_classes, options.hidden_dim, options.fusion_weight, options.topk_ratio,
                    options.modalities, torch.bfloat16 if options.precision == 'bf16' else None)
     return network.to(device, torch.float64 if options.precision == 'fp64' else torch.float32)
+
+
+def product_speed(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a matrix product of the network's kind, tried for about 20 ms; no random number is drawn.
+
+    On a processor one thread's, by its own time: other work on the machine changes nothing. The product grows until it
+    takes 3 ms, so that a type that is only emulated is found out as quickly.
+    """
+    on_gpu, num_threads = device.type == 'cuda', torch.get_num_threads()
+    clock = time.perf_counter if on_gpu else time.thread_time
+    right, rows, seconds = torch.ones(1024, 512, dtype=dtype, device=device), 16, 0.
+    torch.set_num_threads(1)
+    while seconds < 0.003 and rows < 8192:
+        rows *= 2
+        left, trials = torch.ones(rows, 1024, dtype=dtype, device=device), []
+        for _ in range(3):
+            start = clock()
+            torch.mm(left, right)
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            trials.append(clock() - start)
+        seconds = min(trials)
+    torch.set_num_threads(num_threads)
+    return 2 * rows * right.numel() / seconds
+
+
+def precision_advice(precision: str, device: torch.device, speed: Callable[..., float] = product_speed) -> str:
+    """What to say of a precision on this device, '' if nothing; `speed` tells the FLOP/s of a type there.
+
+    Raises InputError where it gains nothing: processors without bf16 emulate it, up to 80 times slower than fp32.
+    """
+    if precision == 'tf32' and device.type == 'cpu':
+        raise InputError('--precision tf32: a processor has no such type; leave it out, or try bf16')
+    if precision not in ('fp32', 'bf16'):
+        return ''
+    gain = speed(torch.bfloat16, device) / speed(torch.float32, device)
+    if precision == 'bf16':
+        if gain < 1:
+            raise InputError(f'--precision bf16: {device} multiplies at {gain:.2g} times the speed of fp32 with it; '
+                             f'leave it out')
+        return f'products take {1 / gain:.2g} of the time that they take in fp32'
+    if gain > 1.5:
+        return f'--precision bf16 would make the products {gain:.1f} times as fast here'
+    return ''
 
 
 # ---- weights under the released names --------------------------------------------------------------------------------

@@ -3,7 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from model import AICL, Mined, TemporalEmbedding, mine, pad_videos, pseudo_targets
+from model import (AICL, Mined, TemporalEmbedding, mine, pad_videos, precision_advice, product_speed,
+                   pseudo_targets)
+from utils import InputError
 
 D, C, H = 5, 4, 6    # features a modality, classes, hidden width
 
@@ -311,3 +313,39 @@ def test_the_shortest_sequences_pass_through_network_targets_and_mining(length):
     mined = mine(out.actionness_aware, out.actionness_agnostic, max(1, length // 20))
     assert targets.sum(1).ge(1).all()
     assert all(((0 <= index) & (index < length)).all() for index in mined)
+
+
+# ---- what a precision gains -----------------------------------------------------------------------------------------
+
+CPU, GPU = torch.device('cpu'), torch.device('cuda')
+
+
+def speed_of(bf16):
+    """A stand-in for the trial: fp32 runs at 100 FLOP/s, bf16 at so many."""
+    return lambda dtype, device: {torch.float32: 100., torch.bfloat16: bf16}[dtype]
+
+
+@pytest.mark.parametrize('device', [CPU, GPU])
+def test_bf16_is_recommended_to_those_who_would_gain_by_it(device):
+    assert '--precision bf16' in precision_advice('fp32', device, speed_of(280))
+    assert '2.8 times' in precision_advice('fp32', device, speed_of(280))
+    for too_little in (120, 100, 1):
+        assert precision_advice('fp32', device, speed_of(too_little)) == ''
+
+
+def test_bf16_is_refused_where_it_is_slower_than_fp32():
+    with pytest.raises(InputError, match='--precision bf16.*0.0125 times the speed of fp32.*leave it out'):
+        precision_advice('bf16', CPU, speed_of(1.25))
+    assert '0.25 of the time' in precision_advice('bf16', CPU, speed_of(400))
+
+
+def test_tf32_is_refused_on_a_processor_and_nothing_is_tried_for_it_or_for_fp64():
+    with pytest.raises(InputError, match='--precision tf32'):
+        precision_advice('tf32', CPU, speed=None)
+    assert precision_advice('tf32', GPU, speed=None) == precision_advice('fp64', CPU, speed=None) == ''
+
+
+def test_the_trial_product_leaves_threads_and_random_numbers_as_they_are():
+    before = torch.get_num_threads(), torch.get_rng_state()
+    assert product_speed(torch.float32, CPU) > 0
+    assert torch.get_num_threads() == before[0] and torch.equal(torch.get_rng_state(), before[1])
