@@ -334,8 +334,8 @@ def test_bf16_is_recommended_to_those_who_would_gain_by_it(device):
 
 
 def test_bf16_is_refused_where_it_is_slower_than_fp32():
-    with pytest.raises(InputError, match='--precision bf16.*0.0125 times the speed of fp32.*leave it out'):
-        precision_advice('bf16', CPU, speed_of(1.25))
+    with pytest.raises(InputError, match='--precision bf16.*0.02 times the speed of fp32.*leave it out'):
+        precision_advice('bf16', CPU, speed_of(2))
     assert '0.25 of the time' in precision_advice('bf16', CPU, speed_of(400))
 
 
