@@ -1,4 +1,5 @@
 """The loss terms of AICL and their weighted total (section 3 of the paper; the released code's constants)."""
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,39 +36,37 @@ def multiple_instance(video_logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def generalized_cross_entropy(attention: Tensor, target: Tensor, q: float = 0.7) -> Tensor:
-    """Noise-tolerant cross entropy of an attention (N, T) in [0, 1] against pseudo targets (N, T) in {0, 1}.
+    """Noise-tolerant cross entropy of attentions (..., N, T) in [0, 1] against pseudo targets (N, T) in {0, 1}: (...).
 
     Action and background snippets are averaged apart, so that neither outweighs the other
     (Zhang and Sabuncu, NeurIPS 2018, in the form of ASL).
     """
-    def side(score: Tensor, mask: Tensor) -> Tensor:
-        # quirk: the reference counts snippets in float32, whatever the precision; from 2 on the epsilon is lost there
-        count = mask.sum(dim=1).float() + 1e-7
-        return (mask * (1 - (score + 1e-7) ** q) / q).sum(dim=1) / count
+    score = torch.stack([attention, 1 - attention], dim=-3)    # (..., 2, N, T)
+    mask = torch.stack([target, 1 - target])                   # (2, N, T)
+    # quirk: the reference counts snippets in float32, whatever the precision; from 2 on the epsilon is lost there
+    count = mask.sum(dim=-1).float() + 1e-7
+    sides = (mask * (1 - (score + 1e-7) ** q) / q).sum(dim=-1) / count
+    return sides.sum(dim=-2).mean(dim=-1)
 
-    return (side(attention, target) + side(1 - attention, 1 - target)).mean()
 
-
-def contrastive(embedding: Tensor, mined) -> Tensor:
-    """The four contrastive (InfoNCE) terms on one embedding (N, T, H), summed.
+def contrastive(embeddings: Sequence[Tensor], mined) -> Tensor:
+    """The four contrastive (InfoNCE) terms on each of E embeddings (N, T, H), summed: (E,).
 
     `mined` holds four index sets (N, K): consistent action (CA) and background (CB), inconsistent action (IA) and
     background (IB). The means of CA and IA are each other's key with CB as negatives, those of CB and IB with CA.
     """
-    index = torch.stack(mined, dim=1)                                                     # (N, 4, K)
-    snippets = embedding.gather(1, index.flatten(1).unsqueeze(-1).expand(-1, -1, embedding.shape[-1]))
-    snippets = snippets.unflatten(1, index.shape[1:])                                     # (N, 4, K, H)
-    action, background, like_action, like_background = F.normalize(snippets.mean(dim=2), dim=-1).unbind(dim=1)
-    action_negatives, background_negatives = F.normalize(snippets[:, :2], dim=-1).unbind(dim=1)    # (N, K, H)
+    index = torch.cat(mined, dim=1).unsqueeze(-1).expand(-1, -1, embeddings[0].shape[-1])
+    snippets = torch.stack([embedding.gather(1, index) for embedding in embeddings])      # (E, N, 4 K, H)
+    # From here on 2 + 2: consistent and inconsistent ones, each of action and of background.
+    snippets = snippets.unflatten(2, (2, 2, -1))                                           # (E, N, 2, 2, K, H)
+    means = F.normalize(snippets.mean(dim=4), dim=-1)                                      # (E, N, 2, 2, H)
+    negatives = F.normalize(snippets[:, :, 0], dim=-1)                                     # (E, N, 2, K, H)
 
-    loss = 0
-    for consistent, inconsistent, negatives in ((action, like_action, background_negatives),
-                                                (background, like_background, action_negatives)):
-        positive = (consistent * inconsistent).sum(dim=1, keepdim=True)                   # (N, 1)
-        for query in (inconsistent, consistent):
-            logits = torch.cat([positive, torch.einsum('nh,nkh->nk', query, negatives)], dim=1) / TEMPERATURE
-            loss = loss + (torch.logsumexp(logits, dim=1) - logits[:, 0]).mean()
-    return loss
+    queries = means.transpose(2, 3).flip(2)    # background beside the negatives of action and the other way round
+    positive = (queries[..., 0, :] * queries[..., 1, :]).sum(dim=-1)                       # (E, N, 2)
+    logits = torch.cat([positive[..., None, None].expand(-1, -1, -1, 2, 1),
+                        queries @ negatives.transpose(-1, -2)], dim=-1) / TEMPERATURE      # (E, N, 2, 2, 1 + K)
+    return -F.log_softmax(logits, dim=-1)[..., 0].sum(dim=(2, 3)).mean(dim=1)
 
 
 def aicl_losses(outputs, mined, labels: Tensor, pseudo_targets: Tensor, weights: LossWeights, q: float = 0.7) -> Losses:
@@ -78,18 +77,21 @@ def aicl_losses(outputs, mined, labels: Tensor, pseudo_targets: Tensor, weights:
     """
     zero = outputs.cas.new_zeros(())
 
-    def attention_loss(attention: Tensor | None) -> Tensor:
-        return zero if attention is None else generalized_cross_entropy(attention, pseudo_targets, q)
+    def there(parts: list[Tensor | None]) -> list[Tensor]:
+        return [part for part in parts if part is not None]
 
-    def contrast(embedding: Tensor | None) -> Tensor:
-        return zero if embedding is None else contrastive(embedding, mined)
+    def term_of_each(parts: list[Tensor | None], terms: Tensor) -> list[Tensor]:
+        found = iter(terms)
+        return [zero if part is None else next(found) for part in parts]
 
+    attentions = [outputs.attention_rgb, outputs.attention_flow]
+    embeddings = [outputs.embedding, outputs.embedding_rgb, outputs.embedding_flow]
     mil = multiple_instance(outputs.video_logits, labels)
-    gce_rgb, gce_flow = attention_loss(outputs.attention_rgb), attention_loss(outputs.attention_flow)
-    both = outputs.attention_rgb is not None and outputs.attention_flow is not None
-    modality = F.mse_loss(outputs.attention_rgb, outputs.attention_flow) if both else zero
+    gce_rgb, gce_flow = term_of_each(
+        attentions, generalized_cross_entropy(torch.stack(there(attentions)), pseudo_targets, q))
+    modality = F.mse_loss(*attentions) if len(there(attentions)) == 2 else zero
     action = F.mse_loss(outputs.actionness_aware, outputs.actionness_agnostic)
-    joint, rgb, flow = (contrast(e) for e in (outputs.embedding, outputs.embedding_rgb, outputs.embedding_flow))
+    joint, rgb, flow = term_of_each(embeddings, contrastive(there(embeddings), mined))
     total = (mil + gce_rgb + gce_flow + weights.modality * modality + weights.contrast * (joint + rgb + flow)
              + weights.action * action)
     return Losses(total, mil, gce_rgb, gce_flow, modality, action, joint, rgb, flow)

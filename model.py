@@ -7,13 +7,16 @@ Shapes: N videos, T snippets, C classes, D features a modality, H hidden width, 
 """
 import os
 import stat
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from utils import InputError, shorten
 
@@ -41,22 +44,76 @@ class Mined(NamedTuple):
     inconsistent_background: Tensor
 
 
-def temporal_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Convolution over time, kernel 3, zero padding, as three shifted matrix products.
+# ---- the convolution over time ---------------------------------------------------------------------------------------
 
-    features (N, T, D), weight (H, D, 3), bias (H,) -> (N, T, H). Zero rows between the videos of the padded batch let
-    one product run over all of them; the two rows a video that mix neighbours are cut off. Faster than Conv1d.
+def pad_videos(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, T, D) -> (N, T + 1, D) of another type, with a row of zeros after each video.
+
+    Read as one matrix of N (T + 1) rows, no video has another one's snippet beside its own.
     """
-    num_videos, length, width = features.shape
-    rows = num_videos * (length + 2)
-    padded = features.new_zeros(rows + 2, width)
-    padded[:rows].unflatten(0, (num_videos, length + 2))[:, 1:-1] = features
-    first, middle, last = weight.permute(2, 1, 0).contiguous()    # (D, H) each
-    out = torch.addmm(bias, padded[:rows], first)
-    out.addmm_(padded[1:rows + 1], middle)
-    out.addmm_(padded[2:], last)
-    return out.unflatten(0, (num_videos, length + 2))[:, :length]
+    padded = x.new_empty(len(x), x.shape[1] + 1, x.shape[2], dtype=dtype)
+    padded[:, :-1] = x
+    padded[:, -1] = 0
+    return padded
 
+
+def taps_of(weight: Tensor, num_parts: int) -> Tensor:
+    """Weights (H, M D, 3) as a matrix for each of M parts of the features and each tap: a view (M, 3, H, D)."""
+    return weight.unflatten(1, (num_parts, -1)).permute(1, 3, 0, 2)
+
+
+def lay_out(view: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a view shows as a new tensor of its own, contiguous and of another type."""
+    return view.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def joined_rows(output: Tensor, part: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For each of the three taps the rows of a padded output that it adds to, and those of the input that it reads."""
+    output, part = output.flatten(0, 1), part.flatten(0, 1)
+    return [(output[1:], part[:-1]), (output, part), (output[:-1], part[1:])]
+
+
+class TemporalEmbedding(torch.autograd.Function):
+    """ReLU of a convolution over time, kernel 3, zero padding: a matrix product of the whole batch for every tap.
+
+    weight (H, M D, 3), bias (H,) and M padded parts of the features, (N, T + 1, D) each -> (N, T, H). The products are
+    in the type of the parts, all else in that of the weight. Faster than Conv1d: each operand is laid out once, and
+    neither the weights nor what comes back to them is transposed.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
+        output = lay_out(bias.expand(*parts[0].shape[:2], -1), parts[0].dtype)
+        for part, taps in zip(parts, lay_out(taps_of(weight, len(parts)), parts[0].dtype)):
+            for (rows, read), tap in zip(joined_rows(output, part), taps):
+                rows.addmm_(read, tap.t())
+        embedding = F.relu(output[:, :-1]).to(weight.dtype)
+        ctx.save_for_backward(weight, embedding, *parts)
+        return embedding
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, embedding, *parts = ctx.saved_tensors
+        before_relu = torch.ops.aten.threshold_backward(gradient, embedding, 0)
+        output = pad_videos(before_relu, parts[0].dtype)
+        of_taps = output.new_empty(len(parts), 3, len(weight), parts[0].shape[-1])
+        for part, matrices in zip(parts, of_taps):
+            for (rows, read), of_tap in zip(joined_rows(output, part), matrices):
+                torch.mm(rows.t(), read, out=of_tap)
+        of_weight = torch.empty_like(weight)
+        taps_of(of_weight, len(parts)).copy_(of_taps)
+        of_bias = output.sum(dim=(0, 1), dtype=weight.dtype)
+        if not ctx.needs_input_grad[2]:    # as in training: features are data
+            return of_weight, of_bias, *[None] * len(parts)
+        of_parts = [torch.zeros_like(part) for part in parts]
+        for of_part, matrices in zip(of_parts, taps_of(weight, len(parts)).to(output.dtype)):
+            for (rows, read), tap in zip(joined_rows(output, of_part), matrices):
+                read.addmm_(rows, tap)
+        return of_weight, of_bias, *of_parts
+
+
+# ---- the network -----------------------------------------------------------------------------------------------------
 
 class ActionnessModule(nn.Module):
     """Class-aware branch and one attention branch a modality, under the released parameter names."""
@@ -77,20 +134,22 @@ class ActionnessModule(nn.Module):
         """features (N, T, M D) -> embedding (N, T, H), CAS (N, T, C), and by modality embeddings, attentions (N, T)."""
         if features.shape[-1] != len(self.modalities) * self.feature_dim:
             raise ValueError(f'{features.shape[-1]} features, not {len(self.modalities)} x {self.feature_dim}')
-        base, hidden, embeddings, attentions = self.base_module[0], 0, {}, {}
-        for i, modality in enumerate(self.modalities):
-            columns = slice(i * self.feature_dim, (i + 1) * self.feature_dim)
-            own, attention = getattr(self, f'action_module_{modality}')[0], getattr(self, f'cls_{modality}')
-            # The modality's share of the class-aware embedding and its own embedding read the same input: one product.
-            operands = (features[..., columns], torch.cat([base.weight[:, columns], own.weight]),
-                        torch.cat([base.bias / len(self.modalities), own.bias]))
-            both = temporal_convolution(*(x.to(self.product_dtype or x.dtype) for x in operands)).to(base.weight.dtype)
-            share, own_hidden = both.chunk(2, dim=-1)
-            hidden = hidden + share
-            embeddings[modality] = F.relu(own_hidden)
-            attentions[modality] = torch.sigmoid(pointwise(embeddings[modality], attention)).squeeze(-1)
-        embedding = F.relu(hidden)
-        return embedding, pointwise(embedding, self.cls[0]), embeddings, attentions
+        base, classifier = self.base_module[0], self.cls[0]
+        assert isinstance(base, nn.Conv1d) and isinstance(classifier, nn.Conv1d)    # Sequential does not say
+        product_dtype = self.product_dtype or base.weight.dtype
+        parts = [pad_videos(part, product_dtype) for part in features.split(self.feature_dim, dim=-1)]
+        embedding = embed(base, *parts)
+        embeddings, attentions = {}, {}
+        for modality, part in zip(self.modalities, parts):
+            embeddings[modality] = embed(getattr(self, f'action_module_{modality}')[0], part)
+            logits = pointwise(embeddings[modality], getattr(self, f'cls_{modality}'))
+            attentions[modality] = torch.sigmoid(logits).squeeze(-1)
+        return embedding, pointwise(embedding, classifier), embeddings, attentions
+
+
+def embed(convolution: nn.Conv1d, *parts: Tensor) -> Tensor:
+    """ReLU of a convolution of kernel 3 applied to padded features: (N, T + 1, D) a part -> (N, T, H)."""
+    return TemporalEmbedding.apply(convolution.weight, convolution.bias, *parts)
 
 
 def pointwise(x: Tensor, convolution: nn.Conv1d) -> Tensor:
@@ -141,14 +200,14 @@ def mine(aware: Tensor, agnostic: Tensor, num_mined: int) -> Mined:
 
     Each is binarised at its own median over time. Equal scores are taken in the order of time.
     """
-    aware_on, agnostic_on = (a > a.median(dim=1, keepdim=True).values for a in (aware, agnostic))
-    action = aware
-    background = aware.amax(dim=1, keepdim=True) - aware
+    actionness = torch.stack([aware, agnostic])
+    aware_on, agnostic_on = actionness > actionness.median(dim=2, keepdim=True).values    # (N, T) each
+    consistent = torch.stack([aware_on & agnostic_on, ~(aware_on | agnostic_on)])         # (2, N, T)
     inconsistent = aware_on != agnostic_on
     # quirk: both rankings are by the class-aware actionness alone, and a region of fewer than K snippets is
     # filled from outside, where every score is 0.
-    scores = torch.stack([action * (aware_on & agnostic_on), background * ~(aware_on | agnostic_on),
-                          action * inconsistent, background * inconsistent])         # (4, N, T)
+    as_action_or_background = torch.stack([aware, aware.amax(dim=1, keepdim=True) - aware])
+    scores = torch.cat([as_action_or_background * consistent, as_action_or_background * inconsistent])    # (4, N, T)
     ranking = scores.sort(dim=2, descending=True, stable=True).indices
     return Mined(*ranking[..., :num_mined])
 
@@ -168,6 +227,50 @@ def build_network(options: NetworkOptions, feature_dim: int, num_classes: int, d
     network = AICL(feature_dim, num_classes, options.hidden_dim, options.fusion_weight, options.topk_ratio,
                    options.modalities, torch.bfloat16 if options.precision == 'bf16' else None)
     return network.to(device, torch.float64 if options.precision == 'fp64' else torch.float32)
+
+
+def product_speed(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a matrix product of the network's kind, tried for about 20 ms; no random number is drawn.
+
+    On a processor one thread's, by its own time: other work on the machine changes nothing. The product grows until it
+    takes 3 ms, so that a type that is only emulated is found out as quickly.
+    """
+    on_gpu, num_threads = device.type == 'cuda', torch.get_num_threads()
+    clock = time.perf_counter if on_gpu else time.thread_time
+    right, rows, seconds = torch.ones(1024, 512, dtype=dtype, device=device), 16, 0.
+    torch.set_num_threads(1)
+    while seconds < 0.003 and rows < 8192:
+        rows *= 2
+        left, trials = torch.ones(rows, 1024, dtype=dtype, device=device), []
+        for _ in range(3):
+            start = clock()
+            torch.mm(left, right)
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            trials.append(clock() - start)
+        seconds = min(trials)
+    torch.set_num_threads(num_threads)
+    return 2 * rows * right.numel() / seconds
+
+
+def precision_advice(precision: str, device: torch.device, speed: Callable[..., float] = product_speed) -> str:
+    """What to say of a precision on this device, '' if nothing; `speed` tells the FLOP/s of a type there.
+
+    Raises InputError where it gains nothing: processors without bf16 emulate it, up to 80 times slower than fp32.
+    """
+    if precision == 'tf32' and device.type == 'cpu':
+        raise InputError('--precision tf32: a processor has no such type; leave it out, or try bf16')
+    if precision not in ('fp32', 'bf16'):
+        return ''
+    gain = speed(torch.bfloat16, device) / speed(torch.float32, device)
+    if precision == 'bf16':
+        if gain < 1:
+            raise InputError(f'--precision bf16: {device} multiplies at {gain:.2g} times the speed of fp32 with it; '
+                             f'leave it out')
+        return f'products take {1 / gain:.2g} of the time that they take in fp32'
+    if gain > 1.5:
+        return f'--precision bf16 would make the products {gain:.1f} times as fast here'
+    return ''
 
 
 # ---- weights under the released names --------------------------------------------------------------------------------

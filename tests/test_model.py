@@ -3,7 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-from model import AICL, Mined, mine, pseudo_targets
+from model import (AICL, Mined, TemporalEmbedding, mine, pad_videos, precision_advice, product_speed,
+                   pseudo_targets)
+from utils import InputError
 
 D, C, H = 5, 4, 6    # features a modality, classes, hidden width
 
@@ -172,6 +174,31 @@ def test_gradients_equal_those_through_torch_convolutions():
         torch.testing.assert_close(parameter.grad, getattr(layers[layer.replace('.', '/')], kind).grad, msg=name)
 
 
+@pytest.mark.parametrize('num_parts', [1, 2])
+def test_gradients_of_the_convolution_equal_differences(num_parts):
+    inputs = [values.requires_grad_() for values in (
+        features(H, num_parts * D, 3, seed=2), features(1, 1, H, seed=3)[0, 0], features(2, 4, num_parts * D))]
+
+    def embedding(weight, bias, batch):
+        parts = [pad_videos(part, batch.dtype) for part in batch.split(D, dim=-1)]
+        return TemporalEmbedding.apply(weight, bias, *parts)
+
+    assert torch.autograd.gradcheck(embedding, inputs)
+
+
+def test_products_in_bf16_stay_near_and_gradients_keep_the_type_of_the_weights():
+    exact, near = (same_network(topk_ratio=4, product_dtype=dtype)[0].float() for dtype in (None, torch.bfloat16))
+    batch = features(3, 10).float()
+    for model in (exact, near):
+        model(batch).video_logits.square().sum().backward()
+    for (name, expected), found in zip(exact.named_parameters(), near.parameters()):
+        if expected.grad is not None:
+            assert found.grad.dtype == torch.float32
+            largest = expected.grad.abs().max().item()
+            torch.testing.assert_close(found.grad, expected.grad, rtol=0.1, atol=0.05 * largest, msg=name)
+    torch.testing.assert_close(near(batch).embedding, exact(batch).embedding, rtol=0.02, atol=0.02)
+
+
 def test_no_gradient_passes_through_the_choice_of_snippets():
     model, _ = same_network()
     out = model(features(2, 16))
@@ -286,3 +313,39 @@ def test_the_shortest_sequences_pass_through_network_targets_and_mining(length):
     mined = mine(out.actionness_aware, out.actionness_agnostic, max(1, length // 20))
     assert targets.sum(1).ge(1).all()
     assert all(((0 <= index) & (index < length)).all() for index in mined)
+
+
+# ---- what a precision gains -----------------------------------------------------------------------------------------
+
+CPU, GPU = torch.device('cpu'), torch.device('cuda')
+
+
+def speed_of(bf16):
+    """A stand-in for the trial: fp32 runs at 100 FLOP/s, bf16 at so many."""
+    return lambda dtype, device: {torch.float32: 100., torch.bfloat16: bf16}[dtype]
+
+
+@pytest.mark.parametrize('device', [CPU, GPU])
+def test_bf16_is_recommended_to_those_who_would_gain_by_it(device):
+    assert '--precision bf16' in precision_advice('fp32', device, speed_of(280))
+    assert '2.8 times' in precision_advice('fp32', device, speed_of(280))
+    for too_little in (120, 100, 1):
+        assert precision_advice('fp32', device, speed_of(too_little)) == ''
+
+
+def test_bf16_is_refused_where_it_is_slower_than_fp32():
+    with pytest.raises(InputError, match='--precision bf16.*0.02 times the speed of fp32.*leave it out'):
+        precision_advice('bf16', CPU, speed_of(2))
+    assert '0.25 of the time' in precision_advice('bf16', CPU, speed_of(400))
+
+
+def test_tf32_is_refused_on_a_processor_and_nothing_is_tried_for_it_or_for_fp64():
+    with pytest.raises(InputError, match='--precision tf32'):
+        precision_advice('tf32', CPU, speed=None)
+    assert precision_advice('tf32', GPU, speed=None) == precision_advice('fp64', CPU, speed=None) == ''
+
+
+def test_the_trial_product_leaves_threads_and_random_numbers_as_they_are():
+    before = torch.get_num_threads(), torch.get_rng_state()
+    assert product_speed(torch.float32, CPU) > 0
+    assert torch.get_num_threads() == before[0] and torch.equal(torch.get_rng_state(), before[1])
