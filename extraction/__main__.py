@@ -21,11 +21,11 @@ import torch
 from tqdm import tqdm
 
 from extraction.backbone import extract_by_backbone, load_backbone
-from extraction.flow_pool import METHODS, FlowPool, FlowRecipe
-from extraction.frames import BadVideo, parse_resize, probe, read_frames
+from extraction.flow_pool import METHODS, FlowPool, FlowRecipe, TorchFlow
+from extraction.frames import BadVideo, parse_resize, promised_duration, read_frames
 from extraction.i3d import CHANNELS, Weights, build_i3d, introduce, read_weights, where_to_get
 from extraction.record import Record, alone_in
-from extraction.snippets import SNIPPET_FRAMES, Features, Network, extract
+from extraction.snippets import SNIPPET_FRAMES, Features, Network, extract, num_rows
 from utils import InputError, Parser, number, number_of, quote, run_command, shorten, warn
 
 SUFFIXES = ('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .mts .m2ts .ts .vob .flv .wmv .3gp .3g2 .ogv .mxf .y4m .gif '
@@ -141,9 +141,14 @@ def recipe_of(args: argparse.Namespace) -> dict:
     return {flag: getattr(args, flag) for flag in flags} | {'snippet_frames': SNIPPET_FRAMES}
 
 
-def versions(device: torch.device) -> dict[str, str]:
-    return {'python': platform.python_version(), 'numpy': np.__version__, 'torch': torch.__version__,
-            'av': av.__version__, 'opencv': cv2.__version__, 'device': device.type}
+def versions(args: argparse.Namespace, device: torch.device) -> dict[str, str]:
+    found = {'python': platform.python_version(), 'numpy': np.__version__, 'torch': torch.__version__,
+             'av': av.__version__, 'opencv': cv2.__version__, 'device': device.type}
+    return found if args.backbone else found | {'flow by': flow_library(args, device)}
+
+
+def flow_library(args: argparse.Namespace, device: torch.device) -> str:
+    return 'torch' if device.type == 'cuda' and args.flow == 'tvl1' else 'opencv'    # PyPI's OpenCV has no CUDA
 
 
 def extract_all(videos: dict[str, Path], extractor: Extractor, record: Record, args: argparse.Namespace) -> int:
@@ -186,14 +191,14 @@ def check(path: Path, features: Features, fps: float) -> None:
     for stream, rows in features.streams.items():
         if not np.isfinite(rows).all():
             raise InputError(f'{path}: its {stream} rows are not all finite; check the weights or the backbone')
-        if len(rows) not in ((count - 1) // SNIPPET_FRAMES, count // SNIPPET_FRAMES):    # of a backbone
+        if len(rows) not in (num_rows(count), count // SNIPPET_FRAMES):    # of a backbone
             warn(f'{path}: {number_of(len(rows), "row")} of {number_of(count, "frame")}; tell main.py and dataset.py '
                  f'--snippet_frames {count / len(rows):.4g}')
 
 
 def frames_to_expect(path: Path, fps: float) -> int:
     try:
-        return probe(path).num_frames(fps)
+        return round(promised_duration(path) * fps)
     except BadVideo:    # said in its turn
         return 0
 
@@ -207,7 +212,7 @@ def run(args: argparse.Namespace) -> int:
     ids = {file.modality: {'file': Path(file.path).name, 'git_blob': file.blob_id} for file in weights}
     with alone_in(args.output):
         record = Record(args.output, args.split, ('rgb',) if backbone else tuple(CHANNELS), recipe_of(args), ids,
-                        versions(device), args.overwrite)
+                        versions(args, device), args.overwrite)
         record.open(list(videos))
         new = {name: path for name, path in videos.items() if not record.has(name, path)}
         print(f'{number_of(len(new), "video")} to extract, {len(videos) - len(new)} there already', flush=True)
@@ -231,7 +236,8 @@ def extract_by_i3d(videos: dict[str, Path], weights: list[Weights], record: Reco
     dtype = torch.float64 if args.precision == 'fp64' else torch.float32
     networks: dict[str, Network] = {
         file.modality: build_i3d(file, dtype=dtype, device=device, precision=args.precision) for file in weights}
-    with FlowPool(FlowRecipe(args.flow, args.flow_bound, args.quantize, args.crop), args.workers) as pool:
+    recipe = FlowRecipe(args.flow, args.flow_bound, args.quantize, args.crop)
+    with TorchFlow(recipe, device) if flow_library(args, device) == 'torch' else FlowPool(recipe, args.workers) as pool:
         extractor = partial(extract, networks=networks, pool=pool, crop=args.crop, batch_size=BATCH[device.type],
                             device=device, dtype=dtype)
         return extract_all(videos, extractor, record, args)

@@ -1,8 +1,8 @@
-"""Optical flow of whole snippets in worker processes: bounded work in flight, results in order."""
+"""Optical flow of whole snippets: in worker processes, bounded and in order, or on a GPU."""
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from multiprocessing import connection, get_context, parent_process
 
 import cv2
 import numpy as np
+import torch
 
-from extraction.flow import dis, quantize, tvl1
+from extraction.flow import dis, quantize, torch_tvl1, tvl1
 from utils import InputError
 
 METHODS = {'tvl1': tvl1, 'dis': dis}
@@ -28,11 +29,11 @@ class FlowRecipe:
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
         """The flow from each frame to the next: (F + 1, H, W) uint8 -> (F, crop, crop, 2) float32 in [-1, 1]."""
-        fields = []
-        for first, second in pairwise(grey):
-            field = METHODS[self.method](first, second)    # of all of the frame: motion comes in from the side
-            fields.append(quantize(centre(field, self.crop), self.bound, self.quantized))
-        return np.stack(fields)
+        return self.keep([METHODS[self.method](first, second) for first, second in pairwise(grey)])
+
+    def keep(self, fields: Iterable[np.ndarray]) -> np.ndarray:
+        """What the network sees of flow fields (H, W, 2) in pixels, computed for all of the frame."""
+        return np.stack([quantize(centre(field, self.crop), self.bound, self.quantized) for field in fields])
 
 
 def centre(image: np.ndarray, crop: int) -> np.ndarray:
@@ -74,6 +75,17 @@ class FlowPool:
         """End the workers; work that nobody waits for any more is dropped."""
         if self.executor is not None:
             self.executor.shutdown(cancel_futures=True)
+
+
+class TorchFlow(FlowPool):
+    """The same on a GPU: TV-L1 of a snippet's pairs at once."""
+
+    def __init__(self, recipe: FlowRecipe, device: torch.device):
+        def compute(grey: np.ndarray) -> np.ndarray:
+            frames = torch.from_numpy(grey).to(device)
+            return recipe.keep(torch_tvl1(frames[:-1], frames[1:]).cpu().numpy())
+
+        super().__init__(compute, workers=0)
 
 
 def _killed() -> InputError:

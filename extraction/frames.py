@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from fractions import Fraction
 from os import fspath
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
@@ -23,23 +22,12 @@ from av.video.stream import VideoStream
 from utils import InputError, number_of, shorten, warn
 
 BILINEAR = 'bilinear+accurate_rnd+full_chroma_int'    # the latter two: as exact as FFmpeg converts colours
-MISSING = 0.1                                         # share of the promised length from which a video counts as cut
+MISSING = 0.1                                         # share of the promised length without which a video is cut off
 MEND = 'download it again, or mend it (ffmpeg -i OLD -c:v libx264 NEW.mp4)'
 
 
 class BadVideo(InputError):
     """A video that cannot be used; others may be."""
-
-
-class Video(NamedTuple):
-    """What a video file says of itself."""
-    path: Path
-    duration: float | None    # seconds of its pictures, or of all if only that is known
-    is_exact: bool            # the duration is that of the pictures
-
-    def num_frames(self, fps: float) -> int:
-        """Frames to expect, 0 if unknown."""
-        return round((self.duration or 0) * fps)
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -70,16 +58,12 @@ def picture_stream(path: Path, container: InputContainer) -> VideoStream:
     raise BadVideo(f'{path}: holds no moving pictures, only {" and ".join(kinds) or "one"}; give a video')
 
 
-def probe(path: Path) -> Video:
-    """Look at a video file without decoding it. Raises BadVideo where it cannot be one."""
+def promised_duration(path: Path) -> float:
+    """The seconds that a video says it lasts, 0 if it does not say; nothing is decoded. Raises BadVideo."""
     with opened(path) as (container, stream):
-        return describe(path, container, stream)
-
-
-def describe(path: Path, container: InputContainer, stream: VideoStream) -> Video:
-    if stream.duration and stream.time_base:
-        return Video(path, float(stream.duration * stream.time_base), True)
-    return Video(path, container.duration / av.time_base if container.duration else None, False)
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        return (container.duration or 0) / av.time_base
 
 
 # ---- sizes ----------------------------------------------------------------------------------------------------------
@@ -124,17 +108,15 @@ def decode(path: Path, fps: float, resize: str | None = None) -> Iterator[av.Vid
     Without `resize` they are as they were stored: neither resized nor turned nor converted. Raises as `read_frames`.
     """
     with opened(path) as (container, stream):
-        video = describe(path, container, stream)
         stream.thread_type = 'AUTO'
         begin = Fraction(container.start_time or 0, av.time_base)
-        graph, end, repaired = None, 0.0, 0
+        graph, repaired = None, 0
         for frame in pictures(path, container, stream):
             if frame.pts is None or frame.time_base is None:
                 continue
             if graph is None:
                 graph = build_graph(stream, frame, fps, resize)
             frame.pts -= round(begin / frame.time_base)
-            end = float((frame.pts + (frame.duration or 0)) * frame.time_base)
             repaired += frame.is_corrupt
             graph.push(frame)
             yield from filtered(graph)
@@ -144,20 +126,23 @@ def decode(path: Path, fps: float, resize: str | None = None) -> Iterator[av.Vid
         yield from filtered(graph)
     if repaired:
         warn(f'{path}: {number_of(repaired, "damaged picture")} repaired by the decoder')
-    if video.duration and end < video.duration * (1 - MISSING):
-        cut = f'{path}: ends after {end:.1f} of {video.duration:.1f} seconds'
-        if video.is_exact:
-            raise BadVideo(f'{cut}; {MEND}')
-        warn(f'{cut}; is it whole, or is only its sound that long?')
 
 
 def pictures(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """The frames as they are stored. What cannot be decoded before the first, as in a recording that began in the midst
-    of things, is passed over; after it, it is a BadVideo."""
-    time = None
-    for packet in container.demux(stream):
+    """The frames as they are stored.
+
+    What cannot be decoded before the first, as in a recording that began in the midst of things, is passed over. After
+    it, it is a BadVideo, and so is a file that ends, with all of its streams, before it should.
+    """
+    time, reached = None, Fraction(container.start_time or 0, av.time_base)
+    end = reached + Fraction(container.duration or 0, av.time_base)
+    for packet in container.demux():
+        if packet.pts is not None and packet.time_base is not None:
+            reached = max(reached, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if packet.stream.index != stream.index:
+            continue
         try:
-            frames = packet.decode()
+            frames = stream.decode(packet)
         except av.FFmpegError as error:
             if time is None:
                 continue
@@ -165,6 +150,9 @@ def pictures(path: Path, container: InputContainer, stream: VideoStream) -> Iter
         for frame in frames:
             time = frame.time if frame.time is not None else time or 0.
             yield frame
+    missing = float(end - reached)
+    if missing > MISSING * (container.duration or 0) / av.time_base:
+        raise BadVideo(f'{path}: its last {missing:.1f} seconds are missing; {MEND}')
 
 
 def build_graph(stream: VideoStream, first: av.VideoFrame, fps: float, resize: str | None) -> Graph:

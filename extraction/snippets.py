@@ -36,6 +36,11 @@ class Features(NamedTuple):
     num_frames: int                   # F
 
 
+def num_rows(num_frames: int) -> int:
+    """L of F frames: the last row needs a frame behind it, which its last flow field leads to."""
+    return max(0, num_frames - 1) // SNIPPET_FRAMES
+
+
 def snippets(frames: Iterable[np.ndarray]) -> Iterator[Snippet]:
     """Cut frames (H, W, 3) uint8 into snippets that do not overlap; what is left over at the end is dropped."""
     rgb: list[np.ndarray] = []
