@@ -84,11 +84,11 @@ class ScoredEvaluation(Evaluation):
 
     def draw(self, board: 'SummaryWriter', step: int, num_figures: int) -> None:
         """Draw timelines of a few fixed test videos and the precision-recall curve for TensorBoard."""
-        from eval.timeline import draw_timeline  # matplotlib takes half a second to import
+        from eval.timeline import Result, draw_timeline  # matplotlib takes half a second to import
         truth, detections = self.truth, self.detections
         known = [name for name, at in zip(detections.videos, match_videos(detections.videos, truth.videos)) if at >= 0]
         for i in np.linspace(0, len(known) - 1, min(num_figures, len(known))).astype(int):
-            figure = draw_timeline(known[i], truth, [('AICL', detections)], self.curves)
+            figure = draw_timeline(known[i], truth, [Result('AICL', detections)], self.curves)
             board.add_figure(f'timeline/{known[i]}', figure, step)
 
         middle = float(self.scores.tiou[np.abs(self.scores.tiou - 0.5).argmin()])

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from eval.detection import Matches, check_tiou, evaluate, match, scored_subset, temporal_iou, tiou_key, warnings
+from eval.detection import Matches, check_tiou, evaluate, match, overlapping, scored_subset, tiou_key, warnings
 from eval.files import Detections, GroundTruth, read_detections, read_ground_truth
 from utils import InputError, Parser, keep_inputs, run_command, write_json, write_picture
 
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 KINDS = ('true positive', 'double detection', 'wrong label', 'localization', 'confusion', 'background')
 MIN_TIOU = 0.1  # below it a prediction has nothing to do with an instance: background
 DEPTH = 10  # predictions that are kept, as a multiple of the instances of their class
-BLOCK = 2 ** 18  # pairs of prediction and instance that are looked at together: bounds the memory
 
 SIZES = ('XS', 'S', 'M', 'L', 'XL')
 
@@ -145,16 +144,10 @@ def judge(truth: GroundTruth, detections: Detections, tiou: ArrayLike, matches: 
 def _nearest(truth: GroundTruth, video: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Largest tIoU (M,) with any instance of the video, 0 where there is none, and the label of that instance (M,)."""
     overlap, label = np.zeros(len(video)), np.full(len(video), -1)
-    rows, instances = np.argsort(video, kind='stable'), np.argsort(truth.video, kind='stable')
-    everyone = np.arange(len(truth.videos) + 1)
-    row_end, instance_end = np.searchsorted(video[rows], everyone), np.searchsorted(truth.video[instances], everyone)
-    for v in range(len(truth.videos)):
-        own = instances[instance_end[v]:instance_end[v + 1]]
-        theirs = rows[row_end[v]:row_end[v + 1]]
-        if len(own) and len(theirs):
-            for part in np.array_split(theirs, 1 + len(theirs) * len(own) // BLOCK):
-                pairs = temporal_iou(segments[part, None], truth.segments[own])
-                overlap[part], label[part] = pairs.max(axis=1), truth.label[own[pairs.argmax(axis=1)]]
+    for place, instance, pairs in overlapping(segments, video, truth.segments, truth.video):
+        order = np.lexsort((instance, -pairs, place))  # of equals the first instance
+        best = order[np.diff(place[order], prepend=-1) > 0]
+        overlap[place[best]], label[place[best]] = pairs[best], truth.label[instance[best]]
     return overlap, label
 
 
