@@ -94,11 +94,11 @@ class ScoredEvaluation(Evaluation):
         def tag(*words: str) -> str:
             return '/'.join(filter(None, words))
 
-        from eval.timeline import draw_timeline  # matplotlib takes half a second to import
+        from eval.timeline import Result, draw_timeline  # matplotlib takes half a second to import
         truth, detections = self.truth, self.detections
         known = [name for name, at in zip(detections.videos, match_videos(detections.videos, truth.videos)) if at >= 0]
         for i in np.linspace(0, len(known) - 1, min(num_figures, len(known))).astype(int):
-            figure = draw_timeline(known[i], truth, [('AICL', detections)], self.curves)
+            figure = draw_timeline(known[i], truth, [Result('AICL', detections)], self.curves)
             board.add_figure(tag('timeline', name, known[i]), figure, step)
 
         middle = float(self.scores.tiou[np.abs(self.scores.tiou - 0.5).argmin()])

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+PICTURES = r'\x89PNG|<\?xml|%PDF'  # how files of `write_picture` begin
 
 
 class InputError(Exception):
@@ -134,17 +138,23 @@ def clear_temporary(folder: Path, name: str) -> None:
 
 
 def write_picture(path: str | os.PathLike, figure: 'Figure') -> None:
-    """Writes a matplotlib figure as .png or .svg, as `write_bytes` does; the same figure is the same file.
+    """Writes a matplotlib figure as .png, .svg or .pdf, as `write_bytes` does; the same figure is the same file.
 
-    Raises InputError for another suffix.
+    The text of .svg and .pdf stays text. Raises InputError for another suffix.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in ('.png', '.svg'):
-        raise InputError(f'{path}: the name of a picture must end in .png or .svg')
+    undated = {'.png': None, '.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
+    if suffix not in undated:
+        raise InputError(f'{path}: the name of a picture must end in .png, .svg or .pdf')
     import matplotlib
     content = io.BytesIO()
-    with matplotlib.rc_context({'svg.hashsalt': 'AICL'}):
-        figure.savefig(content, format=suffix[1:], dpi=130, metadata={'Date': None} if suffix == '.svg' else None)
+    # Type 42: the whole letters, not their outlines.
+    with matplotlib.rc_context({'svg.hashsalt': 'AICL', 'svg.fonttype': 'none', 'pdf.fonttype': 42}), \
+            warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings('always', 'Glyph .* missing')
+        figure.savefig(content, format=suffix[1:], dpi=130, metadata=undated[suffix])
+    if caught and suffix != '.svg':
+        warn(f'{path}: the font has not all letters of the names in it; an .svg shows them')
     write_bytes(path, content.getvalue())
 
 

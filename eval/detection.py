@@ -9,7 +9,7 @@ reaches the threshold. Average precision is the area under the precision envelop
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ AVERAGES = {  # what papers report, where all of its thresholds were scored
     '0.5:0.95': [i / 20 for i in range(10, 20)],
 }
 NOBODY = np.iinfo(np.int64).max
+MOST_TIED = 10_000  # instances of a class in one video up to which equal tIoUs are ordered as in the reference
 BLOCK = 2 ** 16  # pairs of detection and instance that are looked at together: they stay in the cache
 
 
@@ -91,7 +92,7 @@ def match(truth: GroundTruth, detections: Detections, tiou: ArrayLike) -> Matche
     """Matches detections to instances as the ActivityNet protocol does, greedily by falling score, for all thresholds.
 
     A detection whose best instance is taken goes on to its next best that reaches the threshold. Equal scores keep the
-    order of the rows; for equal tIoUs see `_ranked`.
+    order of the rows; for equal tIoUs see `_TieBreak`.
     """
     thresholds, num_labels = np.asarray(tiou, np.float64), len(truth.labels)
     used = {truth.labels[label]: label for label in np.unique(truth.label)}
@@ -100,48 +101,90 @@ def match(truth: GroundTruth, detections: Detections, tiou: ArrayLike) -> Matche
     order = np.lexsort((-detections.scores, label))
     order = order[label[order] >= 0]
 
-    # The candidates of a detection are the instances of its video and class: `count` from `start` on in `grouped`.
     group = truth.video * num_labels + truth.label
-    grouped = np.argsort(group, kind='stable')
     own_group = np.where(video >= 0, video * num_labels + label, -1)[order]
-    start, stop = (np.searchsorted(group[grouped], own_group, side) for side in ('left', 'right'))
-    count = stop - start
-    before = np.cumsum(count) - count
-    segments, instances = detections.segments[order], truth.segments[grouped]
-
+    segments = detections.segments[order]
     matched = np.full((len(thresholds), len(order)), -1)
     holder = np.full(len(thresholds) * len(group), NOBODY)  # who has each instance, at each threshold
-    blocks = np.flatnonzero(np.diff(before // BLOCK, prepend=-1))
-    for a, b in pairwise([*blocks, len(order)]):
-        place = np.repeat(np.arange(a, b), count[a:b])
-        candidate = np.arange(len(place)) + np.repeat(start[a:b] - before[a:b] + before[a], count[a:b])
-        overlap = temporal_iou(np.repeat(segments[a:b], count[a:b], axis=0), instances.take(candidate, axis=0))
-        near = _ranked(place, overlap, thresholds.min())
+    tie_break = _TieBreak(segments, own_group, truth.segments, group)
+    for place, instance, overlap in overlapping(segments, own_group, truth.segments, group):
+        near = np.flatnonzero(overlap >= thresholds.min())
+        near = near[np.lexsort((-overlap[near], place[near]))]  # place by place, from the best overlap down
+        place, overlap = place[near], overlap[near]
+        instance = tie_break.settle(place, overlap, instance[near])
         # The wishes that can still come true: by threshold, by place in the order, then from the best overlap down.
-        wanted = np.arange(len(thresholds))[:, None] * len(group) + grouped[candidate[near]]
-        threshold, wish = np.nonzero((overlap[near] >= thresholds[:, None]) & (holder[wanted] == NOBODY))
-        place, wanted = place[near][wish], wanted[threshold, wish]
-        granted = _assign(threshold * len(order) + place, wanted, holder)
-        matched[threshold[granted], place[granted]] = wanted[granted] % len(group)
+        wanted = np.arange(len(thresholds))[:, None] * len(group) + instance
+        threshold, wish = np.nonzero((overlap >= thresholds[:, None]) & (holder[wanted] == NOBODY))
+        asker, wanted = place[wish], wanted[threshold, wish]
+        granted = _assign(threshold * len(order) + asker, wanted, holder)
+        matched[threshold[granted], asker[granted]] = wanted[granted] % len(group)
     return Matches(video, label, order, matched)
 
 
-def _ranked(place: np.ndarray, overlap: np.ndarray, lowest: float) -> np.ndarray:
-    """The pairs whose overlap is at least `lowest`: place by place, from the best overlap down.
+def overlapping(segments: np.ndarray, groups: np.ndarray, instances: np.ndarray, instance_groups: np.ndarray
+                ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """All pairs of a segment and an instance of the same group that overlap, and some that do not, block by block.
 
-    quirk: one detection may overlap two instances by exactly the same tIoU, and the reference takes these as numpy's
-    `argsort()[::-1]` leaves them. That sort is not stable, nor the same on every processor, but the published numbers
-    come from it, so it is called here too, on the same values. It decides on 47 of the authors' 36,195 detections, and
-    so on up to 0.01 % of mAP: 73.236 at tIoU 0.1 where numpy sorts with AVX2, 73.233 where it does not.
+    segments (P, 2) of `groups` (P,), instances (G, 2) of `instance_groups` (G,) -> of each pair the index of the
+    segment, which rises, that of the instance, and their tIoU.
     """
-    near = np.flatnonzero(overlap >= lowest)
-    near = near[np.lexsort((-overlap[near], place[near]))]
-    own = place[near]
-    tied = np.unique(own[1:][(np.diff(own) == 0) & (np.diff(overlap[near]) == 0)])
-    spans = (np.searchsorted(array, tied, side) for array in (place, own) for side in ('left', 'right'))
-    for a, b, first, last in zip(*spans):
-        near[first:last] = a + overlap[a:b].argsort()[::-1][:last - first]
-    return near
+    order, first, last = _reaching(segments, groups, instances, instance_groups)
+    count = last - first
+    before = np.cumsum(count) - count
+    blocks = np.flatnonzero(np.diff(before // BLOCK, prepend=-1))
+    for a, b in pairwise([*blocks, len(segments)]):
+        place = np.repeat(np.arange(a, b), count[a:b])
+        instance = order[np.arange(len(place)) + np.repeat(first[a:b] - before[a:b] + before[a], count[a:b])]
+        yield place, instance, temporal_iou(segments.take(place, axis=0), instances.take(instance, axis=0))
+
+
+def _reaching(segments: np.ndarray, groups: np.ndarray, instances: np.ndarray, instance_groups: np.ndarray
+              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An order of the instances (G,), and first and last (P,) in it: those that segment p overlaps are in between.
+
+    So nobody must look at all pairs of a long video.
+    """
+    order = np.lexsort((instances[:, 0], instance_groups))
+    sorted_groups, (start, end) = instance_groups[order], instances[order].T
+    first, last = (np.searchsorted(sorted_groups, groups, side) for side in ('left', 'right'))
+    if (last - first).sum() < 10 * len(segments):
+        return order, first, last  # the whole groups: they are so small that a choice would take longer
+    # Ranks of times make one rising key of group and time. Candidates start before the segment ends ...
+    starts, rank = np.unique(start, return_inverse=True)
+    key = sorted_groups * (len(starts) + 1) + rank
+    last = np.searchsorted(key, groups * (len(starts) + 1) + np.searchsorted(starts, segments[:, 1]))
+    # ... and come after those of the group that have all ended before it starts.
+    ends, rank = np.unique(end, return_inverse=True)
+    reach = np.maximum.accumulate(sorted_groups * (len(ends) + 1) + rank)
+    first = np.searchsorted(reach, groups * (len(ends) + 1) + np.searchsorted(ends, segments[:, 0], 'right'))
+    return order, first, np.maximum(first, last)
+
+
+class _TieBreak:
+    """The order of instances that one detection overlaps by exactly the same tIoU.
+
+    quirk: the reference takes these as numpy's `argsort()[::-1]` leaves them. That sort is not stable, nor the same on
+    every processor, but the published numbers come from it, so it is called here too, on the same values: the tIoUs
+    with all instances of the video and class, in the file's order. It decides on 47 of the authors' 36,195 detections,
+    and so on up to 0.01 % of mAP: 73.236 at tIoU 0.1 where numpy sorts with AVX2, 73.233 where it does not.
+    """
+
+    def __init__(self, segments: np.ndarray, groups: np.ndarray, instances: np.ndarray, instance_groups: np.ndarray):
+        self.segments, self.groups, self.instances = segments, groups, instances
+        self.by_group = np.argsort(instance_groups, kind='stable')
+        self.sorted_groups = instance_groups[self.by_group]
+
+    def settle(self, place: np.ndarray, overlap: np.ndarray, instance: np.ndarray) -> np.ndarray:
+        """The instances of pairs sorted by place, then by falling overlap; those of equal overlap in that order."""
+        settled = instance.copy()
+        tied = np.unique(place[1:][(np.diff(place) == 0) & (np.diff(overlap) == 0)])
+        for p, first, last in zip(tied, np.searchsorted(place, tied), np.searchsorted(place, tied, 'right')):
+            start, stop = (np.searchsorted(self.sorted_groups, self.groups[p], side) for side in ('left', 'right'))
+            own = self.by_group[start:stop]
+            if len(own) <= MOST_TIED:
+                best = temporal_iou(self.segments[p], self.instances[own]).argsort()[::-1]
+                settled[first:last] = own[best[:last - first]]
+        return settled
 
 
 def _assign(asker: np.ndarray, wanted: np.ndarray, holder: np.ndarray) -> np.ndarray:

@@ -32,13 +32,12 @@ Everything is judged at each tIoU by itself; an average is the mean over the tIo
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from eval.detection import Matches, check_tiou, evaluate, match, scored_subset, temporal_iou, tiou_key, warnings
+from eval.detection import Matches, check_tiou, evaluate, match, overlapping, scored_subset, tiou_key, warnings
 from eval.files import Detections, GroundTruth, read_detections, read_ground_truth
 from utils import InputError, Parser, keep_inputs, run_command, write_json, write_picture
 
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
 KINDS = ('true positive', 'double detection', 'wrong label', 'localization', 'confusion', 'background')
 MIN_TIOU = 0.1  # below it a prediction has nothing to do with an instance: background
 DEPTH = 10  # predictions that are kept, as a multiple of the instances of their class
-BLOCK = 2 ** 18  # pairs of prediction and instance that are looked at together: bounds the memory
-MANY = 4096  # candidates of one prediction from which on it is quicker to look at it alone
 
 SIZES = ('XS', 'S', 'M', 'L', 'XL')
 
@@ -146,31 +143,11 @@ def judge(truth: GroundTruth, detections: Detections, tiou: ArrayLike, matches: 
 
 def _nearest(truth: GroundTruth, video: np.ndarray, segments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Largest tIoU (M,) with any instance of the video, 0 where there is none, and the label of that instance (M,)."""
-    rows = np.lexsort((truth.segments[:, 0], truth.video))
-    # Complex numbers are ordered by their real, then by their imaginary part: here by video, then by second.
-    starts = truth.video[rows] + 1j * truth.segments[rows, 0]
-    latest = np.maximum.accumulate(truth.video[rows] + 1j * truth.segments[rows, 1])  # end of those up to this one
-    first = np.searchsorted(latest, video + 1j * segments[:, 0], 'right')
-    count = np.maximum(np.searchsorted(starts, video + 1j * segments[:, 1]) - first, 0)  # from `first` on, may overlap
-
     overlap, label = np.zeros(len(video)), np.full(len(video), -1)
-    instances = truth.segments[rows]
-    for row in np.flatnonzero(count > MANY):
-        own = slice(first[row], first[row] + count[row])
-        pairs = temporal_iou(segments[row], instances[own])
-        overlap[row] = pairs.max()
-        label[row] = truth.label[rows[own][pairs == overlap[row]].min()]  # the first of equals
-
-    place = np.flatnonzero((count > 0) & (count <= MANY))
-    first, count = first[place], count[place]
-    before = np.cumsum(count) - count
-    for a, b in pairwise([*np.flatnonzero(np.diff(before // BLOCK, prepend=-1)), len(place)]):
-        m, number, begin = place[a:b], count[a:b], before[a:b] - before[a]
-        candidate = np.arange(number.sum()) + np.repeat(first[a:b] - begin, number)
-        pairs = temporal_iou(np.repeat(segments[m], number, axis=0), instances[candidate])
-        overlap[m] = np.maximum.reduceat(pairs, begin)
-        best = np.where(pairs == np.repeat(overlap[m], number), rows[candidate], len(rows))
-        label[m] = truth.label[np.minimum.reduceat(best, begin)]
+    for place, instance, pairs in overlapping(segments, video, truth.segments, truth.video):
+        order = np.lexsort((instance, -pairs, place))  # of equals the first instance
+        best = order[np.diff(place[order], prepend=-1) > 0]
+        overlap[place[best]], label[place[best]] = pairs[best], truth.label[instance[best]]
     return overlap, label
 
 

@@ -105,14 +105,41 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-@without_collection()
 def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     """Reads a gt.json; a video without "annotations", or with null there, is an unannotated one.
 
     An annotation without "segment" is a tag: it says that something happens in the video, not when. Raises InputError
     naming file, video and mend for anything that is not of the form above.
     """
-    database = _videos_of(path, 'database', 'ground truth')
+    return _read(path, {'database': _ground_truth}, 'ground truth')
+
+
+def read_detections(path: str | os.PathLike) -> Detections:
+    """Reads a detections.json; the key of a score is `score`, or `score300` as in the released files.
+
+    Raises InputError naming file, video and mend for anything that is not of the form above.
+    """
+    return _read(path, {'results': _detections}, 'detections')
+
+
+def read_either(path: str | os.PathLike) -> GroundTruth | Detections:
+    """Reads a file of ground truth or of detections, whichever it is."""
+    return _read(path, {'database': _ground_truth, 'results': _detections}, 'ground truth or detections')
+
+
+@without_collection()
+def _read(path: str | os.PathLike, forms: dict[str, Callable], kind: str) -> Any:
+    """What a file holds by the first of the `forms` whose key it has, an object with an entry a video."""
+    content = _load(path)
+    for key, form in forms.items():
+        if type(content) is dict and type(content.get(key)) is dict:
+            _check_videos(path, content[key])
+            return form(path, content[key])
+    keys = ' or '.join(f'{{"{key}": {{video: ...}}}}' for key in forms)
+    raise InputError(f'{path}: not a file of {kind}: it needs {keys}')
+
+
+def _ground_truth(path: str | os.PathLike, database: dict[str, Any]) -> GroundTruth:
     entries = list(database.values())
 
     def where(index: int) -> str:
@@ -133,13 +160,7 @@ def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
                        label[timed], segments[timed], video[~timed], label[~timed])
 
 
-@without_collection()
-def read_detections(path: str | os.PathLike) -> Detections:
-    """Reads a detections.json; the key of a score is `score`, or `score300` as in the released files.
-
-    Raises InputError naming file, video and mend for anything that is not of the form above.
-    """
-    results = _videos_of(path, 'results', 'detections')
+def _detections(path: str | os.PathLike, results: dict[str, Any]) -> Detections:
     _check_types(results.values(), {list}, lambda index: f'{path}: video {quote(list(results)[index])}',
                  'must have a list of detections')
     rows, video, labels, label, segments = _columns(path, results, 'detection')
@@ -203,16 +224,12 @@ def _load(path: str | os.PathLike) -> Any:
     return parse_json(content, path)
 
 
-def _videos_of(path: str | os.PathLike, key: str, kind: str) -> dict[str, Any]:
-    """The object under `key`, one entry a video; a video under both its spellings is refused."""
-    content = _load(path)
-    if type(content) is not dict or type(content.get(key)) is not dict:
-        raise InputError(f'{path}: not a file of {kind}: it needs {{"{key}": {{video: ...}}}}')
-    for name in content[key]:
-        if 'v_' + name in content[key]:
+def _check_videos(path: str | os.PathLike, videos: dict[str, Any]) -> None:
+    """Raises InputError for a video under both its spellings, and for a name that is no text."""
+    for name in videos:
+        if 'v_' + name in videos:
             raise InputError(f'{path}: {quote(name)} and {quote("v_" + name)} name the same video, keep one of them')
-    _check_names(path, content[key])
-    return content[key]
+    _check_names(path, videos)
 
 
 def _columns(path: str | os.PathLike, lists: dict[str, list], kind: str, tags: bool = False) -> tuple:

@@ -20,6 +20,7 @@ from eval.detection import (
     format_table,
     main,
     match,
+    overlapping,
     scored_subset,
     temporal_iou,
     warnings,
@@ -128,6 +129,22 @@ def test_blocks_change_nothing(scene, block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(eval.detection, 'BLOCK', block)
         np.testing.assert_array_equal(match(truth, detections, [0.1, 0.5]).instance, whole)
+
+
+@settings(deadline=None, max_examples=50)
+@given(scenes())
+def test_no_overlapping_pair_is_overlooked(scene):
+    truth, detections = scene
+    for crowd in 1, 20:  # the same instances many times over: then only those near in time are looked at
+        instances, groups = np.tile(truth.segments, (crowd, 1)), np.tile(truth.video, crowd)
+        found = {}
+        for place, instance, overlap in overlapping(detections.segments, detections.video, instances, groups):
+            assert (np.diff(place) >= 0).all()
+            found |= dict(zip(zip(place.tolist(), instance.tolist()), overlap.tolist()))
+        overlaps = temporal_iou(detections.segments[:, None], instances)
+        overlaps[detections.video[:, None] != groups] = 0
+        assert {pair for pair in found if found[pair] > 0} == set(zip(*map(np.ndarray.tolist, np.nonzero(overlaps))))
+        assert all(overlaps[pair] == overlap for pair, overlap in found.items())
 
 
 @settings(deadline=None, max_examples=50)

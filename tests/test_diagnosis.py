@@ -348,7 +348,7 @@ def test_picture_shows_the_numbers(released):
 
 
 @pytest.mark.parametrize('more, message', [
-    (['--picture', 'a.jpg'], 'must end in .png or .svg'),
+    (['--picture', 'a.jpg'], 'must end in .png, .svg or .pdf'),
     (['--picture', 'no/such/folder/a.png'], 'No such file or directory'),
     (['--tiou', '0'], 'tIoU thresholds must be above 0'),
     (['--subset', 'training'], "'training'"),
