@@ -11,14 +11,14 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from utils import InputError, shorten
+from utils import InputError, first_few, number_of, shorten, warn
 
 
 class Outputs(NamedTuple):
@@ -278,7 +278,7 @@ def precision_advice(precision: str, device: torch.device, speed: Callable[..., 
 MAX_VALUES, MAX_DEPTH, MAX_NUMBER = 10 ** 6, 32, 2 ** 64    # in one file
 
 
-def is_plain(value: object) -> bool:
+def is_plain(value: object) -> TypeGuard[Tensor]:
     """Whether this is a dense tensor that holds every value it shows: sparse, nested, quantized and meta ones do not,
     nor does one that repeats a few stored values by a stride of 0."""
     if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided:
@@ -356,13 +356,15 @@ def modal_of(state: dict) -> str:
 
 
 def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
-    """Load a state dict under the released names into `model`, strictly, from any device and floating point type.
+    """Load a state dict under the released names into `model`, from any device and floating point type.
 
-    Raises InputError that lists every missing, extra or mis-shaped parameter.
+    Parameters that the network does not have are left out with a warning: the released code passes over them, too.
+    Raises InputError that lists every missing or mis-shaped parameter.
     """
     own = model.state_dict()
+    foreign = [str(name) for name in state if name not in own]
     faults = [f'{name} is missing' for name in own if name not in state]
-    faults += [f"{shorten(name)} is not one of this network's" for name in state if name not in own]
+    faults += [f"{shorten(name)} is not one of this network's" for name in foreign if faults]
     for name in own.keys() & state.keys():
         value = state[name]
         if not is_plain(value) or not value.is_floating_point():
@@ -378,4 +380,7 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
         if is_plain(weight) and weight.ndim == 3 and weight.shape[1] != width:
             kind += f'was trained with --hidden_dim {weight.shape[1]}, not {width}, and '
         raise InputError(f'{path}: {kind}does not fit this network: {"; ".join(sorted(faults))}')
-    model.load_state_dict(state)
+    if foreign:
+        warn(f'{path}: {number_of(len(foreign), "parameter")} that this network does not have are left out: '
+             f'{first_few(foreign)}')
+    model.load_state_dict({name: state[name] for name in own})

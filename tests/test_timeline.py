@@ -224,7 +224,8 @@ def test_result_files_of_one_name_are_called_after_their_folders(files):
     (['--video', 'three'], "'three'"), (['--curves', 'gt.json'], 'gt.json'), (['-o', 'x.gif'], '.png, .svg or .pdf'),
     (['-o', 'nowhere/x.png'], 'nowhere'),
     (['-o', 'gt.json'], 'would be written over'), (['--min_score', 'high'], 'min_score'), (['--width', '0'], 'width'),
-    (['-o', 'precious.png'], 'another kind'), (['-o', 'x.png', 'other.json'], 'both hold ground truth'), (['--to', '-1'], 'to'),
+    (['-o', 'precious.png'], 'another kind'), (['-o', 'x.png', 'other.json'], 'both hold ground truth'),
+    (['--to', '-1'], 'to'),
     (['--from', '5', '--to', '4'], 'nothing to draw from 5 s to 4 s'), (['--tiou', '0'], 'tIoU'),
     (['-o', 'x.png', 'neither.json'], 'not a file of ground truth or detections')])
 def test_bad_usage_is_one_line_and_status_2(files, capsys, monkeypatch, change, said):

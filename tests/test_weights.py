@@ -82,6 +82,15 @@ def test_every_missing_extra_and_mis_shaped_parameter_is_listed_and_nothing_is_l
     assert_equal(model, before)
 
 
+def test_parameters_that_the_network_does_not_have_are_left_out_with_a_warning(capsys):
+    state, model = network(2).state_dict(), network(1)
+    load_weights(model, {**state, 'head.bias': torch.zeros(1), 'mask': torch.ones(2)}, 'CAS_Only.pkl')
+    assert_equal(model, state)
+    warning, = capsys.readouterr().err.splitlines()
+    assert warning == ('warning: CAS_Only.pkl: 2 parameters that this network does not have are left out: '
+                       'head.bias, mask')
+
+
 @pytest.mark.parametrize('value, words', [
     (torch.full((C,), float('nan')), 'NaN'), (torch.full((C,), float('inf')), 'infin'),
     (torch.full((C,), 1e300, dtype=torch.float64), 'infin'),    # finite there, infinite in the float32 of the network
