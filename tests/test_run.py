@@ -13,6 +13,7 @@ import torch
 from test_main import CLASSES, contents, localize, refused, stop_at, train, words, write_data
 
 import main
+import training
 from data_folder import find_split
 from dataset import VideoDataset
 from eval.files import read_ground_truth
@@ -53,7 +54,7 @@ def stopped(data, tmp_path_factory):
     """A run that SIGHUP, of a lost connection, ended in an epoch, after step 4, to be copied; and its training."""
     output, kept = tmp_path_factory.mktemp('outputs') / 'stopped', []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, 'Training', lambda *args: kept.append(Training(*args)) or kept[0])
+        patch.setattr(training, 'Training', lambda *args: kept.append(Training(*args)) or kept[0])
         stop_at(4, lambda: os.kill(os.getpid(), signal.SIGHUP), patch)
         assert main.main(words(data, output, '--num_steps', 6, '--detection_inf_step', 2)) == 128 + signal.SIGHUP
     return output, kept[0]
@@ -303,12 +304,12 @@ CRAFTED = {
 @pytest.mark.parametrize('name', CRAFTED)
 def test_a_crafted_checkpoint_is_refused(stopped, tmp_path, name):
     """Whole and with a digest that fits, but not what this training would have written."""
-    output, training = stopped
+    output, going = stopped
     shutil.copy(output / 'checkpoint.pt', tmp_path)
-    main.go_on(training, read_checkpoint(tmp_path), tmp_path, 6)
+    main.go_on(going, read_checkpoint(tmp_path), tmp_path, 6)
     rewrite(tmp_path, CRAFTED[name])
     with pytest.raises(InputError, match='checkpoint') as caught:
-        main.go_on(training, read_checkpoint(tmp_path), tmp_path, 6)
+        main.go_on(going, read_checkpoint(tmp_path), tmp_path, 6)
     assert str(caught.value).isprintable()
 
 
