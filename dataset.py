@@ -3,6 +3,7 @@
     python dataset.py DIR [--dataset NAME] [--deep]     checks a data folder before anyone trains on it
 """
 import argparse
+import math
 import os
 import sys
 from collections import Counter
@@ -21,7 +22,7 @@ from data_folder import (Split, Summary, TimeBase, find_split, has_test_videos, 
                          noted, read_annotations)
 from eval.files import GroundTruth
 from features import LAYOUTS, MAX_UNEVEN_ROWS, MODALITIES
-from utils import InputError, Parser, first_few, number, number_of, print_block, run_command, warn
+from utils import InputError, Parser, first_few, number, number_of, print_block, run_command, shorten, warn
 
 SHARE = {'device': 0.6, 'ram': 0.7}    # of the free memory that `auto` gives to features; the rest is for the network
 
@@ -250,6 +251,33 @@ class VideoDataset(Dataset):
         return self.split.time_base(feature_fps, snippet_frames)
 
 
+def free_shared_memory() -> float:
+    """Bytes through which workers may still hand over batches."""
+    try:
+        disk = os.statvfs('/dev/shm')
+    except OSError:    # not Linux
+        return math.inf
+    return disk.f_bavail * disk.f_frsize / int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+
+
+def check_batches(datasets: list[VideoDataset], num_segments: int, batch_size: int, num_workers: int,
+                  share: Share) -> None:
+    """Raises InputError where a batch, or all batches that workers hold ready, cannot fit in memory."""
+    sizes = [4 * num_segments * videos.num_features * min(-(-batch_size // share.count), len(videos))
+             for videos in datasets]
+    free = free_memory()
+    if 2 * max(sizes) > free:
+        raise InputError(f'--num_segments {num_segments}: a batch of features takes {max(sizes) / 1e9:.1f} GB and as '
+                         f'much again in the network, but {free / 1e9:.1f} GB are free; lower it or --batch_size')
+    # A worker has two batches ready; one more is in use.
+    handed_over = sum(size for size, videos in zip(sizes, datasets) if videos.table is None or not videos.table.is_cuda)
+    needed, free = (2 * num_workers + 1) * handed_over, free_shared_memory()
+    if num_workers and needed > free:
+        raise InputError(f'--num_workers {num_workers}: their batches take {needed / 1e6:.0f} MB of shared memory, but '
+                         f'/dev/shm has {free / 1e6:.0f} MB free; use --num_workers 0, or give more (docker run '
+                         f'--shm-size)')
+
+
 def allocate(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
     """Uninitialised memory from numpy, which asks for huge pages: to touch 100 MB first takes 10 ms, not 100."""
     return torch.from_numpy(np.empty(shape, dtype))
@@ -264,11 +292,26 @@ def loader(dataset: VideoDataset, sampler: UniformSampler | ShuffledSampler, num
     if dataset.table is not None and dataset.table.is_cuda:
         num_workers, pin_memory = 0, False
     draws: Any = sampler    # DataLoader expects lists of indices, and passes on what it gets
-    for batch in DataLoader(dataset, batch_sampler=draws, num_workers=num_workers, pin_memory=pin_memory,
-                            collate_fn=as_it_is):
-        if isinstance(batch, InputError):
-            raise batch
-        yield batch
+    try:
+        for batch in DataLoader(dataset, batch_sampler=draws, num_workers=num_workers, pin_memory=pin_memory,
+                                collate_fn=as_it_is):
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+    except (ConnectionError, EOFError, FileNotFoundError) as error:    # between this process and a worker
+        raise lost_worker(error) from None
+
+
+def has_lost_worker(error: RuntimeError) -> bool:
+    """Whether a worker's end gave this error, which torch raises wherever this process is just then."""
+    return 'DataLoader worker (pid' in str(error) or '</torch_' in str(error)
+
+
+def lost_worker(error: Exception) -> InputError:
+    reason = shorten(str(error).splitlines()[-1] if str(error) else type(error).__name__, 150)
+    return InputError(f'a process that reads features (--num_workers) has ended ({reason}): it was killed, or memory '
+                      f'or shared memory ran out; use fewer, and where a training runs go on with the same command and '
+                      f'--resume')
 
 
 def as_it_is(batch: Any) -> Any:

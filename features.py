@@ -76,7 +76,7 @@ def open_array(path: Path) -> tuple[Header, mmap.mmap]:
         raise InputError(f'{path}: not a readable .npy file ({shorten(error)}); extract or download it again') from None
     if not np.issubdtype(dtype, np.floating):
         raise InputError(f'{path}: features must be floating point numbers, found {dtype}')
-    if len(shape) != 2 or min(shape) < 1:
+    if len(shape) != 2 or min(shape) < 1 or any(type(size) is not int for size in shape):    # True is one for numpy
         raise InputError(f'{path}: features must be one array of shape (snippets, width), found {shape}')
     promised = offset + math.prod(shape) * dtype.itemsize
     if promised > len(content):

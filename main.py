@@ -27,8 +27,8 @@ from eval.diagnosis import BINS
 from eval.files import GroundTruth
 from eval.localization import LocalizationOptions
 from features import LAYOUTS, MODALITIES
-from utils import (FlagParser, InputError, first_few, number, number_of, print_block, printable, read_json, run_command,
-                   shorten, show_value, warn, write_json)
+from utils import (FlagParser, InputError, first_few, is_text, number, number_of, print_block, printable, read_json,
+                   run_command, shorten, show_value, warn, write_json)
 
 # torch takes a second to import. The rooms that need it are imported where they are used, so that a wrong flag or a
 # missing folder is answered at once.
@@ -129,7 +129,7 @@ def get_parser() -> FlagParser:
     run.flag('--overwrite', action='store_true', traits=(RESUME, DIFFER), help='replace the run of this name')
     run.flag('--seed', type=number(int, -1, 2 ** 32 - 1), traits=(DIFFER,),
              help='of every random number; -1 draws one')
-    run.flag('--num_workers', type=number(int, 0), default=0, traits=(RESUME, DIFFER),
+    run.flag('--num_workers', type=number(int, 0, 256), default=0, traits=(RESUME, DIFFER),
              help='processes that read features')
 
     data = parser.section('data')
@@ -230,6 +230,9 @@ def get_settings(argv: list[str] | None = None) -> Settings:
         values['model_file'] = find_weights(parser, values)
     if values['seed'] == -1:
         values['seed'] = secrets.randbelow(2 ** 32)
+    for name, value in values.items():
+        if isinstance(value, str) and not is_text(value):
+            parser.error(f'argument --{name}: {shorten(value)} is not UTF-8, as all texts that are written; rename it')
     try:
         check_tiou(values['tiou'])
     except InputError as error:
@@ -387,6 +390,7 @@ def tell_what_next(args: argparse.Namespace, folder: Path) -> None:
 
 def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> int:
     """Train, evaluate on the way and at the end; the exit status, 128 + signal where one ended the run early."""
+    from dataset import check_batches
     from run import (Checkpoint, Lock, Run, begin_run, check_folder, check_same_run, describe_data, describe_machine,
                      find_checkpoint, keep_data, make_folder)
     from training import Training
@@ -405,6 +409,7 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     if train_set.feature_dim != test_set.feature_dim:
         raise InputError(f'{args.data_path}: training features are {train_set.feature_dim} wide a modality, '
                          f'test features {test_set.feature_dim}')
+    check_batches([train_set, test_set], args.num_segments, args.batch_size, args.num_workers, ranks.share)
     evaluator = get_evaluator(args, test_set, truth, ranks)
 
     # 2. The network, its optimiser, the order of the batches.
@@ -594,6 +599,7 @@ def class_names_of(args: argparse.Namespace, truth: GroundTruth, num_classes: in
 
 def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> int:
     """Localize the test videos with given weights and score the detections; the exit status."""
+    from dataset import check_batches
     from model import build_network, load_weights, num_classes_of, read_weights, unwrap
     from run import Lock, arguments_and_versions, keep_data, make_folder
 
@@ -603,6 +609,7 @@ def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     truth = read_annotations(Path(args.data_path))
     class_names = class_names_of(args, truth, num_classes_of(state, args.model_file))
     test_set = open_videos(args, 'test', truth, class_names, device)
+    check_batches([test_set], args.num_segments, args.batch_size, args.num_workers, ranks.share)
     evaluator = get_evaluator(args, test_set, truth, ranks)
     network = build_network(network_options(args), test_set.feature_dim, len(class_names), device)
     load_weights(network, state, args.model_file)
@@ -656,6 +663,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> int:
         check_data_path(args)
+        from dataset import has_lost_worker, lost_worker
         from run import Ranks, pick_device
         device = pick_device(args.device)
         ranks = Ranks(device)
@@ -664,6 +672,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             status = (infer if args.inference_only else train)(args, device, ranks)
         except RuntimeError as error:
+            if has_lost_worker(error):
+                raise lost_worker(error) from None
             if not ranks.has_lost_one(error):
                 raise
             reason = shorten(str(error).split('. ')[0], 150)

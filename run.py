@@ -15,8 +15,10 @@ import os
 import platform
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -61,7 +63,7 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f'--device {shorten(name)}: only cpu and cuda are supported')
     if device.type == 'cpu':
         return device
-    index = int(os.environ.get('LOCAL_RANK', 0)) if device.index is None else device.index
+    index = environment_number('LOCAL_RANK', 0) if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise InputError(f'--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices '
                          f'here; use --device cpu')
@@ -69,13 +71,32 @@ def pick_device(name: str) -> torch.device:
     return torch.device('cuda', index)
 
 
+def environment_number(name: str, default: int, lowest: int = 0) -> int:
+    """A number that torchrun sets. Raises InputError where it is none."""
+    text = os.environ.get(name, str(default))
+    if not (text.isdecimal() and len(text) < 10 and int(text) >= lowest):
+        raise InputError(f'{name}={shorten(text, 40)} in the environment: must be a whole number from {lowest}; '
+                         f'torchrun sets it, for a process alone unset it')
+    return int(text)
+
+
 class Ranks:
-    """The processes that torchrun started together, or this one alone. Rank 0 writes the files."""
+    """The processes that torchrun started together, or this one alone. Rank 0 writes the files.
+
+    Raises InputError where they cannot come together.
+    """
 
     def __init__(self, device: torch.device):
-        self.count = int(os.environ.get('WORLD_SIZE', 1))
+        self.count = environment_number('WORLD_SIZE', 1, lowest=1)
+        environment_number('LOCAL_WORLD_SIZE', 1, lowest=1)    # which the data set goes by
         if self.count > 1:
-            dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+            try:
+                dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+            except (ValueError, RuntimeError) as error:    # variables are missing, the port is taken, nobody answers
+                reason = shorten(str(error).splitlines()[0], 200)
+                raise InputError(f'WORLD_SIZE={self.count}: the processes cannot come together ({reason}); start them '
+                                 f'with torchrun, with another --master_port if it is taken, or unset WORLD_SIZE for '
+                                 f'one alone') from None
         self.rank = dist.get_rank() if self.count > 1 else 0
         self.is_first = self.rank == 0
 
@@ -482,7 +503,9 @@ class Run:
         self.losses = Table(folder / 'losses.csv', ['step', 'epoch', *Losses._fields], last_step)
         self.metrics = Table(folder / 'metrics.csv', ['step', 'epoch', *self.metric_names], last_step)
         from torch.utils.tensorboard import SummaryWriter  # a second to import, which inference does not need
-        self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
+        threading.excepthook = report_of_thread
+        with self.writing_events():
+            self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
         write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in own.identity['classes']))
         write_json(folder / 'args.json', {**arguments_and_versions(own.args), 'differ': may_differ})
         self.restore(state)
@@ -490,8 +513,22 @@ class Run:
     def __enter__(self) -> 'Run':
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.board.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            with self.writing_events():
+                self.board.close()
+        except InputError:
+            if kind is None:    # else what ended the run is told already
+                raise
+
+    @contextmanager
+    def writing_events(self) -> Iterator[None]:
+        """Name the TensorBoard events where they cannot be written; their writer does not."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f'{self.folder}/events.out.tfevents.*: cannot be written: '
+                             f'{error.strerror or error}') from None
 
     def clear(self, is_new: bool) -> None:
         """Remove what kills have left, and for a new run the files of an earlier one, and nothing else."""
@@ -517,9 +554,10 @@ class Run:
     def log_losses(self, rows: list[LossRow]) -> None:
         """Add to losses.csv and to the board."""
         self.losses.append([[row.step, row.epoch, *row.terms] for row in rows])
-        for row in rows:
-            for name, value in zip(Losses._fields, row.terms):
-                self.board.add_scalar(f'loss/{name}', value, row.step)
+        with self.writing_events():
+            for row in rows:
+                for name, value in zip(Losses._fields, row.terms):
+                    self.board.add_scalar(f'loss/{name}', value, row.step)
 
     def keep(self, step: int, epoch: int, evaluation: Evaluation, weights: dict) -> None:
         """Keep weights and evaluation as the last ones, and as the best if their average mAP is the largest yet.
@@ -547,8 +585,9 @@ class Run:
         scores = evaluation.scores
         values = [scores.average, evaluation.video_accuracy, scores.num_predictions, *scores.mean_ap.tolist()]
         self.metrics.append([[step, epoch, *values]])
-        for name, value in zip(self.metric_names, values):
-            self.board.add_scalar(name.replace('@', '/'), value, step)
+        with self.writing_events():
+            for name, value in zip(self.metric_names, values):
+                self.board.add_scalar(name.replace('@', '/'), value, step)
 
     def draw_in_turn(self, step: int, evaluation: Evaluation) -> None:
         """Draw an evaluation for TensorBoard, unless the one before was drawn less than FIGURE_SECONDS ago."""
@@ -559,7 +598,8 @@ class Run:
     def draw(self, name: str, step: int, evaluation: Evaluation) -> None:
         """Draw an evaluation for TensorBoard, among those of a name."""
         if self.arguments['figures'] and isinstance(evaluation, ScoredEvaluation):
-            evaluation.draw(self.board, name, step, self.arguments['figures'])
+            with self.writing_events():
+                evaluation.draw(self.board, name, step, self.arguments['figures'])
 
     def write_results(self) -> None:
         """Write results.json."""
@@ -571,7 +611,14 @@ class Run:
         found = {f'hparam/{name}_average_mAP': result['average_mAP'] for name, result in self.results.items()
                  if 'average_mAP' in result}
         if found:
-            self.board.add_hparams(plain, found, run_name='.')
+            with self.writing_events():
+                self.board.add_hparams(plain, found, run_name='.')
+
+
+def report_of_thread(failure: Any) -> None:
+    """Threads report what ended them, but TensorBoard's: what they cannot write the run says in its own line."""
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith('tensorboard')):
+        threading.__excepthook__(failure)
 
 
 def arguments_and_versions(arguments: dict) -> dict:

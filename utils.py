@@ -36,6 +36,11 @@ def printable(text: object) -> str:
     return ''.join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
+def is_text(text: str) -> bool:
+    """Whether a text can be written in UTF-8: names of files that are not hold lone surrogates."""
+    return not any('\ud800' <= c <= '\udfff' for c in text)
+
+
 def shorten(text: object, length: int = 200) -> str:
     """A `printable` text, the end of a long one left out."""
     text = printable(text)
@@ -281,6 +286,7 @@ def number(kind: type, low: float, high: float = 1e9) -> Callable[[str], Any]:
 
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command; its exit status: what it returns, 0 for None, 2 after bad input, 130 after Ctrl-C."""
+    open_streams()
     try:
         return command() or 0
     except InputError as error:
@@ -296,7 +302,31 @@ def run_command(command: Callable[[], int | None]) -> int:
             raise
         message = 'out of memory: give the program less at once (main.py: --batch_size, --cache) or more memory'
     except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
+        say_last('interrupted')
         return 130
-    print(f'error: {message}', file=sys.stderr)
+    say_last(f'error: {message}')
     return 2
+
+
+def open_streams() -> None:
+    """Give a closed standard stream a place, or the next file opened would take its number and all that is printed.
+
+    What an encoding does not know is printed as its number.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)    # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(os.devnull, 'w')
+    sys.stderr = sys.stderr or open(os.devnull, 'w')
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
+
+
+def say_last(line: str) -> None:
+    """Print the line that a command ends with, where standard error can still be written."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -1,6 +1,7 @@
 """Faults in mid-run, provoked for real: one line, exit status 2, whole files, and a run that can be gone on with."""
 import ctypes
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -197,6 +198,20 @@ def test_too_little_memory(tmp_path, log, more):
     whole = tmp_path / 'whole' / 'run'
     assert status(start(command(data, whole, '--hidden_dim', 256), log)) == 0
     assert not differences(folder, contents(whole))
+
+
+def kill_a_worker():
+    multiprocessing.active_children()[0].kill()
+
+
+def test_a_killed_worker_is_one_line(data, tmp_path, log, expected):
+    folder = tmp_path / 'run'
+    killed = Call('training.aicl_losses', 4, Do(kill_a_worker))
+    argv = command(data, folder, '--num_workers', 2, '--cache', 'none', steps=60)
+    assert status(start(argv, log, killed, checkpoint_seconds=0)) == 2
+    message = error_of(log)
+    assert '--num_workers' in message and '--resume' in message
+    check_whole(folder)
 
 
 def spoil(value):

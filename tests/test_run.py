@@ -1,8 +1,13 @@
 """A run's process and folder: devices, whole files, checkpoints, tables, and who may write where."""
+import io
 import json
 import os
+import shlex
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_main import CLASSES, contents, localize, refused, stop_at, train, words, write_data
+from test_main import CLASSES, ROOT, contents, localize, refused, stop_at, train, words, write_data
 
 import main
 import training
@@ -19,8 +24,8 @@ from dataset import VideoDataset
 from eval.files import read_ground_truth
 from features import MODALITIES
 from model import AICL, load_weights, num_classes_of, read_weights
-from run import (FILES, Checkpoint, Lock, StopSignal, Table, check_folder, digest, digest_features, keep_data,
-                 pick_device, read_checkpoint, save, write_checkpoint)
+from run import (FILES, Checkpoint, Lock, Ranks, StopSignal, Table, check_folder, digest, digest_features,
+                 keep_data, pick_device, read_checkpoint, save, write_checkpoint)
 from training import Training, TrainingState
 from utils import InputError, write_bytes
 
@@ -58,6 +63,29 @@ def stopped(data, tmp_path_factory):
         stop_at(4, lambda: os.kill(os.getpid(), signal.SIGHUP), patch)
         assert main.main(words(data, output, '--num_steps', 6, '--detection_inf_step', 2)) == 128 + signal.SIGHUP
     return output, kept[0]
+
+
+# ---- processes that come together -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(('name', 'value', 'words_of_it'), [
+    ('WORLD_SIZE', 'abc', 'WORLD_SIZE=abc'), ('WORLD_SIZE', '0', 'from 1'), ('WORLD_SIZE', '2', 'RANK expected'),
+    ('WORLD_SIZE', '9' * 5000, 'whole number'), ('LOCAL_WORLD_SIZE', '0', 'LOCAL_WORLD_SIZE=0')])
+def test_what_torchrun_would_have_set_is_checked(monkeypatch, name, value, words_of_it):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=words_of_it) as caught:
+        Ranks(torch.device('cpu'))
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for name, value in {'WORLD_SIZE': 2, 'RANK': 0, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}.items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(InputError, match=f'{port}.*--master_port'):
+            Ranks(torch.device('cpu'))
 
 
 # ---- signals --------------------------------------------------------------------------------------------------------
@@ -586,3 +614,64 @@ def test_of_many_features_some_of_every_video_are_looked_at(data, monkeypatch, c
     assert digest_features(videos) != whole
     assert [video for draw in looked_at for video in draw.videos] == list(range(5))
     assert all(len(rows) == 2 for draw in looked_at for rows in draw.rows)
+
+
+# ---- names and streams ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('flag', ['--exp_name', '--data_path', '--output_dir', '--model_file'])
+def test_names_that_are_no_text_are_refused_before_the_work(data, tmp_path, capsys, flag):
+    argv = words(data, tmp_path / 'run', '--num_steps', 1)
+    name = os.fsdecode(b'caf\xe9')
+    flags = ['--inference_only'] if flag == '--model_file' else []
+    refused(capsys, [*argv, *flags, flag, name], flag, 'UTF-8', r'caf\udce9')
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_knows_few_letters_gets_numbers_for_the_others(data, tmp_path, monkeypatch):
+    own = Path(shutil.copytree(data, tmp_path / 'data \U0001f600'))
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(printed, 'ascii'))
+    train(own, tmp_path / 'run \U0001f600', steps=1)
+    sys.stdout.flush()
+    assert rb'data \U0001f600' in printed.getvalue()
+
+
+@pytest.mark.parametrize('streams', ['2>&-', '>&- 2>&-'])
+def test_a_run_needs_no_standard_streams(data, tmp_path, streams):
+    """Their numbers go to none of the run's files."""
+    flags = shlex.join([sys.executable, 'main.py', *words(data, tmp_path / 'run', '--num_steps', 1)])
+    assert subprocess.run(['bash', '-c', f'exec {flags} {streams}'], cwd=ROOT).returncode == 0
+    assert read_checkpoint(tmp_path / 'run') and read_weights(tmp_path / 'run' / 'best.pt')
+
+
+def test_an_error_that_cannot_be_printed_is_a_status(tmp_path):
+    done = subprocess.run(['bash', '-c', f'{sys.executable} -c "import sys, utils; sys.exit(utils.run_command('
+                           f'lambda: utils.read_json(sys.argv[1])))" {tmp_path}/absent 2>/dev/full'], cwd=ROOT)
+    assert done.returncode == 2
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+def test_batches_that_cannot_fit_are_refused_before_the_start(data, finished, tmp_path, capsys, monkeypatch):
+    refused(capsys, words(data, tmp_path / 'run', '--num_segments', 10 ** 8), '--num_segments', 'GB are free')
+    monkeypatch.setattr('dataset.free_shared_memory', lambda: 10 ** 4)
+    for flags in (['--num_steps', 1], ['--inference_only', '--model_file', finished / 'best.pt']):
+        refused(capsys, words(data, tmp_path / 'run', '--num_workers', 2, *flags), '--num_workers 2', '/dev/shm')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_events_that_cannot_be_written_are_named_in_one_line(data, tmp_path, capsys, monkeypatch):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+    write, count = RecordWriter.write, [0]
+
+    def full(writer, content):
+        count[0] += 1
+        if count[0] > 20:
+            raise OSError(28, 'No space left on device')
+        write(writer, content)
+
+    monkeypatch.setattr(RecordWriter, 'write', full)
+    refused(capsys, words(data, tmp_path / 'run', '--num_steps', 6, '--detection_inf_step', 2),
+            'events.out.tfevents', 'No space left')
+    monkeypatch.undo()
+    train(data, tmp_path / 'run', '--detection_inf_step', 2, '--resume', steps=6)
