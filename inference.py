@@ -10,11 +10,12 @@ import torch
 from data_folder import read_split_file
 from dataset import Share, UniformSampler, VideoDataset, loader
 from eval.curves import Curves, pick_curves, write_curves
-from eval.detection import Scores, evaluate, format_table, match, scored_subset, to_json, warnings
+from eval.detection import (TIOU, Scores, Threshold, best_threshold, evaluate, format_table, match, scored_subset,
+                            to_json, warnings)
 from eval.files import (Detections, GroundTruth, match_videos, select_videos, subset_name, write_detections,
                         write_detections_csv)
 from eval.localization import LocalizationOptions, localize, predict_classes
-from eval.report import build_report
+from eval.report import addresses, build_report, find_videos
 from model import AICL
 from utils import first_few, number_of, quote, warn, write_text
 
@@ -24,12 +25,22 @@ if TYPE_CHECKING:
 Bins = Mapping[str, Sequence[float]]    # of the error diagnosis, see eval.diagnosis
 
 
+class Page(NamedTuple):
+    """How the report page is made."""
+    bins: Bins
+    title: str
+    subtitle: str
+    videos: Path | None        # a folder of video files that the page plays
+    min_score: float | None    # where its score slider begins, at the score of best F1 if None
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Detections of the test videos, where there is nothing to score them against."""
     detections: Detections
     curves: Curves
     video_accuracy: float | None    # share of labelled videos whose predicted set of classes is the true one, if any is
+    durations: dict[str, float]     # seconds, of the videos whose length is known
 
     def to_json(self) -> dict:
         """What results.json says of it."""
@@ -42,8 +53,15 @@ class Evaluation:
         write_detections_csv(folder / 'detections.csv', self.detections)
         write_curves(folder / 'curves.npz', self.curves)
 
-    def write_report(self, folder: Path, bins: Bins, title: str, subtitle: str) -> None:
-        """Write report.html, where there is something to score."""
+    def write_report(self, folder: Path, page: Page) -> None:
+        """Write report.html."""
+        path = folder / 'report.html'
+        files = find_videos(page.videos, self.detections.videos) if page.videos else {}
+        tiou = self.scores.tiou if isinstance(self, ScoredEvaluation) else TIOU
+        truth = self.truth if isinstance(self, ScoredEvaluation) else None
+        write_text(path, build_report(truth, self.detections, tiou, self.curves, page.bins, page.title, page.subtitle,
+                                      durations=self.durations, videos=addresses(files, path),
+                                      min_score=page.min_score))
 
     def title(self, name: str) -> str:
         found = (f'{name}: {number_of(len(self.detections.scores), "detection")} in '
@@ -64,17 +82,15 @@ class ScoredEvaluation(Evaluation):
     truth: GroundTruth    # what the detections are scored against
     scores: Scores
     localized: Scores     # over the annotated videos that were localized alone
+    threshold: Threshold | None    # the score of best F1 at tIoU 0.5, None where nothing is found
 
     def to_json(self) -> dict:
         localized = to_json(self.localized)
-        return {**to_json(self.scores), 'video_accuracy': self.video_accuracy,
+        threshold = {} if self.threshold is None else {'threshold': self.threshold._asdict()}
+        return {**to_json(self.scores), 'video_accuracy': self.video_accuracy, **threshold,
                 'num_ground_truth_videos': self.scores.num_videos,
                 'localized_only': {name: localized[name] for name in ('average_mAP', 'mAP', 'num_videos')},
                 **super().to_json()}
-
-    def write_report(self, folder: Path, bins: Bins, title: str, subtitle: str) -> None:
-        page = build_report(self.truth, self.detections, self.scores.tiou, self.curves, bins, title)
-        write_text(folder / 'report.html', page)
 
     def show(self, name: str) -> None:
         print(f'\n{self.title(name)}\n{format_table(self.scores)}')
@@ -163,6 +179,7 @@ class Evaluator:
     batch_size: int
     num_workers: int
     options: LocalizationOptions
+    known_labels: bool           # of a labelled video, localize its labels and no other class
     tiou: list[float]
     share: Share                 # of the videos, that this process takes
     gather: Callable[[Any], list]    # the values of all processes on the first one; nothing elsewhere or alone
@@ -202,17 +219,21 @@ class Evaluator:
         """Localize, and score where there is something to score."""
         test_set, options = self.test_set, self.options
         num_snippets = np.array(test_set.lengths)
-        found = localize(outcome.selection, outcome.probabilities, num_snippets, options)
+        predicted = predict_classes(outcome.probabilities, options.class_th)
+        labels = np.greater(test_set.labels.numpy(), 0)
+        labelled = np.asarray(labels.any(axis=1))
+        wanted = np.where(labelled[:, None], labels, predicted) if self.known_labels else predicted
+        found = localize(outcome.selection, outcome.probabilities, num_snippets, options, wanted)
         detections = Detections(test_set.names, test_set.class_names, found.video, found.label, found.segments,
                                 found.scores)
-        predicted, labels = predict_classes(outcome.probabilities, options.class_th), test_set.labels.numpy() > 0
         seconds = num_snippets * options.snippet_frames / options.feature_fps / self.num_segments
         curves = pick_curves(test_set.names, test_set.class_names, seconds, num_snippets, outcome.aware,
                              outcome.agnostic, outcome.selection, outcome.cas, keep=predicted | labels)
-        labelled = labels.any(axis=1)
+        durations = {name: seconds for name, seconds in zip(test_set.names, test_set.durations.tolist())
+                     if np.isfinite(seconds)}
         accuracy = float((predicted == labels).all(axis=1)[labelled].mean()) if labelled.any() else None
         if self.truth is None:
-            return Evaluation(detections, curves, accuracy)
+            return Evaluation(detections, curves, accuracy, durations)
 
         scores = localized = evaluate(self.truth, detections, self.tiou)
         has_features = np.zeros(len(self.truth.videos), bool)
@@ -220,4 +241,5 @@ class Evaluator:
         has_features[known[known >= 0]] = True
         if not has_features.all():
             localized = evaluate(select_videos(self.truth, has_features), detections, self.tiou)
-        return ScoredEvaluation(detections, curves, accuracy, self.truth, scores, localized)
+        return ScoredEvaluation(detections, curves, accuracy, durations, self.truth, scores, localized,
+                                best_threshold(self.truth, detections))

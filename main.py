@@ -8,6 +8,7 @@
 All localize the test videos and, where annotations are there, score the detections. Files go to outputs/NAME.
 """
 import argparse
+import math
 import secrets
 import signal
 import sys
@@ -26,6 +27,7 @@ from eval.detection import check_tiou
 from eval.diagnosis import BINS
 from eval.files import GroundTruth
 from eval.localization import LocalizationOptions
+from eval.subtitles import write_subtitles
 from features import LAYOUTS, MODALITIES
 from utils import (FlagParser, InputError, first_few, number, number_of, print_block, printable, read_json, run_command,
                    shorten, show_value, warn, write_json)
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from dataset import VideoDataset
-    from inference import Evaluator
+    from inference import Evaluation, Evaluator
     from model import NetworkOptions
     from run import PendingLosses, Ranks, Run
     from training import Training, TrainingOptions
@@ -181,6 +183,17 @@ def get_parser() -> FlagParser:
                    help='lower the score of what is suppressed, or drop it')
     inference.flag('--tiou', type=number(float, 1e-9, 1), nargs='+', traits=(LOCALIZE,),
                    help='tIoU thresholds of the mAP')
+    inference.flag('--known_labels', action='store_true', traits=(LOCALIZE,),
+                   help='of a video with labels, localize these and no other class')
+
+    outputs = parser.section('what comes out')
+    outputs.flag('--min_score', type=float, traits=(RESUME, DIFFER),
+                 help='score from which detections are shown in the report and in subtitles; detections.json holds all '
+                      '(without it: that of best F1 on the test videos of the training, where it is known)')
+    outputs.flag('--videos', traits=(RESUME, DIFFER), metavar='DIR',
+                 help='folder of the video files: the report plays them')
+    outputs.flag('--subtitles', choices=('srt', 'vtt'), traits=(RESUME, DIFFER),
+                 help='also write subtitles of every video, to the folder subtitles')
 
     released = parser.section('flags of the released code, accepted so that its command lines work')
     released.flag('--model_name', traits=(RELEASED, RESUME, DIFFER), help='there is one network here')
@@ -316,11 +329,13 @@ def folder_of(args: argparse.Namespace) -> Path:
     return Path(args.output_dir) / args.exp_name
 
 
-def check_data_path(args: argparse.Namespace) -> None:
-    """Raises InputError where there is no such folder."""
+def check_paths(args: argparse.Namespace) -> None:
+    """Raises InputError where a folder is not there."""
     root = Path(args.data_path)
     if not (root.is_dir() or args.inference_only and root.is_file()):
         raise InputError(f'--data_path {args.data_path}: not a folder')
+    if args.videos and not Path(args.videos).is_dir():
+        raise InputError(f'--videos {args.videos}: not a folder')
 
 
 def open_videos(args: argparse.Namespace, split: str, truth: GroundTruth, class_names: list[str],
@@ -336,7 +351,7 @@ def get_evaluator(args: argparse.Namespace, test_set: 'VideoDataset', truth: Gro
     from inference import Evaluator, scored_videos
     scored = scored_videos(args.data_path, truth, test_set)
     return Evaluator(test_set, scored, args.num_segments, args.batch_size, args.num_workers,
-                     pick(LocalizationOptions, args), args.tiou, ranks.share, ranks.gather)
+                     pick(LocalizationOptions, args), args.known_labels, args.tiou, ranks.share, ranks.gather)
 
 
 def describe(args: argparse.Namespace, datasets: 'dict[str, VideoDataset]', device: 'torch.device') -> None:
@@ -368,6 +383,30 @@ def describe_recipe(args: argparse.Namespace) -> list[str]:
                if values[name] != usual[name] and name != 'dataset']
     lines = [f'{args.dataset}: {", ".join(kept)}', RECIPES[args.dataset].source]
     return lines + ([f'changed, in brackets what is usual: {", ".join(changed)}'] if changed else [])
+
+
+def show_detections(evaluation: 'Evaluation', folder: Path, args: argparse.Namespace, title: str,
+                    subtitle: str) -> None:
+    """Write the report page, and subtitles where they are wanted."""
+    from inference import Page
+    min_score = args.min_score if args.min_score is not None else known_threshold(args)
+    videos = Path(args.videos) if args.videos else None
+    evaluation.write_report(folder, Page(BINS[RECIPES[args.dataset].bins], title, subtitle, videos, min_score))
+    if args.subtitles:
+        least = -math.inf if min_score is None else min_score
+        write_subtitles(folder / 'subtitles', evaluation.detections, least, args.subtitles, overwrite=True)
+
+
+def known_threshold(args: argparse.Namespace) -> float | None:
+    """The score of best F1 on the test videos of the run that gave the weights; None where it is not known."""
+    if not args.inference_only:
+        return None
+    path = Path(args.model_file).with_name('results.json')
+    results = read_json(path) if path.is_file() else {}
+    block = results.get(Path(args.model_file).stem) if isinstance(results, dict) else None
+    threshold = block.get('threshold') if isinstance(block, dict) else None
+    score = threshold.get('score') if isinstance(threshold, dict) else None
+    return float(score) if isinstance(score, (int, float)) else None
 
 
 def tell_what_next(args: argparse.Namespace, folder: Path) -> None:
@@ -434,7 +473,7 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
         with run or nullcontext():
             stopped_by = take_steps(training, num_steps, train_set, evaluator, run, ranks, args)
             if not stopped_by:
-                conclude(training, folder, evaluator, run, ranks, args.dataset)
+                conclude(training, folder, evaluator, run, ranks, args)
                 if run:
                     tell_what_next(args, folder)
                 return 0
@@ -539,7 +578,7 @@ def evaluate_now(training: 'Training', evaluator: 'Evaluator', run: 'Run | None'
 
 
 def conclude(training: 'Training', folder: Path, evaluator: 'Evaluator', run: 'Run | None', ranks: 'Ranks',
-             dataset: str) -> None:
+             args: argparse.Namespace) -> None:
     """Show the best and the last weights side by side; those that this process has not evaluated itself are again."""
     from inference import ScoredEvaluation
     from model import load_weights, read_weights
@@ -561,7 +600,7 @@ def conclude(training: 'Training', folder: Path, evaluator: 'Evaluator', run: 'R
     step, best = run.evaluated['best']
     best.warn()
     chosen = 'best weights, chosen on the test videos' if isinstance(best, ScoredEvaluation) else 'last weights'
-    best.write_report(folder, BINS[RECIPES[dataset].bins], f'{folder.name}: {dataset}, step {step}', chosen)
+    show_detections(best, folder, args, f'{folder.name}: {args.dataset}, step {step}', chosen)
     run.conclude()
 
 
@@ -617,8 +656,7 @@ def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
         if evaluation:
             write_json(folder / 'inference_args.json', arguments_and_versions(vars(args)))
             evaluation.write(folder)
-            evaluation.write_report(folder, BINS[RECIPES[args.dataset].bins], f'{folder.name}: {args.dataset}',
-                                    f'weights {args.model_file}')
+            show_detections(evaluation, folder, args, f'{folder.name}: {args.dataset}', f'weights {args.model_file}')
             write_json(folder / 'results.json', evaluation.to_json())
             evaluation.show(args.model_file)
             evaluation.warn()
@@ -626,13 +664,15 @@ def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     return 0
 
 
-def say_what_is_special(settings: Settings) -> None:
+def say_what_is_special(settings: Settings, advice: str) -> None:
     """Say which settings come from an earlier run, which differ from it, and which flags do nothing."""
     parser, args, source = get_parser(), settings.args, settings.source
     for name in parser.with_trait(RELEASED):
         if name in settings.given:
             purpose = next(action.help for action in parser._actions if action.dest == name)
             print(f'note     --{name} changes nothing: {purpose}')
+    if advice:
+        print(f'note     {advice}')
     if settings.given.get('seed') == -1:
         print(f'note     --seed -1: this run has the seed {args.seed}')
     if source is None:
@@ -655,12 +695,14 @@ def main(argv: list[str] | None = None) -> int:
     args = settings.args
 
     def command() -> int:
-        check_data_path(args)
+        check_paths(args)
+        from model import precision_advice
         from run import Ranks, pick_device
         device = pick_device(args.device)
+        advice = precision_advice(args.precision, device)
         ranks = Ranks(device)
         if ranks.is_first:
-            say_what_is_special(settings)
+            say_what_is_special(settings, advice)
         try:
             status = (infer if args.inference_only else train)(args, device, ranks)
         except RuntimeError as error:

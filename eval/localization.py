@@ -117,14 +117,14 @@ def suppress(group: np.ndarray, segments: np.ndarray, scores: np.ndarray, thresh
 
 
 def localize(selection: np.ndarray, class_probs: np.ndarray, num_snippets: np.ndarray,
-             options: LocalizationOptions = LocalizationOptions()) -> Proposals:
-    """Localize the predicted classes of N videos.
+             options: LocalizationOptions = LocalizationOptions(), classes: np.ndarray | None = None) -> Proposals:
+    """Localize the predicted classes of N videos, or the given `classes` (N, C) bool of each.
 
     selection (N, T, C): a score for each sampled snippet and class, any float type, computed with in float64;
     class_probs (N, C); num_snippets (N,): the snippets L that each video really has. Runs of equal score come in the
     order of their thresholds, then of time. Memory grows with the number of runs only. Source: released code.
     """
-    video, label = np.nonzero(predict_classes(class_probs, options.class_th))
+    video, label = np.nonzero(predict_classes(class_probs, options.class_th) if classes is None else classes)
     num_sampled = selection.shape[1]
     step = max(1, int(CHUNK_SAMPLES / (num_sampled * options.scale)))
     chunks = []

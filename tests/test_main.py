@@ -973,6 +973,47 @@ def test_nothing_to_learn_from_is_refused_with_what_to_write(tagged, tmp_path, c
     refused(capsys, words(tagged, tmp_path / 'run', '--num_steps', 2), 'thumos14.json is there')
 
 
+def test_a_labelled_video_can_be_held_to_its_labels(own_data, finished, tmp_path):
+    annotate(own_data, lambda b: b.pop('test_2'))    # this one is not labelled: whatever is predicted is localized
+    flags = ['--class_th', 0]
+    free, held = (read_detections(localize(own_data, finished / 'best.pt', tmp_path / name, *flags, *more)
+                                  / 'detections.json') for name, more in (('free', []), ('held', ['--known_labels'])))
+
+    def found(detections):
+        return {(detections.videos[v], detections.labels[c]) for v, c in zip(detections.video, detections.label)}
+
+    database = json.loads((own_data / 'gt.json').read_text())['database']
+    for video in ('test_0', 'test_1'):
+        own = {(video, row['label']) for row in database[video]['annotations']}
+        assert {pair for pair in found(held) if pair[0] == video} == own
+        assert {pair for pair in found(free) if pair[0] == video} > own
+    assert {pair for pair in found(held) if pair[0] == 'test_2'} == {('test_2', name) for name in CLASSES}
+
+
+# ---- what comes out -------------------------------------------------------------------------------------------------
+
+def test_videos_without_annotations_get_a_page_a_table_and_subtitles_from_the_threshold_of_best_f1(
+        data, finished, tmp_path):
+    threshold = json.loads((finished / 'results.json').read_text())['best']['threshold']['score']
+    alone = Path(shutil.copytree(data / 'features' / 'test', tmp_path / 'alone'))
+    output = localize(alone, finished / 'best.pt', tmp_path / 'run', '--subtitles', 'srt')
+    found = read_detections(output / 'detections.json')
+    with open(output / 'detections.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ['video', 'label', 'start', 'end', 'score'] and len(rows) == len(found.scores)
+    assert sorted(float(row['score']) for row in rows) == sorted(found.scores.tolist())
+    shown = sum((output / 'subtitles' / f'{name}.srt').read_text().count(' --> ') for name in found.videos)
+    assert 0 < shown <= (found.scores >= threshold).sum() < len(found.scores)
+    page = (output / 'report.html').read_text()
+    assert 'test_1' in page and f'weights {finished / "best.pt"}' in page
+    more = localize(alone, finished / 'best.pt', tmp_path / 'more', '--subtitles', 'vtt', '--min_score', -9)
+    assert sum((more / 'subtitles' / f'{name}.vtt').read_text().count(' --> ') for name in found.videos) > shown
+
+
+def test_a_missing_folder_of_videos_is_said_before_the_work(data, tmp_path, capsys):
+    refused(capsys, words(data, tmp_path / 'run', '--videos', tmp_path / 'nowhere'), '--videos', 'nowhere')
+
+
 # ---- features that lie in no tree -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('form', ['file', 'flat', 'streams', 'tree'])
