@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from dataset import VideoDataset
     from inference import Evaluation, Evaluator
     from model import NetworkOptions
-    from run import PendingLosses, Ranks, Run
+    from run import Checkpoint, PendingLosses, Ranks, Run
     from training import Training, TrainingOptions
 
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
@@ -426,8 +426,8 @@ def tell_what_next(args: argparse.Namespace, folder: Path) -> None:
 
 def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> int:
     """Train, evaluate on the way and at the end; the exit status, 128 + signal where one ended the run early."""
-    from run import (Lock, Run, begin_run, check_folder, check_same_run, describe_data, find_checkpoint, keep_data,
-                     make_folder)
+    from run import (Checkpoint, Lock, Run, begin_run, check_folder, check_same_run, describe_data, describe_machine,
+                     find_checkpoint, keep_data, make_folder)
     from training import Training
 
     # 1. The data. Nothing here draws a random number.
@@ -452,12 +452,13 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     num_steps = args.num_steps or args.num_epochs * training.steps_per_epoch
 
     # 3. The run: a new one, or one to go on with.
-    identity = describe_data(train_set, test_set, evaluator.truth)
+    own = Checkpoint(vars(args), describe_data(train_set, test_set, evaluator.truth),
+                     describe_machine(device, ranks.count), training.state(), {}, None)
     make_folder(folder)
     with Lock(folder) if ranks.is_first else nullcontext():
         state = find_checkpoint(folder, args.resume, args.overwrite)
         if state:
-            check_same_run(folder, state, vars(args), get_parser().with_trait(RESUME), identity)
+            check_same_run(folder, state, own, get_parser().with_trait(RESUME))
             go_on(training, state, folder, num_steps)
         ranks.wait()    # nobody writes into the folder before all have looked at it
         run = None
@@ -466,8 +467,8 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
             if state:
                 print(f'resumed  at step {training.progress.step} of {num_steps}', flush=True)
             else:
-                state = begin_run(folder, vars(args), identity, training.state())
-            run = Run(folder, vars(args), identity, get_parser().with_trait(DIFFER), state)
+                begin_run(folder, own)
+            run = Run(folder, own, get_parser().with_trait(DIFFER), state or own)
 
         # 4. The steps, and what they came to.
         with run or nullcontext():
@@ -483,17 +484,16 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
             return 128 + stopped_by
 
 
-def go_on(training: 'Training', state: dict, folder: Path, num_steps: int) -> None:
+def go_on(training: 'Training', state: 'Checkpoint', folder: Path, num_steps: int) -> None:
     """Bring a training to where a checkpoint stands. Raises InputError where it cannot, or need not, go on there."""
     from model import load_weights
-    try:
-        if state['best'] is not None:
-            load_weights(training.network, state['best'], 'checkpoint.pt')    # only to see that they can be
-        training.restore(state)
-        evaluated = state['results'].get('last', {}).get('step')
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise InputError(f'{folder}: its checkpoint is not one of this version of the program; start again with '
-                         f'--overwrite') from None
+    if fault := training.find_fault(state.training):
+        raise InputError(f'{folder}: its checkpoint is damaged, or not of this version of the program: its {fault} is '
+                         f'not one of this training; start again with --overwrite')
+    if state.best is not None:
+        load_weights(training.network, state.best, folder / 'checkpoint.pt')    # only to see that they can be
+    training.restore(state.training)
+    evaluated = state.results.get('last', {}).get('step')
     step = training.progress.step
     if num_steps < step or num_steps == step != evaluated:
         raise InputError(f'{folder}: is at step {step} already, which is not before the end at {num_steps}; give more '

@@ -33,6 +33,7 @@ from features import SPLIT_FOLDERS, split_folders
 from inference import Evaluation, ScoredEvaluation
 from losses import Losses
 from model import read_weights
+from training import TrainingState
 from utils import InputError, clear_temporary, first_few, shorten, warn, write_bytes, write_json, write_text
 
 FIGURE_SECONDS = 30        # between evaluations whose timelines are drawn, at least: drawing takes a second
@@ -126,7 +127,11 @@ class StopSignal:
         self.number = 0
 
     def __enter__(self) -> 'StopSignal':
-        self.before = {number: signal.signal(number, self.receive) for number in self.NUMBERS}
+        self.before = {number: signal.getsignal(number) for number in self.NUMBERS}
+        if self.before[signal.SIGHUP] == signal.SIG_IGN:    # by nohup: the user wants it to go on
+            del self.before[signal.SIGHUP]
+        for number in self.before:
+            signal.signal(number, self.receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,7 +161,7 @@ def digest(value: Any, sha: Any = None) -> str:
     sha = sha or hashlib.sha256()
     if isinstance(value, Tensor):
         sha.update(f'{value.dtype} {tuple(value.shape)}'.encode())
-        plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)    # one value may have stride 0
+        plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)    # of any strides
         sha.update(plain.flatten().view(torch.uint8).numpy())
     elif isinstance(value, (dict, list, tuple)):
         sha.update(f'{type(value).__name__} {len(value)}'.encode())
@@ -167,17 +172,63 @@ def digest(value: Any, sha: Any = None) -> str:
     return sha.hexdigest()
 
 
-def write_checkpoint(folder: Path, state: dict) -> None:
+class Checkpoint(NamedTuple):
+    """All that a run goes on from. In its file the parts of the training stand beside the others."""
+    args: dict               # of the command line
+    identity: dict           # what was found in the data, see `describe_data`
+    machine: dict            # what else decides the digits, see `describe_machine`
+    training: TrainingState
+    results: dict            # by 'best' and 'last': what results.json says of them; empty before the first evaluation
+    best: dict | None        # the weights of 'best'
+
+    def to_file(self) -> dict:
+        """What its file holds besides the digest."""
+        state = self._asdict()
+        training = state.pop('training')
+        return {**state, **training._asdict()}
+
+    @classmethod
+    def from_file(cls, state: dict) -> 'Checkpoint':
+        """What a file holds, if it has this form: without this nothing in it is looked at. Raises InputError."""
+        state = {'machine': {}, **state}    # which older versions did not write
+        names = {*cls._fields, *TrainingState._fields} - {'training'}
+        if state.keys() != names or not all(isinstance(state[name], dict) for name in names - {'best'}):
+            raise InputError('is not a checkpoint of this program')
+        if not all(is_json(state[name]) for name in ('args', 'identity', 'machine', 'results')):
+            raise InputError('holds arguments, data or results that are no plain values')
+        training = TrainingState(*(state.pop(name) for name in TrainingState._fields))
+        found = cls(training=training, **state)
+        if not found.results and found.best is None:
+            return found
+        steps = [result.get('step') if isinstance(result, dict) else None for result in found.results.values()]
+        if found.results.keys() != {'best', 'last'} or not all(type(step) is int and step > 0 for step in steps):
+            raise InputError('holds results that are none')
+        scores = [result.get('average_mAP', 0.0) for result in found.results.values()]
+        if not isinstance(found.best, dict) or not all(isinstance(score, (int, float)) for score in scores):
+            raise InputError('holds results that are none')
+        return found
+
+
+def is_json(value: Any) -> bool:
+    """Whether a nest of dictionaries and lists of plain values can be written as JSON."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and is_json(inner) for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(is_json, value))
+    return value is None or type(value) in (bool, int, str) or type(value) is float and math.isfinite(value)
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write checkpoint.pt with its digest; the one before stays as checkpoint.previous.pt."""
-    path, previous = folder / 'checkpoint.pt', folder / 'checkpoint.previous.pt'
-    fresh = folder / 'checkpoint.next.pt'
+    fresh, path, previous = (folder / name for name in CHECKPOINTS)
+    state = checkpoint.to_file()
     save({**state, 'digest': digest(state)}, fresh)
     if path.exists():
         os.replace(path, previous)
     os.replace(fresh, path)
 
 
-def read_checkpoint(folder: Path) -> dict | None:
+def read_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest whole checkpoint of a run, None where it wrote none yet. Raises InputError if all are damaged."""
     paths = [path for path in map(folder.joinpath, CHECKPOINTS) if path.exists()]
     for path in paths:
@@ -185,10 +236,10 @@ def read_checkpoint(folder: Path) -> dict | None:
             state = read_weights(path)
             expected = state.pop('digest', None)
             if digest(state) == expected:
-                return state
-            fault = f'{path}: damaged, its contents do not have the digest {expected}'
+                return Checkpoint.from_file(state)
+            fault = f'{path}: damaged, its contents do not have the digest {shorten(expected, 70)}'
         except InputError as error:
-            fault = str(error)
+            fault = str(error) if str(path) in str(error) else f'{path}: damaged, it {error}'
         warn(f'{fault}; trying the checkpoint before it')
     if paths:
         raise InputError(f'{folder}: no checkpoint can be read; mend what the warnings name or start again with '
@@ -196,40 +247,51 @@ def read_checkpoint(folder: Path) -> dict | None:
     return None
 
 
-def find_checkpoint(folder: Path, resume: bool, overwrite: bool) -> dict | None:
+def find_checkpoint(folder: Path, resume: bool, overwrite: bool) -> Checkpoint | None:
     """The checkpoint to go on from, None for a new run. Raises InputError as `check_folder` does."""
     check_folder(folder, resume, overwrite)
     return read_checkpoint(folder) if resume else None
 
 
-def check_same_run(folder: Path, state: dict, arguments: dict, changeable: Iterable[str], identity: dict) -> None:
-    """Raises InputError, by name, where arguments or data make it another run than the checkpoint's.
+def check_same_run(folder: Path, found: Checkpoint, own: Checkpoint, changeable: Iterable[str]) -> None:
+    """Raises InputError, by name, where arguments or data make this another run than the checkpoint's.
 
-    `changeable` names the arguments that may differ, `identity` is what was found in the data.
+    `own` is what a new run would begin with, `changeable` names the arguments that may differ.
     """
-    changed = [f'--{name} was {value!r} and is {arguments[name]!r}' for name, value in state['args'].items()
-               if name not in changeable and arguments.get(name, value) != value]
-    known = state['identity']
-    changed += [f'the {name} are others' for name, value in identity.items() if known.get(name, value) != value]
+    changed = [f'--{name} was {shorten(repr(value))} and is {own.args[name]!r}' for name, value in found.args.items()
+               if name not in changeable and own.args.get(name, value) != value]
+    changed += [f'the {name} are others' for name, value in own.identity.items()
+                if found.identity.get(name, value) != value]
     if changed:
         raise InputError(f'{folder}: cannot be resumed with other settings or data: {"; ".join(changed)}; put them '
                          f'back, or start again with --overwrite')
-    if unknown := [name for name in identity if name not in known]:
+    if unknown := [name for name in own.identity if name not in found.identity]:
         warn(f'{folder}: its checkpoint is of an older version, which did not note the {", ".join(unknown)}; whether '
              f'they are still the same is not checked')
+    others = [f'{name} ({shorten(found.machine[name], 40)}, now {value})' for name, value in own.machine.items()
+              if found.machine.get(name, value) != value]
+    if others:
+        warn(f'{folder}: goes on with other {", ".join(others)}; the last digits may differ from those of a run that '
+             f'was never stopped')
 
 
-def begin_run(folder: Path, arguments: dict, identity: dict, state: dict) -> dict:
-    """Write the first checkpoint of a new run with the `state` of its training, over that of an earlier run; return it.
+def begin_run(folder: Path, first: Checkpoint) -> None:
+    """Write the first checkpoint of a new run over that of an earlier one.
 
     It comes before every other file: a folder with files of a run has a checkpoint, whenever a kill comes.
     """
-    first = {'args': arguments, 'identity': identity, **state, 'results': {}, 'best': None}
-    next_one, _, previous = (folder / name for name in CHECKPOINTS)
-    next_one.unlink(missing_ok=True)
+    fresh, _, previous = (folder / name for name in CHECKPOINTS)
+    fresh.unlink(missing_ok=True)
     write_checkpoint(folder, first)
     previous.unlink(missing_ok=True)
-    return first
+
+
+def describe_machine(device: torch.device, num_ranks: int) -> dict:
+    """What decides the order of sums, and so the last digits, besides the arguments."""
+    model = torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()
+    return {'threads': torch.get_num_threads(), 'ranks': num_ranks, 'device': f'{device.type} {model}',
+            'instruction set': torch.backends.cpu.get_cpu_capability(), 'torch': str(torch.__version__),
+            'numpy': np.__version__}
 
 
 # ---- the data that a run was begun with -----------------------------------------------------------------------------
@@ -256,7 +318,7 @@ def digest_features(videos: VideoDataset) -> str:
     num_rows = min(max(rows_that_fit, 2), max(videos.lengths))
     sha = hashlib.sha256(repr((videos.lengths, videos.num_features)).encode())
     for draw in UniformSampler(videos.lengths, num_rows, batch_size=32):
-        sha.update(videos.sample(draw).cpu().numpy())
+        sha.update(videos.sample(draw).cpu().numpy().data)
     return sha.hexdigest()
 
 
@@ -305,13 +367,13 @@ class Lock:
         self.folder, self.path = folder, folder / '.lock'
 
     def __enter__(self) -> 'Lock':
+        holder = f'process {os.getpid()} on {platform.node()}, since {time.strftime("%Y-%m-%d %H:%M:%S")}'
         try:
             self.file = self.take()
+            os.truncate(self.file, 0)
+            os.pwrite(self.file, holder.encode(), 0)
         except OSError as error:
             raise InputError(f'{self.path}: cannot be written: {error.strerror}') from None
-        holder = f'process {os.getpid()} on {platform.node()}, since {time.strftime("%Y-%m-%d %H:%M:%S")}'
-        os.truncate(self.file, 0)
-        os.pwrite(self.file, holder.encode(), 0)
         return self
 
     def take(self) -> int:
@@ -404,25 +466,25 @@ class PendingLosses:
 class Run:
     """The folder of a training run: its tables, TensorBoard events, and the best and the last weights and results.
 
-    `arguments` are those of the command line, `identity` is what was found in the data; `state` is the checkpoint to go
-    on from, for a new run that of `begin_run`.
+    `own` is what a new run would begin with, `state` the checkpoint to go on from, for a new run `own` itself;
+    `may_differ` is for args.json.
     """
 
-    def __init__(self, folder: Path, arguments: dict, identity: dict, may_differ: list[str], state: dict):
-        self.folder, self.arguments, self.identity = folder, arguments, identity
+    def __init__(self, folder: Path, own: Checkpoint, may_differ: list[str], state: Checkpoint):
+        self.folder, self.own, self.arguments = folder, own, own.args
         self.results: dict[str, dict] = {}                          # 'best' and 'last': what results.json says of them
         self.evaluated: dict[str, tuple[int, Evaluation]] = {}      # of these what this process found itself, by step
         self.drawn = -math.inf                                      # when figures were last drawn
-        last_step = state['progress']['step']
+        last_step = state.training.progress['step']
         self.clear(is_new=last_step == 0)
-        by_tiou = [f'mAP@{tiou_key(threshold)}' for threshold in arguments['tiou']]
+        by_tiou = [f'mAP@{tiou_key(threshold)}' for threshold in own.args['tiou']]
         self.metric_names = ['average_mAP', 'video_accuracy', 'num_predictions', *by_tiou]
         self.losses = Table(folder / 'losses.csv', ['step', 'epoch', *Losses._fields], last_step)
         self.metrics = Table(folder / 'metrics.csv', ['step', 'epoch', *self.metric_names], last_step)
         from torch.utils.tensorboard import SummaryWriter  # a second to import, which inference does not need
         self.board = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
-        write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in identity['classes']))
-        write_json(folder / 'args.json', {**arguments_and_versions(arguments), 'differ': may_differ})
+        write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in own.identity['classes']))
+        write_json(folder / 'args.json', {**arguments_and_versions(own.args), 'differ': may_differ})
         self.restore(state)
 
     def __enter__(self) -> 'Run':
@@ -439,19 +501,18 @@ class Run:
                 for path in self.folder.glob(name):
                     path.unlink()
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: Checkpoint) -> None:
         """Bring results and best weights to where a checkpoint has them: the files may be those of later steps."""
-        self.results = state['results']
+        self.results = state.results
         if self.results:
             self.write_results()
-        if state['best']:
-            save(state['best'], self.folder / 'best.pt')
+        if state.best:
+            save(state.best, self.folder / 'best.pt')
 
-    def save(self, state: dict) -> None:
-        """Write a checkpoint of the run with the `state` of its training."""
+    def save(self, training: TrainingState) -> None:
+        """Write a checkpoint of the run at this state of its training."""
         best = read_weights(self.folder / 'best.pt') if self.results else None
-        write_checkpoint(self.folder, {'args': self.arguments, 'identity': self.identity, **state,
-                                       'results': self.results, 'best': best})
+        write_checkpoint(self.folder, self.own._replace(training=training, results=self.results, best=best))
 
     def log_losses(self, rows: list[LossRow]) -> None:
         """Add to losses.csv and to the board."""

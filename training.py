@@ -144,8 +144,9 @@ class Training:
     def find_fault(self, state: TrainingState) -> str:
         """What of a state is not as this training would write it, '' if nothing. Nothing else may be restored."""
         progress, steps = state.progress, self.steps_per_epoch
-        counts = [progress.get(name) for name in ('step', 'epoch', 'position')]
-        if progress.keys() != vars(self.progress).keys() or not all(type(n) is int and n >= 0 for n in counts):
+        named = [progress.get(name) for name in ('step', 'epoch', 'position')]
+        counts = [count for count in named if type(count) is int and count >= 0]
+        if progress.keys() != vars(self.progress).keys() or len(counts) < len(named):
             return 'progress'
         step, epoch, position = counts
         if step != epoch * steps + position or position > steps:

@@ -3,19 +3,25 @@ import json
 import os
 import shutil
 import signal
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_main import CLASSES, contents, localize, refused, train, words, write_data
+from test_main import CLASSES, contents, localize, refused, stop_at, train, words, write_data
 
+import main
+import training
+from data_folder import find_split
 from dataset import VideoDataset
 from eval.files import read_ground_truth
-from model import AICL, load_weights
-from run import (FILES, Lock, Table, check_folder, digest, digest_features, keep_data, pick_device, read_checkpoint,
-                 save, write_checkpoint)
+from features import MODALITIES
+from model import AICL, load_weights, num_classes_of, read_weights
+from run import (FILES, Checkpoint, Lock, StopSignal, Table, check_folder, digest, digest_features, keep_data,
+                 pick_device, read_checkpoint, save, write_checkpoint)
+from training import Training, TrainingState
 from utils import InputError, write_bytes
 
 D, C, H = 4, 3, 6
@@ -30,6 +36,43 @@ def network(seed=0):
 def assert_equal(model, state):
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name].to(value.dtype)), name
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture(scope='module')
+def finished(data, tmp_path_factory):
+    """A run of four steps, to be copied."""
+    return train(data, tmp_path_factory.mktemp('outputs') / 'finished', '--detection_inf_step', 2, steps=4)
+
+
+@pytest.fixture(scope='module')
+def stopped(data, tmp_path_factory):
+    """A run that SIGHUP, of a lost connection, ended in an epoch, after step 4, to be copied; and its training."""
+    output, kept = tmp_path_factory.mktemp('outputs') / 'stopped', []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, 'Training', lambda *args: kept.append(Training(*args)) or kept[0])
+        stop_at(4, lambda: os.kill(os.getpid(), signal.SIGHUP), patch)
+        assert main.main(words(data, output, '--num_steps', 6, '--detection_inf_step', 2)) == 128 + signal.SIGHUP
+    return output, kept[0]
+
+
+# ---- signals --------------------------------------------------------------------------------------------------------
+
+def test_a_lost_connection_ends_a_run_unless_nohup_said_that_it_should_not():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, expected in ((signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, 0)):
+            signal.signal(signal.SIGHUP, handler)
+            with StopSignal() as stop:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert stop.number == expected
+            assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # ---- devices ----------------------------------------------------------------------------------------------
@@ -82,7 +125,8 @@ def trained(steps):
     for _ in range(steps):
         sum(p.square().sum() for p in model.parameters()).backward()
         optimizer.step()
-    return {'step': steps, 'model': model.state_dict(), 'optimizer': optimizer.state_dict(), 'best': None}
+    training = TrainingState({'step': steps}, {}, model.state_dict(), optimizer.state_dict())
+    return Checkpoint({}, {}, {}, training, {}, None)
 
 
 def with_weights(state):
@@ -91,16 +135,20 @@ def with_weights(state):
     return model
 
 
+def step_of(checkpoint):
+    return checkpoint.training.progress['step']
+
+
 def test_a_checkpoint_comes_back_whole_and_the_newest_first(tmp_path):
     assert read_checkpoint(tmp_path) is None
     for steps in (1, 2, 3):
         write_checkpoint(tmp_path, trained(steps))
         found, expected = read_checkpoint(tmp_path), trained(steps)
-        assert found['step'] == steps and found['best'] is None
-        assert_equal(with_weights(found['model']), expected['model'])
-        for key, slot in expected['optimizer']['state'].items():
+        assert step_of(found) == steps and found.best is None
+        assert_equal(with_weights(found.training.model), expected.training.model)
+        for key, slot in expected.training.optimizer['state'].items():
             for name, value in slot.items():
-                assert torch.equal(found['optimizer']['state'][key][name], value)
+                assert torch.equal(found.training.optimizer['state'][key][name], value)
 
 
 @pytest.mark.parametrize('damage', ['empty', 'truncated', 'a changed byte', 'absent'])
@@ -109,14 +157,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(tmp_pat
     write_checkpoint(tmp_path, trained(2))
     path = tmp_path / 'checkpoint.pt'
     whole = path.read_bytes()
-    weight = trained(2)['model'][f'{PREFIX}base_module.0.weight'].numpy().tobytes()
+    weight = trained(2).training.model[f'{PREFIX}base_module.0.weight'].numpy().tobytes()
     changed = bytearray(whole)
     changed[whole.index(weight)] ^= 1    # loads without complaint, with another number in it
     if damage == 'absent':
         path.unlink()
     else:
         path.write_bytes({'empty': b'', 'truncated': whole[:-100], 'a changed byte': bytes(changed)}[damage])
-    assert read_checkpoint(tmp_path)['step'] == 1
+    assert step_of(read_checkpoint(tmp_path)) == 1
     assert damage == 'absent' or 'checkpoint.pt' in capsys.readouterr().err
 
     (tmp_path / 'checkpoint.previous.pt').write_bytes(b'')
@@ -127,14 +175,159 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(tmp_pat
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
     write_checkpoint(tmp_path, trained(1))
     with pytest.raises(Exception):
-        write_checkpoint(tmp_path, {**trained(2), 'code': lambda: 0})
-    assert read_checkpoint(tmp_path)['step'] == 1
+        write_checkpoint(tmp_path, trained(2)._replace(args={'code': lambda: 0}))
+    assert step_of(read_checkpoint(tmp_path)) == 1
 
 
 def test_a_digest_is_of_the_values_whatever_their_strides():
     values = torch.arange(6.).view(2, 3)
     assert digest(values.t().contiguous().t()) == digest(values) != digest(values + 1)
     assert digest(torch.ones(1).as_strided((1,), (0,))) == digest(torch.ones(1))
+
+
+def rewrite(folder, change):
+    """Let `change` work on what checkpoint.pt holds, and write it with a digest that fits."""
+    path = folder / 'checkpoint.pt'
+    state = torch.load(path, weights_only=True)
+    change(state)
+    del state['digest']
+    torch.save({**state, 'digest': digest(state)}, path)
+
+
+def set_in(*keys, value):
+    def change(state):
+        for key in keys[:-1]:
+            state = state[key]
+        state[keys[-1]] = value
+    return change
+
+
+def not_plain():
+    """Tensors of other kinds, of which torch warns that they are new or old."""
+    with warnings.catch_warnings(action='ignore'):
+        return {
+            'sparse': torch.eye(3).to_sparse(), 'CSR': torch.eye(3).to_sparse_csr(),
+            'meta': torch.empty(3, device='meta'), 'repeated': torch.ones(1).expand(10 ** 12),
+            'nested': torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+            'quantized': torch.quantize_per_tensor(torch.ones(3), 1.0, 0, torch.qint8)}
+
+
+NOT_PLAIN = not_plain()
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', NOT_PLAIN)
+def test_tensors_that_are_not_plain_are_refused_before_anybody_looks_at_them(tmp_path, kind):
+    value = NOT_PLAIN[kind]
+    for content in ({'a': value}, {'a': [{'b': (value,)}]}, {'actionness_module.cls.0.weight': value}):
+        torch.save(content, tmp_path / 'weights.pt')
+        with pytest.raises(InputError, match='weights.pt: .*(dense|damaged)'):    # torch itself refuses some
+            read_weights(tmp_path / 'weights.pt')
+    with pytest.raises(InputError, match='cls.0.weight'):
+        num_classes_of({'actionness_module.cls.0.weight': value}, 'weights.pt')
+    with pytest.raises(InputError, match='cls.0.bias is not a plain tensor'):
+        load_weights(network(), {**network().state_dict(), 'actionness_module.cls.0.bias': value}, 'weights.pt')
+
+
+def endless():
+    value = []
+    value.append(value)
+    return value
+
+
+def doubled():
+    value = [1]
+    for _ in range(60):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize('value', [endless(), doubled(), 10 ** 5000], ids=['endless', 'doubled', 'digits'])
+def test_nests_without_end_are_refused(tmp_path, value):
+    torch.save({'a': value}, tmp_path / 'weights.pt')
+    with pytest.raises(InputError, match='weights.pt: (holds|damaged)'):
+        read_weights(tmp_path / 'weights.pt')
+
+
+@pytest.mark.parametrize('name', ['pipe', 'null'])
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path, name):
+    path = tmp_path / name
+    os.mkfifo(path) if name == 'pipe' else path.symlink_to('/dev/zero')
+    with pytest.raises(InputError, match=name):
+        read_weights(path)
+    path.rename(tmp_path / 'checkpoint.pt')
+    with pytest.raises(InputError, match='no checkpoint'):
+        read_checkpoint(tmp_path)
+
+
+CRAFTED = {
+    'an Adam moment of another shape': set_in('optimizer', 'state', 0, 'exp_avg', value=torch.zeros(1)),
+    'an Adam moment of another type': set_in('optimizer', 'state', 0, 'exp_avg_sq', value=torch.zeros(2).half()),
+    'an Adam step of many': set_in('optimizer', 'state', 0, 'step', value=torch.zeros(3)),
+    'an Adam step that is no number': set_in('optimizer', 'state', 0, 'step', value=torch.tensor(float('nan'))),
+    'a moment of no parameter': set_in('optimizer', 'state', 99, value={}),
+    'no moments': set_in('optimizer', 'state', value=[]),
+    'amsgrad': set_in('optimizer', 'param_groups', 0, 'amsgrad', value=True),
+    'a learning rate': set_in('optimizer', 'param_groups', 0, 'lr', value='fast'),
+    'a learning rate of many': set_in('optimizer', 'param_groups', 0, 'lr', value=torch.ones(3)),
+    'no group': set_in('optimizer', 'param_groups', value=[]),
+    'a step that is text': set_in('progress', 'step', value='4'),
+    'a step that is true': set_in('progress', 'step', value=True),
+    'a step below 0': set_in('progress', 'step', value=-4),
+    'an epoch': set_in('progress', 'epoch', value=10 ** 12),
+    'a position': set_in('progress', 'position', value=1.0),
+    'another field': set_in('progress', 'more', value=1),
+    "an epoch's random state": set_in('progress', 'epoch_start', value={'torch': 1}),
+    'a row generator beyond its end': set_in('progress', 'rows_start', 2, value=10 ** 6),
+    'a row generator of another kind': set_in('progress', 'rows_start', 0, value='PCG64'),
+    'random bytes': set_in('random', 'torch', value=torch.zeros(5056, dtype=torch.uint8)),
+    'few random bytes': set_in('random', 'torch', value=torch.zeros(3, dtype=torch.uint8)),
+    "Python's state": set_in('random', 'python', value=(3, (2 ** 40,) * 625, None)),
+    "Python's state of text": set_in('random', 'python', value='state'),
+    'states of GPUs': set_in('random', 'cuda', value=[torch.zeros(3)]),
+    'parameters': set_in('model', 'actionness_module.cls.0.bias', value=torch.zeros(9)),
+    'parameters that are no numbers': set_in('model', 'actionness_module.cls.0.bias', value=torch.full((3,), np.nan)),
+    'parameters of another type': set_in('model', 'actionness_module.cls.0.bias', value=torch.zeros(3).double()),
+    'best weights': set_in('best', value={'a': torch.zeros(1)}),
+    'no best weights': set_in('best', value=None),
+    'results that are a tensor': set_in('results', value={'best': torch.zeros(1), 'last': {}}),
+    'a result without a step': set_in('results', 'last', value={}),
+    'a result that is no number': set_in('results', 'last', 'average_mAP', value=float('nan')),
+    'a result that is text': set_in('results', 'best', 'average_mAP', value='high'),
+    'a result that is a tensor': set_in('results', 'best', 'mAP', value=torch.zeros(2)),
+    'an argument that is a tensor': set_in('args', 'lr', value=torch.zeros(2)),
+    'data that are a tensor': set_in('identity', 'classes', value=torch.zeros(2)),
+    'a machine': set_in('machine', value=3), 'more than there should be': set_in('more', value=1)}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', CRAFTED)
+def test_a_crafted_checkpoint_is_refused(stopped, tmp_path, name):
+    """Whole and with a digest that fits, but not what this training would have written."""
+    output, going = stopped
+    shutil.copy(output / 'checkpoint.pt', tmp_path)
+    main.go_on(going, read_checkpoint(tmp_path), tmp_path, 6)
+    rewrite(tmp_path, CRAFTED[name])
+    with pytest.raises(InputError, match='checkpoint') as caught:
+        main.go_on(going, read_checkpoint(tmp_path), tmp_path, 6)
+    assert str(caught.value).isprintable()
+
+
+def test_a_crafted_checkpoint_ends_a_resume_in_one_line(data, stopped, tmp_path, capsys):
+    output = Path(shutil.copytree(stopped[0], tmp_path / 'run'))
+    rewrite(output, CRAFTED['an Adam moment of another shape'])
+    before = contents(output)
+    refused(capsys, words(data, output, '--num_steps', 6, '--detection_inf_step', 2, '--resume'), output, 'optimizer',
+            '--overwrite')
+    assert contents(output) == before
+
+
+def test_a_resume_on_another_machine_says_that_the_digits_may_differ(data, stopped, tmp_path, capsys):
+    output = Path(shutil.copytree(stopped[0], tmp_path / 'run'))
+    rewrite(output, lambda state: state['machine'].update(threads=77, torch='1.0'))
+    train(data, output, '--detection_inf_step', 2, '--resume', steps=6)
+    said = capsys.readouterr().err
+    assert f'threads (77, now {torch.get_num_threads()}), torch (1.0, now' in said and 'digits may differ' in said
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -168,17 +361,6 @@ def test_a_table_that_was_lost_or_emptied_starts_anew(tmp_path, content):
 
 
 # ---- whose folder it is ---------------------------------------------------------------------------------------------
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp('data'))
-
-
-@pytest.fixture(scope='module')
-def finished(data, tmp_path_factory):
-    """A run of four steps, to be copied."""
-    return train(data, tmp_path_factory.mktemp('outputs') / 'finished', '--detection_inf_step', 2, steps=4)
-
 
 @pytest.mark.parametrize('name', FILES)
 def test_any_file_of_a_run_without_a_checkpoint_is_replaced_only_when_asked(tmp_path, name):
@@ -387,7 +569,7 @@ def test_a_checkpoint_that_does_not_know_its_data_is_gone_on_with_and_said(data,
     output = Path(shutil.copytree(finished, tmp_path / 'run'))
     state = read_checkpoint(output)
     for name in ('training features', 'test annotations'):
-        del state['identity'][name]
+        del state.identity[name]
     write_checkpoint(output, state)
     train(data, output, '--detection_inf_step', 2, '--resume', steps=6)
     assert 'did not note the training features, test annotations' in capsys.readouterr().err
@@ -396,7 +578,7 @@ def test_a_checkpoint_that_does_not_know_its_data_is_gone_on_with_and_said(data,
 @pytest.mark.parametrize('cache', ['ram', 'none'])
 def test_of_many_features_some_of_every_video_are_looked_at(data, monkeypatch, cache):
     truth = read_ground_truth(data / 'gt.json')
-    videos = VideoDataset(data, 'train', truth, truth.labels, cache=cache)
+    videos = VideoDataset(find_split(data, 'train', truth, truth.labels, MODALITIES['all']), cache)
     whole = digest_features(videos)
     monkeypatch.setattr('run.SAMPLED_BYTES', 1)
     looked_at, sample = [], videos.sample
