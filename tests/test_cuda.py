@@ -1,13 +1,14 @@
 """What runs on a GPU gives what runs on a CPU. Skipped where there is no CUDA device."""
 import csv
 import json
+from functools import partial
 
 import pytest
 import torch
 from test_main import words, write_data
 
 import main
-from benchmarks.step import forward_pass, make_batch, make_network, training_step
+from benchmarks.step import forward_pass, make_batch, make_training
 from benchmarks.workloads import THUMOS14
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
@@ -42,8 +43,8 @@ def test_the_first_steps_on_a_gpu_are_those_on_a_cpu(data, tmp_path, cache):
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_neither_a_step_nor_a_forward_pass_waits_for_the_gpu(precision):
     device = torch.device('cuda')
-    model, (features, labels) = make_network(THUMOS14, device, precision), make_batch(THUMOS14, device)
-    calls = training_step(model, features, labels), forward_pass(model, features)
+    training, batch = make_training(THUMOS14, device, '--precision', precision), make_batch(THUMOS14, device)
+    calls = partial(training.step, batch), forward_pass(training, batch)
     for call in calls:    # once unwatched, as the libraries that it loads may wait
         call()
     torch.cuda.set_sync_debug_mode('error')
@@ -51,7 +52,7 @@ def test_neither_a_step_nor_a_forward_pass_waits_for_the_gpu(precision):
         for call in calls:
             call()
         with pytest.raises(RuntimeError, match='synchronizing'):
-            labels[0, 0].item()
+            batch.labels[0, 0].item()
     finally:
         torch.cuda.set_sync_debug_mode('default')
 
