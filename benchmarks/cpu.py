@@ -229,6 +229,12 @@ def memory(data: Path, rounds: int, device: torch.device, size: Size = ACTIVITYN
                 target='<= 2 GB')]
 
 
+def extraction(data: Path, rounds: int, device: torch.device) -> list[Row]:
+    """The stages from video to features."""
+    from benchmarks import extraction    # what it needs is not installed everywhere
+    return extraction.extraction(data, rounds, device)
+
+
 GROUPS: dict[str, Callable[..., list[Row]]] = {
     'scoring': scoring, 'localization': localization, 'loading': loading, 'step': step, 'inference': inference,
-    'training': training, 'memory': memory}
+    'training': training, 'memory': memory, 'extraction': extraction}
