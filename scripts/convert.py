@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data_folder import listed_videos
+from data_folder import find_members, no_annotations
 from eval.files import GroundTruth, match_videos, read_ground_truth
 from utils import (InputError, Parser, first_few, number_of, print_block, quote, read_bytes, run_command, shorten,
                    write_bytes, write_json, write_text)
@@ -203,13 +203,15 @@ def choose_videos(folder: Path, truth: GroundTruth | None, videos: list[str]) ->
         if truth is None and not (folder / f'split_{split}.txt').is_file():
             chosen[split] = videos if split == 'test' else []
             continue
-        source, listed = listed_videos(folder, split, truth)
-        if listed is None:    # the annotations have one subset alone
-            listed = [video for video in videos if video not in chosen['train']]
+        members = find_members(folder, split, truth or no_annotations())
+        if members is None:    # the annotations have one subset alone
+            chosen[split] = [video for video in videos if video not in chosen['train']]
+            continue
+        listed = members.names
         index = match_videos(listed, videos)
         chosen[split] = [videos[i] for i in index.tolist() if i >= 0]
         if missing := [name for name, i in zip(listed, index.tolist()) if i < 0]:
-            print_block(split, [f'{number_of(len(missing), "video")} by {source} without features, left out: '
+            print_block(split, [f'{number_of(len(missing), "video")} by {members.source} without features, left out: '
                                 f'{first_few(missing)}'])
     if unused := [video for video in videos if video not in {*chosen['train'], *chosen['test']}]:
         print_block('unused', [f'{number_of(len(unused), "video")} that belong to no split: {first_few(unused)}'])
