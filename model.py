@@ -122,6 +122,7 @@ class ActionnessModule(nn.Module):
                  product_dtype: torch.dtype | None):
         super().__init__()
         self.modalities, self.feature_dim, self.product_dtype = modalities, feature_dim, product_dtype
+        # quirk: no dropout is ever applied; the released code makes such layers and never calls them, so none is here
         # Creation order decides the random initial values: it is the released one.
         self.base_module = nn.Sequential(nn.Conv1d(len(modalities) * feature_dim, hidden_dim, 3, padding=1), nn.ReLU())
         self.cls = nn.Sequential(nn.Conv1d(hidden_dim, num_classes, 1))

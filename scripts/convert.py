@@ -204,14 +204,14 @@ def choose_videos(folder: Path, truth: GroundTruth | None, videos: list[str]) ->
             chosen[split] = videos if split == 'test' else []
             continue
         members = find_members(folder, split, truth or no_annotations())
-        if members:
-            source, listed = members.source, members.names
-        else:    # the annotations have one subset alone
-            source, listed = 'gt.json', [video for video in videos if video not in chosen['train']]
+        if members is None:    # the annotations have one subset alone
+            chosen[split] = [video for video in videos if video not in chosen['train']]
+            continue
+        listed = members.names
         index = match_videos(listed, videos)
         chosen[split] = [videos[i] for i in index.tolist() if i >= 0]
         if missing := [name for name, i in zip(listed, index.tolist()) if i < 0]:
-            print_block(split, [f'{number_of(len(missing), "video")} by {source} without features, left out: '
+            print_block(split, [f'{number_of(len(missing), "video")} by {members.source} without features, left out: '
                                 f'{first_few(missing)}'])
     if unused := [video for video in videos if video not in {*chosen['train'], *chosen['test']}]:
         print_block('unused', [f'{number_of(len(unused), "video")} that belong to no split: {first_few(unused)}'])

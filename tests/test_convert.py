@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dataset
-from data_folder import find_split
+from data_folder import find_split, no_annotations
 from eval.files import read_ground_truth
 from scripts import convert
 from utils import InputError, run_command
@@ -56,7 +56,7 @@ def check(dest: Path) -> None:
     truth = read_ground_truth(dest / 'gt.json')
     for split, names in (('train', TRAIN), ('test', TEST)):
         found = find_split(dest, split, truth, truth.labels, ('rgb', 'flow'))
-        assert tuple(found.names) == names and found.source == f'split_{split}.txt'
+        assert tuple(found.names) == names and found.members.source == f'split_{split}.txt'
         for name, file in zip(found.names, found.files):
             out = np.empty((LENGTHS[name], 2 * WIDTH), np.float32)
             file.read(slice(None), out)
@@ -160,13 +160,13 @@ def test_without_annotations_all_videos_are_tested(tmp_path, capsys):
     convert.convert(source, tmp_path / 'data', None, copy=False)
     assert 'all are tested' in capsys.readouterr().out
     assert not (tmp_path / 'data' / 'gt.json').exists() and not (tmp_path / 'data' / 'split_train.txt').exists()
-    assert find_split(tmp_path / 'data', 'test', None, [], ('rgb', 'flow')).names == sorted(LENGTHS)
+    assert find_split(tmp_path / 'data', 'test', no_annotations(), [], ('rgb', 'flow')).names == sorted(LENGTHS)
 
 
 def test_one_stream_alone_is_kept_as_one(tmp_path):
     save(tmp_path / 'x', {f'{name}_flow': arrays['flow'] for name, arrays in halves().items()})
     convert.convert(tmp_path / 'x', tmp_path / 'data', None, copy=False)
-    assert find_split(tmp_path / 'data', 'test', None, [], ('flow',)).names == sorted(LENGTHS)
+    assert find_split(tmp_path / 'data', 'test', no_annotations(), [], ('flow',)).names == sorted(LENGTHS)
 
 
 @pytest.mark.parametrize('shapes, time_first', [
