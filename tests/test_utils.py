@@ -63,7 +63,8 @@ def test_two_writers_of_one_file_write_beside_each_other(tmp_path, monkeypatch):
 
 def test_only_files_of_the_own_kind_are_written_over(tmp_path):
     path = tmp_path / 'file'
-    keep_others(path, 'ours'), keep_others(None, 'ours'), keep_others('/dev/null', 'ours'), keep_others(tmp_path, 'ours')
+    for place in path, None, '/dev/null', tmp_path:  # nothing of anybody's is there
+        keep_others(place, 'ours')
     for content in b'', b'ours', b'ours and more':
         path.write_bytes(content)
         keep_others(path, 'ours')
