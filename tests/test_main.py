@@ -103,6 +103,10 @@ def weights(path):
     return torch.load(path, weights_only=True)
 
 
+def network(width, num_classes, hidden_dim, **options):
+    return AICL(width, num_classes, hidden_dim, fusion_weight=1 / 3, topk_ratio=8, **options)
+
+
 def same_weights(first, second):
     first, second = weights(first), weights(second)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
@@ -649,7 +653,7 @@ def test_a_released_checkpoint_loads_as_it_is(data, tmp_path, zipped):
     torch.save(state, tmp_path / 'CAS_Only.pkl', _use_new_zipfile_serialization=zipped)
     output = localize(data, tmp_path / 'CAS_Only.pkl', tmp_path / 'released')
 
-    model = AICL(WIDTH, len(CLASSES), HIDDEN)
+    model = network(WIDTH, len(CLASSES), HIDDEN)
     model.load_state_dict({name: value.float() for name, value in state.items()})
     torch.save(model.state_dict(), tmp_path / 'same.pt')
     same = localize(data, tmp_path / 'same.pt', tmp_path / 'same')
@@ -844,14 +848,14 @@ def without(state, name):
 BAD_WEIGHTS = {
     'absent': (None, ['weights.pt']),
     'something else': ([1, 2, 3], ['weights.pt', 'list']),
-    'another number of classes': (AICL(WIDTH, 7, HIDDEN).state_dict(), ['weights.pt', 7, 3]),
+    'another number of classes': (network(WIDTH, 7, HIDDEN).state_dict(), ['weights.pt', 7, 3]),
     'another feature width': (
-        AICL(WIDTH + 1, 3, HIDDEN).state_dict(), ['base_module.0.weight', (HIDDEN, 18, 3), (HIDDEN, 16, 3)]),
-    'another hidden width': (AICL(WIDTH, 3, 9).state_dict(), ['base_module.0.weight', 'cls_rgb.weight', (9, 16, 3)]),
+        network(WIDTH + 1, 3, HIDDEN).state_dict(), ['base_module.0.weight', (HIDDEN, 18, 3), (HIDDEN, 16, 3)]),
+    'another hidden width': (network(WIDTH, 3, 9).state_dict(), ['base_module.0.weight', 'cls_rgb.weight', (9, 16, 3)]),
     'a missing parameter': (
-        without(AICL(WIDTH, 3, HIDDEN).state_dict(), 'cls_flow.bias'), ['cls_flow.bias', 'missing']),
+        without(network(WIDTH, 3, HIDDEN).state_dict(), 'cls_flow.bias'), ['cls_flow.bias', 'missing']),
     'one modality': (
-        AICL(WIDTH, 3, HIDDEN, modalities=('rgb',)).state_dict(), ['cls_flow.weight', 'base_module.0.weight'])}
+        network(WIDTH, 3, HIDDEN, modalities=('rgb',)).state_dict(), ['cls_flow.weight', 'base_module.0.weight'])}
 
 
 @pytest.mark.parametrize('fault', BAD_WEIGHTS)
