@@ -1,11 +1,14 @@
 """From a network and a test set to detections, their scores, and the files and pictures that show them."""
+import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_folder import read_split_file
 from dataset import Share, UniformSampler, VideoDataset, loader
@@ -17,7 +20,7 @@ from eval.files import (Detections, GroundTruth, match_videos, select_videos, su
 from eval.localization import LocalizationOptions, localize, predict_classes
 from eval.report import addresses, build_report, find_videos
 from model import AICL
-from utils import first_few, number_of, quote, warn, write_text
+from utils import InputError, first_few, number_of, quote, warn, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -170,6 +173,21 @@ class Outcome(NamedTuple):
     agnostic: np.ndarray         # (N, T)
 
 
+def allocate_columns(parts: Sequence[Tensor], num_videos: int) -> list[Tensor]:
+    """A column of `num_videos` rows like those of each part, all in one piece of memory on the parts' device."""
+    shapes = [(num_videos, *part.shape[1:]) for part in parts]
+    sizes = [math.prod(shape) for shape in shapes]
+    memory = parts[0].new_empty(sum(sizes))
+    return [piece.view(shape) for piece, shape in zip(memory.split(sizes), shapes)]
+
+
+def bring_columns(table: list[Tensor]) -> list[np.ndarray]:
+    """The columns of `allocate_columns` as arrays, in one transfer where they lie on a GPU."""
+    sizes = [column.numel() for column in table]
+    whole = table[0].new_empty(0).set_(table[0].untyped_storage(), 0, (sum(sizes),))
+    return [piece.view(column.shape).numpy() for piece, column in zip(whole.cpu().split(sizes), table)]
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """All that an evaluation needs besides the network."""
@@ -198,18 +216,18 @@ class Evaluator:
         reference = next(model.parameters())
         sampler = UniformSampler(self.test_set.lengths, self.num_segments, self.batch_size, self.share)
         videos: list[int] = []
-        columns: list[np.ndarray] = []
+        table: list[Tensor] = []    # the columns of an Outcome, on the device until all videos are seen
         # quirk: iterating the loader draws one number from torch's global generator, as the reference's evaluation
         # does, and so moves the order of later batches.
         for batch in loader(self.test_set, sampler, self.num_workers, reference.is_cuda):
             out = model(batch.features.to(reference.device, reference.dtype, non_blocking=True))
-            parts = [part.cpu().numpy() for part in (out.video_logits.softmax(dim=1), out.selection, out.cas,
-                                                     out.actionness_aware, out.actionness_agnostic)]
-            # One array a column, filled in place: on ActivityNet a second copy of it would be 0.2 GB.
-            columns = columns or [np.empty((len(self.test_set), *part.shape[1:]), part.dtype) for part in parts]
-            for column, part in zip(columns, parts):
+            parts = (out.video_logits.softmax(dim=1), out.selection, out.cas, out.actionness_aware,
+                     out.actionness_agnostic)
+            table = table or allocate_columns(parts, len(self.test_set))
+            for column, part in zip(table, parts):
                 column[batch.videos] = part
             videos += batch.videos
+        columns = bring_columns(table)
         for others, shares in self.gather((videos, [column[videos] for column in columns])):
             for column, share in zip(columns, shares):
                 column[others] = share
@@ -243,3 +261,46 @@ class Evaluator:
             localized = evaluate(select_videos(self.truth, has_features), detections, self.tiou)
         return ScoredEvaluation(detections, curves, accuracy, durations, self.truth, scores, localized,
                                 best_threshold(self.truth, detections))
+
+
+class Judged(NamedTuple):
+    """An evaluation that is being made, and the weights that it is of."""
+    step: int
+    epoch: int
+    weights: dict[str, Tensor]
+    evaluation: 'Future[Evaluation]'
+
+
+class Judging:
+    """Evaluations on the way of a training: the network looks at once, and is judged beside the steps that follow.
+
+    One at a time is judged, in a thread; `keep` gets each, in their order and in the caller's thread. What a training
+    draws and computes does not depend on when that is. In other processes than the first nothing is judged.
+    """
+
+    def __init__(self, evaluator: Evaluator, keep: Callable[[int, int, Evaluation, dict[str, Tensor]], None]):
+        self.evaluator, self.keep = evaluator, keep
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix='evaluation')
+        self.waiting: list[Judged] = []
+
+    def __enter__(self) -> 'Judging':
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, InputError):    # what was found before bad input is kept
+            self.collect(wait=True)
+        self.thread.shutdown(wait=False, cancel_futures=True)
+
+    def begin(self, step: int, epoch: int, network: AICL) -> None:
+        """Look at the test videos with the weights as they are now."""
+        self.collect(wait=True)    # of two outcomes at once the memory would be too much
+        outcome = self.evaluator.look(network)
+        if self.evaluator.share.rank == 0:
+            weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
+            self.waiting.append(Judged(step, epoch, weights, self.thread.submit(self.evaluator.judge, outcome)))
+
+    def collect(self, wait: bool) -> None:
+        """Keep what has been judged; with `wait` all that is waiting."""
+        while self.waiting and (wait or self.waiting[0].evaluation.done()):
+            judged = self.waiting.pop(0)
+            self.keep(judged.step, judged.epoch, judged.evaluation.result(), judged.weights)

@@ -36,6 +36,7 @@ from utils import (FlagParser, InputError, first_few, number, number_of, print_b
 # missing folder is answered at once.
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from dataset import VideoDataset
     from inference import Evaluation, Evaluator
@@ -503,12 +504,19 @@ def go_on(training: 'Training', state: 'Checkpoint', folder: Path, num_steps: in
 def take_steps(training: 'Training', num_steps: int, train_set: 'VideoDataset', evaluator: 'Evaluator',
                run: 'Run | None', ranks: 'Ranks', args: argparse.Namespace) -> int:
     """Train to the end, with evaluations and checkpoints on the way; the signal that ended it early, else 0."""
+    from inference import Judging
     from run import PendingLosses, StopSignal
+    from training import random_state, set_random_state
+
+    def keep(*found: Any) -> None:
+        if run:
+            keep_evaluation(run, *found)
 
     progress, batches = training.progress, training.batches(train_set, args.num_workers)
     every = args.detection_inf_step if evaluator.truth else 0    # where nothing is scored, the end is soon enough
     pending, fetched, saved = PendingLosses(), time.monotonic(), time.monotonic()
-    with StopSignal() as stop, progress_bar(num_steps, progress.step, ranks.is_first) as bar:
+    with (StopSignal() as stop, progress_bar(num_steps, progress.step, ranks.is_first) as bar,
+          Judging(evaluator, keep) as judging):
         while progress.step < num_steps:
             batch = next(batches)
             terms = training.step(batch)
@@ -525,7 +533,11 @@ def take_steps(training: 'Training', num_steps: int, train_set: 'VideoDataset', 
             if is_last or in_turn or save_now:
                 training.check_finite()
             if is_last or in_turn:
-                evaluate_now(training, evaluator, run, in_turn)
+                generators = random_state()
+                judging.begin(progress.step, progress.epoch, training.network)
+                if not in_turn:    # at the end alone: a longer run, which this one may become, draws nothing here
+                    set_random_state(generators)
+            judging.collect(wait=save_now)
             if run and save_now:
                 run.save(training.state())
                 saved = time.monotonic()
@@ -556,19 +568,10 @@ def log_losses(pending: 'PendingLosses', names: list[str], run: 'Run | None', lo
     bar.set_postfix(words, refresh=False)
 
 
-def evaluate_now(training: 'Training', evaluator: 'Evaluator', run: 'Run | None', in_turn: bool) -> None:
-    """Evaluate the weights as they are, and keep what that gave."""
+def keep_evaluation(run: 'Run', step: int, epoch: int, evaluation: 'Evaluation', weights: 'dict[str, Tensor]') -> None:
+    """Keep what an evaluation found, and say it."""
     from inference import ScoredEvaluation
-    from training import random_state, set_random_state
-
-    generators = random_state()
-    evaluation = evaluator.evaluate(training.network)
-    if not in_turn:    # at the end alone: a longer run, which this one may become, draws nothing here
-        set_random_state(generators)
-    if run is None or evaluation is None:
-        return
-    step = training.progress.step
-    run.keep(step, training.progress.epoch, evaluation, training.network.state_dict())
+    run.keep(step, epoch, evaluation, weights)
     run.draw_in_turn(step, evaluation)
     if isinstance(evaluation, ScoredEvaluation):
         best, accuracy = run.results['best'], run.results['last']['video_accuracy']

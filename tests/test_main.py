@@ -915,7 +915,7 @@ def test_names_of_classes_that_cannot_be_read_are_refused_in_one_line(own_data, 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
         data, finished, tmp_path, capsys, inference, monkeypatch):
     (tmp_path / 'file').write_text('in the way')
-    monkeypatch.setattr('inference.Evaluator.evaluate', lambda *args: pytest.fail('worked before it looked'))
+    monkeypatch.setattr('inference.Evaluator.look', lambda *args: pytest.fail('worked before it looked'))
     flags = ['--inference_only', '--model_file', finished / 'best.pt'] if inference else ['--num_steps', 2]
     refused(capsys, words(data, tmp_path / 'file' / 'run', *flags), 'file')
     assert (tmp_path / 'file').read_text() == 'in the way'
