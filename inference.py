@@ -1,27 +1,40 @@
 """From a network and a test set to detections, their scores, and the files and pictures that show them."""
+import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_folder import read_split_file
 from dataset import Share, UniformSampler, VideoDataset, loader
 from eval.curves import Curves, pick_curves, write_curves
-from eval.detection import Scores, evaluate, format_table, match, scored_subset, to_json, warnings
+from eval.detection import (TIOU, Scores, Threshold, best_threshold, evaluate, format_table, match, scored_subset,
+                            to_json, warnings)
 from eval.files import (Detections, GroundTruth, match_videos, select_videos, subset_name, write_detections,
                         write_detections_csv)
 from eval.localization import LocalizationOptions, localize, predict_classes
-from eval.report import build_report
+from eval.report import addresses, build_report, find_videos
 from model import AICL
-from utils import first_few, number_of, quote, warn, write_text
+from utils import InputError, first_few, number_of, quote, warn, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 Bins = Mapping[str, Sequence[float]]    # of the error diagnosis, see eval.diagnosis
+
+
+class Page(NamedTuple):
+    """How the report page is made."""
+    bins: Bins
+    title: str
+    subtitle: str
+    videos: Path | None        # a folder of video files that the page plays
+    min_score: float | None    # where its score slider begins, at the score of best F1 if None
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,7 @@ class Evaluation:
     detections: Detections
     curves: Curves
     video_accuracy: float | None    # share of labelled videos whose predicted set of classes is the true one, if any is
+    durations: dict[str, float]     # seconds, of the videos whose length is known
 
     def to_json(self) -> dict:
         """What results.json says of it."""
@@ -42,8 +56,15 @@ class Evaluation:
         write_detections_csv(folder / 'detections.csv', self.detections)
         write_curves(folder / 'curves.npz', self.curves)
 
-    def write_report(self, folder: Path, bins: Bins, title: str, subtitle: str) -> None:
-        """Write report.html, where there is something to score."""
+    def write_report(self, folder: Path, page: Page) -> None:
+        """Write report.html."""
+        path = folder / 'report.html'
+        files = find_videos(page.videos, self.detections.videos) if page.videos else {}
+        tiou = self.scores.tiou if isinstance(self, ScoredEvaluation) else TIOU
+        truth = self.truth if isinstance(self, ScoredEvaluation) else None
+        write_text(path, build_report(truth, self.detections, tiou, self.curves, page.bins, page.title, page.subtitle,
+                                      durations=self.durations, videos=addresses(files, path),
+                                      min_score=page.min_score))
 
     def title(self, name: str) -> str:
         found = (f'{name}: {number_of(len(self.detections.scores), "detection")} in '
@@ -64,17 +85,15 @@ class ScoredEvaluation(Evaluation):
     truth: GroundTruth    # what the detections are scored against
     scores: Scores
     localized: Scores     # over the annotated videos that were localized alone
+    threshold: Threshold | None    # the score of best F1 at tIoU 0.5, None where nothing is found
 
     def to_json(self) -> dict:
         localized = to_json(self.localized)
-        return {**to_json(self.scores), 'video_accuracy': self.video_accuracy,
+        threshold = {} if self.threshold is None else {'threshold': self.threshold._asdict()}
+        return {**to_json(self.scores), 'video_accuracy': self.video_accuracy, **threshold,
                 'num_ground_truth_videos': self.scores.num_videos,
                 'localized_only': {name: localized[name] for name in ('average_mAP', 'mAP', 'num_videos')},
                 **super().to_json()}
-
-    def write_report(self, folder: Path, bins: Bins, title: str, subtitle: str) -> None:
-        page = build_report(self.truth, self.detections, self.scores.tiou, self.curves, bins, title)
-        write_text(folder / 'report.html', page)
 
     def show(self, name: str) -> None:
         print(f'\n{self.title(name)}\n{format_table(self.scores)}')
@@ -154,6 +173,21 @@ class Outcome(NamedTuple):
     agnostic: np.ndarray         # (N, T)
 
 
+def allocate_columns(parts: Sequence[Tensor], num_videos: int) -> list[Tensor]:
+    """A column of `num_videos` rows like those of each part, all in one piece of memory on the parts' device."""
+    shapes = [(num_videos, *part.shape[1:]) for part in parts]
+    sizes = [math.prod(shape) for shape in shapes]
+    memory = parts[0].new_empty(sum(sizes))
+    return [piece.view(shape) for piece, shape in zip(memory.split(sizes), shapes)]
+
+
+def bring_columns(table: list[Tensor]) -> list[np.ndarray]:
+    """The columns of `allocate_columns` as arrays, in one transfer where they lie on a GPU."""
+    sizes = [column.numel() for column in table]
+    whole = table[0].as_strided((sum(sizes),), (1,), 0)
+    return [piece.view(column.shape).numpy() for piece, column in zip(whole.cpu().split(sizes), table)]
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """All that an evaluation needs besides the network."""
@@ -163,6 +197,7 @@ class Evaluator:
     batch_size: int
     num_workers: int
     options: LocalizationOptions
+    known_labels: bool           # of a labelled video, localize its labels and no other class
     tiou: list[float]
     share: Share                 # of the videos, that this process takes
     gather: Callable[[Any], list]    # the values of all processes on the first one; nothing elsewhere or alone
@@ -181,18 +216,18 @@ class Evaluator:
         reference = next(model.parameters())
         sampler = UniformSampler(self.test_set.lengths, self.num_segments, self.batch_size, self.share)
         videos: list[int] = []
-        columns: list[np.ndarray] = []
+        table: list[Tensor] = []    # the columns of an Outcome, on the device until all videos are seen
         # quirk: iterating the loader draws one number from torch's global generator, as the reference's evaluation
         # does, and so moves the order of later batches.
         for batch in loader(self.test_set, sampler, self.num_workers, reference.is_cuda):
             out = model(batch.features.to(reference.device, reference.dtype, non_blocking=True))
-            parts = [part.cpu().numpy() for part in (out.video_logits.softmax(dim=1), out.selection, out.cas,
-                                                     out.actionness_aware, out.actionness_agnostic)]
-            # One array a column, filled in place: on ActivityNet a second copy of it would be 0.2 GB.
-            columns = columns or [np.empty((len(self.test_set), *part.shape[1:]), part.dtype) for part in parts]
-            for column, part in zip(columns, parts):
+            parts = (out.video_logits.softmax(dim=1), out.selection, out.cas, out.actionness_aware,
+                     out.actionness_agnostic)
+            table = table or allocate_columns(parts, len(self.test_set))
+            for column, part in zip(table, parts):
                 column[batch.videos] = part
             videos += batch.videos
+        columns = bring_columns(table)
         for others, shares in self.gather((videos, [column[videos] for column in columns])):
             for column, share in zip(columns, shares):
                 column[others] = share
@@ -202,17 +237,21 @@ class Evaluator:
         """Localize, and score where there is something to score."""
         test_set, options = self.test_set, self.options
         num_snippets = np.array(test_set.lengths)
-        found = localize(outcome.selection, outcome.probabilities, num_snippets, options)
+        predicted = predict_classes(outcome.probabilities, options.class_th)
+        labels = np.greater(test_set.labels.numpy(), 0)
+        labelled = np.asarray(labels.any(axis=1))
+        wanted = np.where(labelled[:, None], labels, predicted) if self.known_labels else predicted
+        found = localize(outcome.selection, outcome.probabilities, num_snippets, options, wanted)
         detections = Detections(test_set.names, test_set.class_names, found.video, found.label, found.segments,
                                 found.scores)
-        predicted, labels = predict_classes(outcome.probabilities, options.class_th), test_set.labels.numpy() > 0
         seconds = num_snippets * options.snippet_frames / options.feature_fps / self.num_segments
         curves = pick_curves(test_set.names, test_set.class_names, seconds, num_snippets, outcome.aware,
                              outcome.agnostic, outcome.selection, outcome.cas, keep=predicted | labels)
-        labelled = labels.any(axis=1)
+        durations = {name: seconds for name, seconds in zip(test_set.names, test_set.durations.tolist())
+                     if np.isfinite(seconds)}
         accuracy = float((predicted == labels).all(axis=1)[labelled].mean()) if labelled.any() else None
         if self.truth is None:
-            return Evaluation(detections, curves, accuracy)
+            return Evaluation(detections, curves, accuracy, durations)
 
         scores = localized = evaluate(self.truth, detections, self.tiou)
         has_features = np.zeros(len(self.truth.videos), bool)
@@ -220,4 +259,48 @@ class Evaluator:
         has_features[known[known >= 0]] = True
         if not has_features.all():
             localized = evaluate(select_videos(self.truth, has_features), detections, self.tiou)
-        return ScoredEvaluation(detections, curves, accuracy, self.truth, scores, localized)
+        return ScoredEvaluation(detections, curves, accuracy, durations, self.truth, scores, localized,
+                                best_threshold(self.truth, detections))
+
+
+class Judged(NamedTuple):
+    """An evaluation that is being made, and the weights that it is of."""
+    step: int
+    epoch: int
+    weights: dict[str, Tensor]
+    evaluation: 'Future[Evaluation]'
+
+
+class Judging:
+    """Evaluations on the way of a training: the network looks at once, and is judged beside the steps that follow.
+
+    One at a time is judged, in a thread; `keep` gets each, in their order and in the caller's thread. What a training
+    draws and computes does not depend on when that is. In other processes than the first nothing is judged.
+    """
+
+    def __init__(self, evaluator: Evaluator, keep: Callable[[int, int, Evaluation, dict[str, Tensor]], None]):
+        self.evaluator, self.keep = evaluator, keep
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix='evaluation')
+        self.waiting: list[Judged] = []
+
+    def __enter__(self) -> 'Judging':
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, InputError):    # what was found before bad input is kept
+            self.collect(wait=True)
+        self.thread.shutdown(wait=False, cancel_futures=True)
+
+    def begin(self, step: int, epoch: int, network: AICL) -> None:
+        """Look at the test videos with the weights as they are now."""
+        self.collect(wait=True)    # of two outcomes at once the memory would be too much
+        outcome = self.evaluator.look(network)
+        if self.evaluator.share.rank == 0:
+            weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
+            self.waiting.append(Judged(step, epoch, weights, self.thread.submit(self.evaluator.judge, outcome)))
+
+    def collect(self, wait: bool) -> None:
+        """Keep what has been judged; with `wait` all that is waiting."""
+        while self.waiting and (wait or self.waiting[0].evaluation.done()):
+            judged = self.waiting.pop(0)
+            self.keep(judged.step, judged.epoch, judged.evaluation.result(), judged.weights)

@@ -11,9 +11,9 @@ TEMPERATURE = 0.1    # of every contrastive term
 
 class LossWeights(NamedTuple):
     """Weights of the consistency and contrastive terms; the other terms count once."""
-    modality: float = 5.0
-    contrast: float = 0.01
-    action: float = 0.1
+    modality: float
+    contrast: float
+    action: float
 
 
 class Losses(NamedTuple):
@@ -35,7 +35,7 @@ def multiple_instance(video_logits: Tensor, labels: Tensor) -> Tensor:
     return -(target * F.log_softmax(video_logits, dim=1)).sum(dim=1).mean()
 
 
-def generalized_cross_entropy(attention: Tensor, target: Tensor, q: float = 0.7) -> Tensor:
+def generalized_cross_entropy(attention: Tensor, target: Tensor, q: float) -> Tensor:
     """Noise-tolerant cross entropy of attentions (..., N, T) in [0, 1] against pseudo targets (N, T) in {0, 1}: (...).
 
     Action and background snippets are averaged apart, so that neither outweighs the other
@@ -69,7 +69,7 @@ def contrastive(embeddings: Sequence[Tensor], mined) -> Tensor:
     return -F.log_softmax(logits, dim=-1)[..., 0].sum(dim=(2, 3)).mean(dim=1)
 
 
-def aicl_losses(outputs, mined, labels: Tensor, pseudo_targets: Tensor, weights: LossWeights, q: float = 0.7) -> Losses:
+def aicl_losses(outputs, mined, labels: Tensor, pseudo_targets: Tensor, weights: LossWeights, q: float) -> Losses:
     """All terms and their weighted total for one batch.
 
     `outputs` are the network's (see model.Outputs), `mined` its index sets, `labels` (N, C) multi-hot,

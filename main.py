@@ -8,6 +8,7 @@
 All localize the test videos and, where annotations are there, score the detections. Files go to outputs/NAME.
 """
 import argparse
+import math
 import secrets
 import signal
 import sys
@@ -26,6 +27,7 @@ from eval.detection import check_tiou
 from eval.diagnosis import BINS
 from eval.files import GroundTruth
 from eval.localization import LocalizationOptions
+from eval.subtitles import write_subtitles
 from features import LAYOUTS, MODALITIES
 from utils import (FlagParser, InputError, first_few, is_text, number, number_of, print_block, printable, read_json,
                    run_command, shorten, show_value, warn, write_json)
@@ -34,9 +36,10 @@ from utils import (FlagParser, InputError, first_few, is_text, number, number_of
 # missing folder is answered at once.
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from dataset import VideoDataset
-    from inference import Evaluator
+    from inference import Evaluation, Evaluator
     from model import NetworkOptions
     from run import Checkpoint, PendingLosses, Ranks, Run
     from training import Training, TrainingOptions
@@ -181,6 +184,17 @@ def get_parser() -> FlagParser:
                    help='lower the score of what is suppressed, or drop it')
     inference.flag('--tiou', type=number(float, 1e-9, 1), nargs='+', traits=(LOCALIZE,),
                    help='tIoU thresholds of the mAP')
+    inference.flag('--known_labels', action='store_true', traits=(LOCALIZE,),
+                   help='of a video with labels, localize these and no other class')
+
+    outputs = parser.section('what comes out')
+    outputs.flag('--min_score', type=float, traits=(RESUME, DIFFER),
+                 help='score from which detections are shown in the report and in subtitles; detections.json holds all '
+                      '(without it: that of best F1 on the test videos of the training, where it is known)')
+    outputs.flag('--videos', traits=(RESUME, DIFFER), metavar='DIR',
+                 help='folder of the video files: the report plays them')
+    outputs.flag('--subtitles', choices=('srt', 'vtt'), traits=(RESUME, DIFFER),
+                 help='also write subtitles of every video, to the folder subtitles')
 
     released = parser.section('flags of the released code, accepted so that its command lines work')
     released.flag('--model_name', traits=(RELEASED, RESUME, DIFFER), help='there is one network here')
@@ -319,11 +333,13 @@ def folder_of(args: argparse.Namespace) -> Path:
     return Path(args.output_dir) / args.exp_name
 
 
-def check_data_path(args: argparse.Namespace) -> None:
-    """Raises InputError where there is no such folder."""
+def check_paths(args: argparse.Namespace) -> None:
+    """Raises InputError where a folder is not there."""
     root = Path(args.data_path)
     if not (root.is_dir() or args.inference_only and root.is_file()):
         raise InputError(f'--data_path {args.data_path}: not a folder')
+    if args.videos and not Path(args.videos).is_dir():
+        raise InputError(f'--videos {args.videos}: not a folder')
 
 
 def open_videos(args: argparse.Namespace, split: str, truth: GroundTruth, class_names: list[str],
@@ -339,7 +355,7 @@ def get_evaluator(args: argparse.Namespace, test_set: 'VideoDataset', truth: Gro
     from inference import Evaluator, scored_videos
     scored = scored_videos(args.data_path, truth, test_set)
     return Evaluator(test_set, scored, args.num_segments, args.batch_size, args.num_workers,
-                     pick(LocalizationOptions, args), args.tiou, ranks.share, ranks.gather)
+                     pick(LocalizationOptions, args), args.known_labels, args.tiou, ranks.share, ranks.gather)
 
 
 def describe(args: argparse.Namespace, datasets: 'dict[str, VideoDataset]', device: 'torch.device') -> None:
@@ -371,6 +387,30 @@ def describe_recipe(args: argparse.Namespace) -> list[str]:
                if values[name] != usual[name] and name != 'dataset']
     lines = [f'{args.dataset}: {", ".join(kept)}', RECIPES[args.dataset].source]
     return lines + ([f'changed, in brackets what is usual: {", ".join(changed)}'] if changed else [])
+
+
+def show_detections(evaluation: 'Evaluation', folder: Path, args: argparse.Namespace, title: str,
+                    subtitle: str) -> None:
+    """Write the report page, and subtitles where they are wanted."""
+    from inference import Page
+    min_score = args.min_score if args.min_score is not None else known_threshold(args)
+    videos = Path(args.videos) if args.videos else None
+    evaluation.write_report(folder, Page(BINS[RECIPES[args.dataset].bins], title, subtitle, videos, min_score))
+    if args.subtitles:
+        least = -math.inf if min_score is None else min_score
+        write_subtitles(folder / 'subtitles', evaluation.detections, least, args.subtitles, overwrite=True)
+
+
+def known_threshold(args: argparse.Namespace) -> float | None:
+    """The score of best F1 on the test videos of the run that gave the weights; None where it is not known."""
+    if not args.inference_only:
+        return None
+    path = Path(args.model_file).with_name('results.json')
+    results = read_json(path) if path.is_file() else {}
+    block = results.get(Path(args.model_file).stem) if isinstance(results, dict) else None
+    threshold = block.get('threshold') if isinstance(block, dict) else None
+    score = threshold.get('score') if isinstance(threshold, dict) else None
+    return float(score) if isinstance(score, (int, float)) else None
 
 
 def tell_what_next(args: argparse.Namespace, folder: Path) -> None:
@@ -440,7 +480,7 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
         with run or nullcontext():
             stopped_by = take_steps(training, num_steps, train_set, evaluator, run, ranks, args)
             if not stopped_by:
-                conclude(training, folder, evaluator, run, ranks, args.dataset)
+                conclude(training, folder, evaluator, run, ranks, args)
                 if run:
                     tell_what_next(args, folder)
                 return 0
@@ -469,12 +509,19 @@ def go_on(training: 'Training', state: 'Checkpoint', folder: Path, num_steps: in
 def take_steps(training: 'Training', num_steps: int, train_set: 'VideoDataset', evaluator: 'Evaluator',
                run: 'Run | None', ranks: 'Ranks', args: argparse.Namespace) -> int:
     """Train to the end, with evaluations and checkpoints on the way; the signal that ended it early, else 0."""
+    from inference import Judging
     from run import PendingLosses, StopSignal
+    from training import random_state, set_random_state
+
+    def keep(*found: Any) -> None:
+        if run:
+            keep_evaluation(run, *found)
 
     progress, batches = training.progress, training.batches(train_set, args.num_workers)
     every = args.detection_inf_step if evaluator.truth else 0    # where nothing is scored, the end is soon enough
     pending, fetched, saved = PendingLosses(), time.monotonic(), time.monotonic()
-    with StopSignal() as stop, progress_bar(num_steps, progress.step, ranks.is_first) as bar:
+    with (StopSignal() as stop, progress_bar(num_steps, progress.step, ranks.is_first) as bar,
+          Judging(evaluator, keep) as judging):
         while progress.step < num_steps:
             batch = next(batches)
             terms = training.step(batch)
@@ -491,7 +538,11 @@ def take_steps(training: 'Training', num_steps: int, train_set: 'VideoDataset', 
             if is_last or in_turn or save_now:
                 training.check_finite()
             if is_last or in_turn:
-                evaluate_now(training, evaluator, run, in_turn)
+                generators = random_state()
+                judging.begin(progress.step, progress.epoch, training.network)
+                if not in_turn:    # at the end alone: a longer run, which this one may become, draws nothing here
+                    set_random_state(generators)
+            judging.collect(wait=save_now)
             if run and save_now:
                 run.save(training.state())
                 saved = time.monotonic()
@@ -522,19 +573,10 @@ def log_losses(pending: 'PendingLosses', names: list[str], run: 'Run | None', lo
     bar.set_postfix(words, refresh=False)
 
 
-def evaluate_now(training: 'Training', evaluator: 'Evaluator', run: 'Run | None', in_turn: bool) -> None:
-    """Evaluate the weights as they are, and keep what that gave."""
+def keep_evaluation(run: 'Run', step: int, epoch: int, evaluation: 'Evaluation', weights: 'dict[str, Tensor]') -> None:
+    """Keep what an evaluation found, and say it."""
     from inference import ScoredEvaluation
-    from training import random_state, set_random_state
-
-    generators = random_state()
-    evaluation = evaluator.evaluate(training.network)
-    if not in_turn:    # at the end alone: a longer run, which this one may become, draws nothing here
-        set_random_state(generators)
-    if run is None or evaluation is None:
-        return
-    step = training.progress.step
-    run.keep(step, training.progress.epoch, evaluation, training.network.state_dict())
+    run.keep(step, epoch, evaluation, weights)
     run.draw_in_turn(step, evaluation)
     if isinstance(evaluation, ScoredEvaluation):
         best, accuracy = run.results['best'], run.results['last']['video_accuracy']
@@ -544,7 +586,7 @@ def evaluate_now(training: 'Training', evaluator: 'Evaluator', run: 'Run | None'
 
 
 def conclude(training: 'Training', folder: Path, evaluator: 'Evaluator', run: 'Run | None', ranks: 'Ranks',
-             dataset: str) -> None:
+             args: argparse.Namespace) -> None:
     """Show the best and the last weights side by side; those that this process has not evaluated itself are again."""
     from inference import ScoredEvaluation
     from model import load_weights, read_weights
@@ -566,7 +608,7 @@ def conclude(training: 'Training', folder: Path, evaluator: 'Evaluator', run: 'R
     step, best = run.evaluated['best']
     best.warn()
     chosen = 'best weights, chosen on the test videos' if isinstance(best, ScoredEvaluation) else 'last weights'
-    best.write_report(folder, BINS[RECIPES[dataset].bins], f'{folder.name}: {dataset}, step {step}', chosen)
+    show_detections(best, folder, args, f'{folder.name}: {args.dataset}, step {step}', chosen)
     run.conclude()
 
 
@@ -624,8 +666,7 @@ def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
         if evaluation:
             write_json(folder / 'inference_args.json', arguments_and_versions(vars(args)))
             evaluation.write(folder)
-            evaluation.write_report(folder, BINS[RECIPES[args.dataset].bins], f'{folder.name}: {args.dataset}',
-                                    f'weights {args.model_file}')
+            show_detections(evaluation, folder, args, f'{folder.name}: {args.dataset}', f'weights {args.model_file}')
             write_json(folder / 'results.json', evaluation.to_json())
             evaluation.show(args.model_file)
             evaluation.warn()
@@ -633,13 +674,15 @@ def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     return 0
 
 
-def say_what_is_special(settings: Settings) -> None:
+def say_what_is_special(settings: Settings, advice: str) -> None:
     """Say which settings come from an earlier run, which differ from it, and which flags do nothing."""
     parser, args, source = get_parser(), settings.args, settings.source
     for name in parser.with_trait(RELEASED):
         if name in settings.given:
             purpose = next(action.help for action in parser._actions if action.dest == name)
             print(f'note     --{name} changes nothing: {purpose}')
+    if advice:
+        print(f'note     {advice}')
     if settings.given.get('seed') == -1:
         print(f'note     --seed -1: this run has the seed {args.seed}')
     if source is None:
@@ -662,13 +705,15 @@ def main(argv: list[str] | None = None) -> int:
     args = settings.args
 
     def command() -> int:
-        check_data_path(args)
+        check_paths(args)
         from dataset import has_lost_worker, lost_worker
+        from model import precision_advice
         from run import Ranks, pick_device
         device = pick_device(args.device)
+        advice = precision_advice(args.precision, device)
         ranks = Ranks(device)
         if ranks.is_first:
-            say_what_is_special(settings)
+            say_what_is_special(settings, advice)
         try:
             status = (infer if args.inference_only else train)(args, device, ranks)
         except RuntimeError as error:

@@ -1,6 +1,6 @@
 """The AICL network and the mining of consistent and inconsistent snippets.
 
-    outputs = AICL(feature_dim=1024, num_classes=20)(features)          # features (N, T, 2048), RGB first
+    outputs = AICL(1024, 20, 512, fusion_weight=1 / 3, topk_ratio=8)(features)    # features (N, T, 2048), RGB first
     mined = mine(outputs.actionness_aware, outputs.actionness_agnostic, num_mined=T // 20)
 
 Shapes: N videos, T snippets, C classes, D features a modality, H hidden width, k snippets a class, K mined.
@@ -122,6 +122,7 @@ class ActionnessModule(nn.Module):
                  product_dtype: torch.dtype | None):
         super().__init__()
         self.modalities, self.feature_dim, self.product_dtype = modalities, feature_dim, product_dtype
+        # quirk: no dropout is ever applied; the released code makes such layers and never calls them, so none is here
         # Creation order decides the random initial values: it is the released one.
         self.base_module = nn.Sequential(nn.Conv1d(len(modalities) * feature_dim, hidden_dim, 3, padding=1), nn.ReLU())
         self.cls = nn.Sequential(nn.Conv1d(hidden_dim, num_classes, 1))
@@ -165,8 +166,8 @@ class AICL(nn.Module):
     the parameters' own if None.
     """
 
-    def __init__(self, feature_dim: int, num_classes: int, hidden_dim: int = 512, fusion_weight: float = 1 / 3,
-                 topk_ratio: int = 8, modalities: tuple[str, ...] = ('rgb', 'flow'),
+    def __init__(self, feature_dim: int, num_classes: int, hidden_dim: int, fusion_weight: float,
+                 topk_ratio: int, modalities: tuple[str, ...] = ('rgb', 'flow'),
                  product_dtype: torch.dtype | None = None):
         super().__init__()
         self.actionness_module = ActionnessModule(feature_dim, num_classes, hidden_dim, modalities, product_dtype)

@@ -495,6 +495,7 @@ class Run:
         self.folder, self.own, self.arguments = folder, own, own.args
         self.results: dict[str, dict] = {}                          # 'best' and 'last': what results.json says of them
         self.evaluated: dict[str, tuple[int, Evaluation]] = {}      # of these what this process found itself, by step
+        self.is_written = True                                      # detections and curves are those of the best
         self.drawn = -math.inf                                      # when figures were last drawn
         last_step = state.training.progress['step']
         self.clear(is_new=last_step == 0)
@@ -513,8 +514,10 @@ class Run:
     def __enter__(self) -> 'Run':
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
+            if kind is None or issubclass(kind, InputError):
+                self.rest()
             with self.writing_events():
                 self.board.close()
         except InputError:
@@ -546,8 +549,16 @@ class Run:
         if state.best:
             save(state.best, self.folder / 'best.pt')
 
+    def rest(self) -> None:
+        """Write the detections and curves of the best weights: not at each of a hundred new bests in a row."""
+        if not self.is_written:
+            _, best = self.evaluated['best']
+            best.write(self.folder)
+            self.is_written = True
+
     def save(self, training: TrainingState) -> None:
         """Write a checkpoint of the run at this state of its training."""
+        self.rest()
         best = read_weights(self.folder / 'best.pt') if self.results else None
         write_checkpoint(self.folder, self.own._replace(training=training, results=self.results, best=best))
 
@@ -575,8 +586,7 @@ class Run:
             self.evaluated['best'], self.results['best'] = self.evaluated['last'], self.results['last']
             save(weights, self.folder / 'best.pt')
         self.write_results()
-        if is_best:
-            evaluation.write(self.folder)
+        self.is_written &= not is_best
         if isinstance(evaluation, ScoredEvaluation):
             self.log_metrics(step, epoch, evaluation)
 

@@ -13,22 +13,23 @@ from pathlib import Path
 STARTED = time.perf_counter()
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {
-    'eval.files:read_ground_truth': 'annotations', 'inference:scored_videos': 'annotations',
-    'dataset:VideoDataset.__init__': 'reading features', 'dataset:VideoDataset.sample': 'sampling rows',
-    'main:build_model': 'building the network', 'utils:read_weights': 'building the network',
-    'utils:load_weights': 'building the network',
+    'data_folder:read_annotations': 'annotations', 'inference:scored_videos': 'annotations',
+    'data_folder:find_split': 'reading features', 'dataset:VideoDataset.__init__': 'reading features',
+    'dataset:VideoDataset.sample': 'sampling rows', 'model:build_network': 'building the network',
+    'model:read_weights': 'building the network', 'model:load_weights': 'building the network',
     'model:AICL.forward': 'forward passes', 'losses:aicl_losses': 'losses', 'model:mine': 'losses',
     'model:pseudo_targets': 'losses', 'torch:Tensor.backward': 'backward passes', 'torch:optim.Adam.step': 'optimizer',
-    'inference:evaluate_model': 'rest of the evaluation', 'eval.localization:localize': 'localization',
+    'inference:Evaluator.evaluate': 'rest of the evaluation', 'eval.localization:localize': 'localization',
     'eval.detection:evaluate': 'scoring', 'eval.curves:pick_curves': 'writing', 'eval.curves:write_curves': 'writing',
-    'eval.files:write_detections': 'writing', 'eval.files:write_json': 'writing', 'utils:write_checkpoint': 'writing',
+    'eval.files:write_detections': 'writing', 'eval.files:write_detections_csv': 'writing',
+    'eval.report:build_report': 'the report', 'utils:write_json': 'writing', 'run:write_checkpoint': 'writing',
 }
 
 
 class Clock:
     """Seconds by stage; of nested stages the outer one does not count what the inner one took."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.inner = [0.]
 

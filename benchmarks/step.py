@@ -1,13 +1,21 @@
-"""One training step and one forward pass, alone: what the speed of the network is measured with."""
+"""One training step and one forward pass, alone, against the matrix products that they cannot do without."""
 from collections.abc import Callable
+from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.workloads import Size
-from losses import LossWeights, aicl_losses
-from model import AICL, ActionnessModule, mine, pseudo_targets
+from benchmarks.table import Row, Times, take_turns, timed
+from benchmarks.workloads import ACTIVITYNET, THUMOS14, Size
+from dataset import Batch
+from main import training_options
+from model import ActionnessModule, product_speed
+from training import Training
+
+STEP_TARGETS = {('thumos14', 'fp32'): '<= 1.25 x'}    # of all others 1.5 x
+FORWARD_TARGET = '<= 1.15 x'
 
 
 class ConvolutionModule(ActionnessModule):
@@ -23,68 +31,92 @@ class ConvolutionModule(ActionnessModule):
         return embedding.transpose(1, 2), self.cls(embedding).transpose(1, 2), embeddings, attentions
 
 
-def make_network(size: Size, device: torch.device, precision: str = 'fp32', convolutions: bool = False) -> AICL:
-    """The network in one of main.py's precisions; with `convolutions` by Conv1d layers."""
-    torch.manual_seed(0)
-    torch.set_float32_matmul_precision('high' if precision == 'tf32' else 'highest')
-    model = AICL(size.feature_dim, size.num_classes, size.hidden_dim,
-                 product_dtype=torch.bfloat16 if precision == 'bf16' else None)
+def make_training(size: Size, device: torch.device, *flags: str, convolutions: bool = False) -> Training:
+    """A training as main.py makes it with these flags; with `convolutions` its network computes by Conv1d layers."""
+    args = size.arguments(*flags)
+    training = Training(training_options(args), size.feature_dim, size.num_classes,
+                        [args.num_segments] * args.batch_size, device)
     if convolutions:
-        model.actionness_module.__class__ = ConvolutionModule
-    return model.to(device)
+        training.network.actionness_module.__class__ = ConvolutionModule    # the same parameters
+    return training
 
 
-def make_batch(size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Features (N, T, 2D) and labels (N, C) of one batch, on the device."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.rand(size.batch_size, size.num_segments, 2 * size.feature_dim, generator=generator)
-    labels = F.one_hot(torch.arange(size.batch_size) % size.num_classes, size.num_classes).float()
-    return features.to(device), labels.to(device)
+def make_batch(size: Size, device: torch.device) -> Batch:
+    """One batch that lies on the device."""
+    args, generator = size.arguments(), torch.Generator().manual_seed(0)
+    features = torch.rand(args.batch_size, args.num_segments, 2 * size.feature_dim, generator=generator)
+    labels = F.one_hot(torch.arange(args.batch_size) % size.num_classes, size.num_classes).float()
+    return Batch(features.to(device), labels.to(device), list(range(args.batch_size)), 1.)
 
 
-def training_step(model: AICL, features: Tensor, labels: Tensor, compiled: bool = False) -> Callable[[], Tensor]:
-    """A function that takes one step as the training loop does: forward, losses, backward, Adam."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, weight_decay=5e-4, fused=True)
-    num_mined = max(1, features.shape[1] // 20)
-
-    def losses_of(features: Tensor, labels: Tensor) -> Tensor:
-        outputs = model(features)
-        mined = mine(outputs.actionness_aware, outputs.actionness_agnostic, num_mined)
-        return aicl_losses(outputs, mined, labels, pseudo_targets(outputs, labels), LossWeights())
-
-    losses_of = torch.compile(losses_of) if compiled else losses_of
-
-    def step() -> Tensor:
-        losses = losses_of(features, labels)
-        optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        optimizer.step()
-        return torch.stack(losses).detach()
-
-    return step
+def forward_pass(training: Training, batch: Batch) -> Callable[[], object]:
+    return torch.inference_mode()(lambda: training.network(batch.features))
 
 
-def forward_pass(model: AICL, features: Tensor) -> Callable[[], None]:
-    @torch.inference_mode()
-    def forward() -> None:
-        model(features)
+def products(size: Size, device: torch.device, precision: str = 'fp32') -> dict[str, Callable[[], object]]:
+    """A quarter of a step's arithmetic each: half a forward pass and half the weight gradients, each as one product.
 
-    return forward
-
-
-def product(size: Size, device: torch.device, precision: str = 'fp32', gradient: bool = False) -> Callable[[], None]:
-    """A plain matrix product of a quarter of a step's arithmetic: (N T, 3D) @ (3D, 2H), twice a forward pass.
-
-    With `gradient` that of a weight gradient, (3D, N T) @ (N T, 2H), also twice a step.
+    The operands lie as in the network: (N T, 3D) @ (2H, 3D)^T forward, (N T, 2H)^T @ (N T, 3D) for the gradients.
     """
-    dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
-    rows, width = size.batch_size * size.num_segments, 3 * size.feature_dim
-    left = torch.rand(rows, width, device=device, dtype=dtype)
-    right = torch.rand(rows if gradient else width, 2 * size.hidden_dim, device=device, dtype=dtype)
-    left = left.t() if gradient else left
+    args, dtype = size.arguments(), torch.bfloat16 if precision == 'bf16' else torch.float32
+    rows, width, hidden = args.batch_size * args.num_segments, 3 * size.feature_dim, 2 * args.hidden_dim
+    features, weights, gradient = (torch.rand(shape, device=device, dtype=dtype)
+                                   for shape in ((rows, width), (hidden, width), (rows, hidden)))
+    return {'product': lambda: torch.mm(features, weights.t()), 'gradient': lambda: torch.mm(gradient.t(), features)}
 
-    def multiply() -> None:
-        torch.set_float32_matmul_precision('high' if precision == 'tf32' else 'highest')
-        torch.mm(left, right)
 
-    return multiply
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """Those that main.py takes on this device, without fp64."""
+    if device.type == 'cuda':
+        return 'fp32', 'tf32', 'bf16'
+    has_bf16 = product_speed(torch.bfloat16, device) > product_speed(torch.float32, device)
+    return ('fp32', 'bf16') if has_bf16 else ('fp32',)
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def repeated(call: Callable[[], object], times: int) -> Callable[[], int]:
+    """So many calls one after the other, as a training loop issues them: nothing waits in between."""
+    def calls() -> int:
+        for _ in range(times):
+            call()
+        return times
+
+    return calls
+
+
+def step(data: object, rounds: int, device: torch.device, sizes: tuple[Size, ...] = (THUMOS14, ACTIVITYNET)
+         ) -> list[Row]:
+    """The training step and the forward pass of both recipes in every precision of the device."""
+    return [row for size in sizes for precision in precisions(device)
+            for row in step_rows(size, precision, rounds, device)]
+
+
+def step_rows(size: Size, precision: str, rounds: int, device: torch.device) -> list[Row]:
+    """One recipe in one precision: launched, and by Conv1d layers or, on a GPU, compiled."""
+    batch, name = make_batch(size, device), f'{size.dataset}, {precision}'
+    flags, calls = ('--precision', precision), products(size, device, precision)
+    trainings = {'own': make_training(size, device, *flags)}
+    if device.type == 'cuda':
+        trainings['by `--compile`'] = make_training(size, device, *flags, '--compile')
+    elif precision == 'fp32':
+        trainings['by `Conv1d` layers'] = make_training(size, device, convolutions=True)
+    for variant, training in trainings.items():
+        calls[variant] = partial(training.step, batch)
+        calls[f'{variant} forward'] = forward_pass(training, batch)
+    if device.type == 'cuda':
+        calls = {what: repeated(call, 20) for what, call in calls.items()}
+    times = take_turns(calls, rounds, synchronize)
+    forward, gradients = times['product'].times(2), times['gradient'].times(2)
+    whole = Times(*(np.add(a, b).tolist() for a, b in zip(forward, gradients)))
+    rows = [timed(f'training step, {name}; limit: its products by `torch.mm`', times['own'], whole,
+                  STEP_TARGETS.get((size.dataset, precision), '<= 1.5 x'), size.elsewhere),
+            timed(f'forward pass, {name}; limit: its products by `torch.mm`', times['own forward'], forward,
+                  FORWARD_TARGET)]
+    for variant in list(trainings)[1:]:
+        rows += [timed(f'training step, {name}, {variant}', times[variant], whole),
+                 timed(f'forward pass, {name}, {variant}', times[f'{variant} forward'], forward)]
+    return rows

@@ -24,7 +24,7 @@ class Row(NamedTuple):
     processor: list[float] | None = None
     limit: list[float] | None = None  # what it is compared with in the same rounds, in `unit`
     target: str = ''                  # '<= 0.15 s' for the median, '<= 1.5 x' for the ratio; '' where none is asked for
-    elsewhere: str = ''               # the same of the reference implementation, measured elsewhere
+    elsewhere: str = ''               # how many times as long others took, side by side on another machine
     limit_processor: list[float] | None = None
 
     @property
@@ -39,8 +39,9 @@ class Row(NamedTuple):
     @property
     def processor_ratio(self) -> float | None:
         """The same of processor times, which do not count the time that other work had the processors."""
-        both = self.processor and self.limit_processor
-        return float(np.median(np.divide(self.processor, self.limit_processor))) if both else None
+        if not self.processor or not self.limit_processor:
+            return None
+        return float(np.median(np.divide(self.processor, self.limit_processor)))
 
     @property
     def met(self) -> bool | None:
@@ -49,7 +50,8 @@ class Row(NamedTuple):
         number, unit = self.target.removeprefix('<= ').rsplit(' ', 1)
         if unit not in ('x', self.unit):
             raise ValueError(f'{self.what}: a target in {unit} for a value in {self.unit}')
-        return (self.ratio if unit == 'x' else self.median) <= float(number)
+        measured = self.ratio if unit == 'x' else self.median
+        return measured is not None and measured <= float(number)
 
 
 def timed(what: str, times: Times, limit: Times | None = None, target: str = '', elsewhere: str = '') -> Row:
@@ -104,7 +106,7 @@ def verdict(row: Row) -> str:
 
 def table(rows: list[Row]) -> str:
     """The rows as Markdown; in parentheses ratios of processor times."""
-    head = ['', 'median', 'fastest - slowest', 'processor time', 'limit', 'ratio', 'target', 'reference, elsewhere']
+    head = ['', 'median', 'fastest - slowest', 'processor time', 'limit', 'ratio', 'target', 'others, elsewhere']
     lines = [head, ['---'] * len(head)]
     for row in rows:
         spread = ' - '.join(show(value, row.unit) for value in (min(row.values), max(row.values)))

@@ -7,6 +7,7 @@ costs what it always does, and localization gets about as much to do as with the
 import json
 import os
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,8 @@ from numpy.random import RandomState
 
 from dataset import uniform_rows
 from eval.files import Detections, GroundTruth, in_subset, match_videos, read_ground_truth, select_videos
-from model import AICL
+from main import network_options, parse_args
+from model import build_network
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 SNIPPET_SECONDS = 16 / 25
@@ -25,18 +27,26 @@ VERSION = '1'    # raise it when what is written changes: folders written before
 
 
 class Size(NamedTuple):
-    """How large everything is; the default is THUMOS14 with its recipe."""
-    num_train: int = 200
-    num_test: int = 210
-    num_classes: int = 20
-    feature_dim: int = 1024
-    hidden_dim: int = 512
-    batch_size: int = 16
-    num_segments: int = 750
+    """How large a data set is, and how its runs are started."""
+    dataset: str
+    num_train: int
+    num_test: int
+    num_classes: int
+    feature_dim: int
+    flags: tuple[str, ...] = ()    # beyond the recipe
+    elsewhere: str = ''            # how its training step compares with the released code's (see README.md)
+
+    def command(self) -> list[str]:
+        """The flags of main.py that every run of it needs besides its data and its name."""
+        return ['--dataset', self.dataset, *self.flags]
+
+    def arguments(self, *flags: str) -> Namespace:
+        """All arguments of such a run."""
+        return parse_args([*self.command(), '--data_path', 'none', '--exp_name', 'benchmark', *flags])
 
 
-THUMOS14 = Size()
-ACTIVITYNET = Size(9032, 4427, 200, 1024, 1024, 32, 50)    # the videos of ActivityNet 1.3 that have I3D features
+THUMOS14 = Size('thumos14', 200, 210, 20, 1024, elsewhere='1.4x')
+ACTIVITYNET = Size('activitynet1.3', 9032, 4427, 200, 1024)    # the videos of ActivityNet 1.3 that have I3D features
 
 
 # ---- annotations and detections -------------------------------------------------------------------------------------
@@ -63,7 +73,7 @@ def activitynet_truth(num_videos: int = 4926) -> GroundTruth:
         return select_videos(truth, annotated & in_subset(truth, 'validation'))
     rng = RandomState(13)
     lengths = rng.randint(20, 340, num_videos)
-    return draw_truth(rng, lengths, Size(num_train=0, num_test=num_videos, num_classes=200), 1.5)
+    return draw_truth(rng, lengths, ACTIVITYNET._replace(num_train=0, num_test=num_videos), 1.5)
 
 
 def draw_truth(rng: RandomState, lengths: np.ndarray, size: Size, per_video: float) -> GroundTruth:
@@ -78,6 +88,13 @@ def draw_truth(rng: RandomState, lengths: np.ndarray, size: Size, per_video: flo
                        (np.arange(len(lengths)) % size.num_classes)[video], segments)
 
 
+def known_durations(truth: GroundTruth) -> np.ndarray:
+    """Seconds of each video; up to the end of its last instance where the annotations do not say."""
+    ends = np.zeros(len(truth.videos))
+    np.maximum.at(ends, truth.video, truth.segments[:, 1])
+    return np.where(np.isnan(truth.durations), ends, truth.durations)
+
+
 def draw_detections(truth: GroundTruth, count: int) -> Detections:
     """Detections of the annotated videos: half of them lie near an instance, most have a label of their video."""
     rng = RandomState(count % 2 ** 32)
@@ -86,7 +103,7 @@ def draw_detections(truth: GroundTruth, count: int) -> Detections:
     label = np.where(rng.rand(count) < 0.85, label, rng.randint(0, len(truth.labels), count))
     length = (segments[:, 1] - segments[:, 0]).clip(0.5)
     near = segments + rng.normal(0, 0.3, (count, 2)) * length[:, None]
-    start = rng.rand(count) * truth.durations[video]
+    start = rng.rand(count) * known_durations(truth)[video]
     segments = np.where(rng.rand(count, 1) < 0.5, near, np.stack([start, start + length], axis=1))
     return Detections(truth.videos, truth.labels, video, label, np.sort(segments, axis=1), rng.rand(count))
 
@@ -101,12 +118,29 @@ def repeat_detections(detections: Detections, times: int) -> Detections:
                                segments=np.sort(segments, axis=1), scores=scores)
 
 
+def repeat_videos(truth: GroundTruth, detections: Detections, times: int) -> tuple[GroundTruth, Detections]:
+    """`times` as many videos, each with the instances and the detections of one of the videos given."""
+    def moved(values: np.ndarray, step: int) -> np.ndarray:
+        return np.concatenate([values + i * step for i in range(times)])
+
+    def tiled(*columns: np.ndarray) -> list[np.ndarray]:
+        return [np.concatenate([column] * times) for column in columns]
+
+    videos = [f'{name}_{i}' for i in range(times) for name in truth.videos]
+    durations, labels, segments = tiled(truth.durations, truth.label, truth.segments)
+    many = truth._replace(videos=videos, subsets=truth.subsets * times, durations=durations, label=labels,
+                          segments=segments, video=moved(truth.video, len(truth.videos)))
+    labels, segments, scores = tiled(detections.label, detections.segments, detections.scores)
+    return many, Detections(videos, detections.labels, moved(detections.video, len(truth.videos)), labels, segments,
+                            scores)
+
+
 # ---- features -------------------------------------------------------------------------------------------------------
 
 def smooth_noise(rng: RandomState, length: int, width: int) -> np.ndarray:
     """(length, width) of variance 1 that changes over about three snippets."""
     noise = rng.normal(size=(length + 4, width))
-    return sum(noise[i:i + length] for i in range(5)) / 5 ** 0.5
+    return np.sum([noise[i:i + length] for i in range(5)], axis=0) / 5 ** 0.5
 
 
 def class_curves(rng: RandomState, length: int, actions: list[tuple[int, float, float]], num_classes: int
@@ -115,8 +149,8 @@ def class_curves(rng: RandomState, length: int, actions: list[tuple[int, float, 
     curves = np.zeros((length, num_classes), np.float32)
     time = np.arange(length) + 0.5
     for label in {label for label, _, _ in actions}:
-        inside = sum(((time > start) & (time < end)) for c, start, end in actions if c == label)
-        curves[:, label] = 1 / (1 + np.exp(1.5 - 3 * np.minimum(inside, 1) - 1.2 * smooth_noise(rng, length, 1)[:, 0]))
+        inside = np.any([(time > start) & (time < end) for c, start, end in actions if c == label], axis=0)
+        curves[:, label] = 1 / (1 + np.exp(1.5 - 3 * inside - 1.2 * smooth_noise(rng, length, 1)[:, 0]))
     return curves
 
 
@@ -185,12 +219,13 @@ def thumos14(folder: Path, size: Size = THUMOS14, dtype: type = np.float32) -> P
 def matched_filter(prototypes: dict[str, np.ndarray], size: Size) -> dict:
     """Weights under the released names: one hidden unit a class answers 1 where the class shows clearly."""
     torch.manual_seed(0)
-    state = AICL(size.feature_dim, size.num_classes, size.hidden_dim).state_dict()
+    options = network_options(size.arguments())
+    state = build_network(options, size.feature_dim, size.num_classes, torch.device('cpu')).state_dict()
     for value in state.values():
         value.mul_(0.02)
     classes = torch.arange(size.num_classes)
-    for stream, vectors in prototypes.items():
-        vectors = torch.from_numpy(vectors).float()
+    for stream, patterns in prototypes.items():
+        vectors = torch.from_numpy(patterns).float()
         filters = vectors / vectors.square().sum(dim=1, keepdim=True).clamp(min=1e-6)
         offset = 0.1 * filters.sum(dim=1)    # the mean of the noise is 0.1
         columns = slice(0, size.feature_dim) if stream == 'rgb' else slice(size.feature_dim, None)
@@ -223,18 +258,17 @@ def activitynet(folder: Path, size: Size, mean_length: int = 180) -> Path:
 
 # ---- snippet scores -------------------------------------------------------------------------------------------------
 
-def draw_selection(size: Size = THUMOS14) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_selection(truth: GroundTruth, num_segments: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What localization gets: selection scores (N, T, C) float32, class probabilities (N, C), lengths (N,)."""
-    truth, rng = thumos14_truth(size), RandomState(7)
-    videos = np.flatnonzero(in_subset(truth, 'testing'))
-    lengths = np.array([max(1, int(truth.durations[v] / SNIPPET_SECONDS)) for v in videos])
-    selection = np.empty((len(videos), size.num_segments, size.num_classes), np.float32)
-    probabilities = np.full((len(videos), size.num_classes), 0.001, np.float32)
-    for n, (video, length) in enumerate(zip(videos, lengths)):
+    rng, num_videos, num_classes = RandomState(7), len(truth.videos), len(truth.labels)
+    lengths = np.maximum(1, known_durations(truth) / SNIPPET_SECONDS).astype(int)
+    selection = np.empty((num_videos, num_segments, num_classes), np.float32)
+    probabilities = np.full((num_videos, num_classes), 0.001, np.float32)
+    for video, length in enumerate(lengths.tolist()):
         actions = actions_of(truth, video)
         labels = list({label for label, _, _ in actions})
-        probabilities[n, labels] = 0.97 / len(labels)
-        curves = class_curves(rng, length, actions, size.num_classes)
+        probabilities[video, labels] = 0.97 / len(labels)
+        curves = class_curves(rng, length, actions, num_classes)
         agnostic = curves.max(axis=1, keepdims=True)
-        selection[n] = (curves / 3 + agnostic * 2 / 3)[uniform_rows(length, size.num_segments)]
+        selection[video] = (curves / 3 + agnostic * 2 / 3)[uniform_rows(length, num_segments)]
     return selection, probabilities, lengths

@@ -25,7 +25,7 @@ from eval.files import (
     select_videos,
     subset_name,
 )
-from utils import InputError, Parser, keep_inputs, number_of, quote, run_command, write_json
+from utils import InputError, Parser, keep_inputs, keep_others, number_of, quote, run_command, shorten, write_json
 
 TIOU = tuple(i / 10 for i in range(1, 8))  # the command's thresholds: THUMOS14's 0.1:0.1:0.7
 AVERAGES = {  # what papers report, where all of its thresholds were scored
@@ -330,6 +330,16 @@ def format_table(scores: Scores) -> str:
         'average' + ''.join(f'{name:>9} {100 * value:6.2f}' for name, value in averages(scores).items())])
 
 
+def format_classes(scores: Scores) -> str:
+    """AP in per cent of every class at every threshold, and its mean over them."""
+    names = [shorten(label, 40) for label in scores.labels]
+    width = max(6, *map(len, names))
+    rows = [f'{name:<{width}}' + ''.join(f'{value:7.2f}' for value in 100 * np.append(ap, ap.mean()))
+            for name, ap in zip(names, scores.ap)]
+    heads = [*map(tiou_key, scores.tiou), 'mean']
+    return '\n'.join(['', f'{"AP (%)":<{width}}' + ''.join(f'{head:>7}' for head in heads), *rows])
+
+
 def warnings(scores: Scores) -> list[str]:
     """A line each for detections in unknown videos and of unknown labels, if there are any."""
     lines, total = [], scores.num_predictions
@@ -350,7 +360,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--subset', metavar='NAME', help='what to score (default: that of the videos with detections)')
     parser.add_argument('--tiou', type=float, nargs='+', default=TIOU, metavar='T',
                         help='thresholds (default: those of THUMOS14, 0.1 0.2 ... 0.7; ActivityNet: 0.5 0.55 ... 0.95)')
+    parser.add_argument('--classes', action='store_true', help='also print the AP of every class')
     parser.add_argument('--output', metavar='FILE', help='also write the results there, as JSON')
+    parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no such results')
     args = parser.parse_args(arguments)
     return run_command(lambda: score_file(args))
 
@@ -358,6 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def score_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     keep_inputs([args.ground_truth, args.detections], args.output)
+    if not args.overwrite:
+        keep_others(args.output, r'{\s*"average_mAP"')
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
     scores = evaluate(truth, detections, args.tiou)
@@ -366,6 +380,8 @@ def score_file(args: argparse.Namespace) -> None:
     if args.output:
         write_json(args.output, to_json(scores))
     print(f'subset {truth.subsets[0]!a}:', format_table(scores), flush=True)
+    if args.classes:
+        print(format_classes(scores), flush=True)
 
 
 if __name__ == '__main__':

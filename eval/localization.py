@@ -1,4 +1,4 @@
-"""From snippet scores to detections: runs above thresholds, outer-inner contrast and NMS, for all videos at once.
+"""From snippet scores to detections: spans above thresholds, outer-inner contrast and NMS, for all videos at once.
 
 The order of the steps and every quirk are those of the released code. Nothing here knows the network or the data set.
 """
@@ -11,20 +11,20 @@ CHUNK_SAMPLES = 2 ** 17                  # upsampled scores held at once, about 
 
 
 class LocalizationOptions(NamedTuple):
-    """What steers the localization; the values are those of the THUMOS14 recipe."""
-    class_th: float = 0.25               # classes of at least this probability are localized
-    scale: int = 24                      # samples a snippet after upsampling
-    oic_margin: float = 0.2              # outer region on each side, as a share of the run's length; not negative
-    oic_class_weight: float = 0.2        # weight of the class probability in a run's score
-    nms_thresh: float = 0.4              # runs that overlap a better one by this much or more are suppressed
-    nms_alpha: float = 0.35              # soft NMS multiplies their scores by exp(-overlap^2 / nms_alpha)
-    soft_nms: bool = True                # False: suppressed runs are dropped
-    feature_fps: float = 25.0            # video frames a second when the features were made
-    snippet_frames: int = 16             # video frames a snippet
+    """What steers the localization; see the recipes for values."""
+    class_th: float                  # classes of at least this probability are localized
+    scale: int                       # samples a snippet after upsampling
+    oic_margin: float                # outer region on each side, as a share of the span's length; not negative
+    oic_class_weight: float          # weight of the class probability in a span's score
+    nms_thresh: float                # spans that overlap a better one by this much or more are suppressed
+    nms_alpha: float                 # soft NMS multiplies their scores by exp(-overlap^2 / nms_alpha)
+    soft_nms: bool                   # False: suppressed spans are dropped
+    feature_fps: float               # video frames a second when the features were made
+    snippet_frames: int              # video frames a snippet
 
 
-class Runs(NamedTuple):
-    """R maximal runs of samples at or above a threshold, sorted by row, then threshold, then time."""
+class Spans(NamedTuple):
+    """R maximal spans of samples at or above a threshold, sorted by row, then threshold, then time."""
     row: np.ndarray                      # (R,) int64
     start: np.ndarray                    # (R,) int64, first sample
     end: np.ndarray                      # (R,) int64, one past the last sample
@@ -66,20 +66,20 @@ def upsample(rows: np.ndarray, scale: float) -> np.ndarray:
     return samples
 
 
-def find_runs(samples: np.ndarray, margin: float) -> Runs:
-    """Find all runs at all thresholds, and how much each stands out from its surroundings (outer-inner contrast).
+def find_spans(samples: np.ndarray, margin: float) -> Spans:
+    """Find all spans at all thresholds, and how much each stands out from its surroundings (outer-inner contrast).
 
-    samples (R, M) float64; the surroundings are `margin` times the run's length on each side. Source: released code.
+    samples (R, M) float64; the surroundings are `margin` times the span's length on each side. Source: released code.
     """
     num_rows, num_samples = samples.shape
     inside = samples[:, None] >= THRESHOLDS[:, None]                               # (R, thresholds, M)
     edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))           # start, end, start, end, ...
     start, end = (edges % (num_samples + 1)).reshape(-1, 2).T
-    cell = edges[::2] // (num_samples + 1)                                         # row and threshold of each run
+    cell = edges[::2] // (num_samples + 1)                                         # row and threshold of each span
     found = (end > 1) | (np.bincount(cell)[cell] > 1)       # quirk: sample 0, alone at a threshold, gives nothing
     row, start, end = cell[found] // len(THRESHOLDS), start[found], end[found]
 
-    # Means are differences of prefix sums. Roundings before a run cancel, so that the error stays about 1e-12.
+    # Means are differences of prefix sums. Roundings before a span cancel, so that the error stays about 1e-12.
     prefix = np.zeros((num_rows, num_samples + 1))
     np.cumsum(samples, axis=1, out=prefix[:, 1:])
     reach = margin * (end - start)
@@ -88,7 +88,7 @@ def find_runs(samples: np.ndarray, margin: float) -> Runs:
     at_start, at_end = prefix[row, start], prefix[row, end]
     outer_sum = (at_start - prefix[row, outer_start]) + (prefix[row, outer_end] - at_end)
     outer_size = (start - outer_start) + (outer_end - end)                         # may be 0; then the sum is 0, too
-    return Runs(row, start, end, (at_end - at_start) / (end - start) - outer_sum / np.maximum(outer_size, 1))
+    return Spans(row, start, end, (at_end - at_start) / (end - start) - outer_sum / np.maximum(outer_size, 1))
 
 
 def suppress(group: np.ndarray, segments: np.ndarray, scores: np.ndarray, thresh: float, alpha: float
@@ -117,22 +117,22 @@ def suppress(group: np.ndarray, segments: np.ndarray, scores: np.ndarray, thresh
 
 
 def localize(selection: np.ndarray, class_probs: np.ndarray, num_snippets: np.ndarray,
-             options: LocalizationOptions = LocalizationOptions()) -> Proposals:
-    """Localize the predicted classes of N videos.
+             options: LocalizationOptions, classes: np.ndarray | None = None) -> Proposals:
+    """Localize the predicted classes of N videos, or the given `classes` (N, C) bool of each.
 
     selection (N, T, C): a score for each sampled snippet and class, any float type, computed with in float64;
-    class_probs (N, C); num_snippets (N,): the snippets L that each video really has. Runs of equal score come in the
-    order of their thresholds, then of time. Memory grows with the number of runs only. Source: released code.
+    class_probs (N, C); num_snippets (N,): the snippets L that each video really has. Spans of equal score come in the
+    order of their thresholds, then of time. Memory grows with the number of spans only. Source: released code.
     """
-    video, label = np.nonzero(predict_classes(class_probs, options.class_th))
+    video, label = np.nonzero(predict_classes(class_probs, options.class_th) if classes is None else classes)
     num_sampled = selection.shape[1]
     step = max(1, int(CHUNK_SAMPLES / (num_sampled * options.scale)))
     chunks = []
     for first in range(0, max(1, len(video)), step):            # one empty chunk if there is no video
         some = slice(first, first + step)
         rows = selection[video[some], :, label[some]].astype(np.float64)           # (step, T)
-        runs = find_runs(upsample(rows, options.scale), options.oic_margin)
-        chunks.append(runs._replace(row=first + runs.row))
+        spans = find_spans(upsample(rows, options.scale), options.oic_margin)
+        chunks.append(spans._replace(row=first + spans.row))
     row, start, end, contrast = map(np.concatenate, zip(*chunks))
 
     scores = contrast + options.oic_class_weight * class_probs[video, label].astype(np.float64)[row]

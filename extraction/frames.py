@@ -21,8 +21,7 @@ from av.video.stream import VideoStream
 
 from utils import InputError, number_of, shorten, warn
 
-BILINEAR = 'bilinear+accurate_rnd+full_chroma_int'    # the latter two: as exact as FFmpeg converts colours
-MISSING = 0.1                                         # share of the promised length without which a video is cut off
+MISSING = 0.1    # share of the promised length without which a video is cut off
 MEND = 'download it again, or mend it (ffmpeg -i OLD -c:v libx264 NEW.mp4)'
 
 
@@ -166,7 +165,7 @@ def build_graph(stream: VideoStream, first: av.VideoFrame, fps: float, resize: s
             height, width = target_size(resize, height, width)
         else:
             width, height = target_size(resize, width, height)
-        filters += [('scale', f'{width}:{height}:flags={BILINEAR}'), ('format', 'rgb24')]
+        filters += [('scale', f'{width}:{height}:flags=bilinear'), ('format', 'rgb24')]
         filters += [(name, 'dir=cclock_flip' if name == 'transpose' else '') for name in turns]
     graph = Graph()
     last = graph.add_buffer(template=stream, width=first.width, height=first.height, format=first.format,

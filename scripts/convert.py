@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data_folder import listed_videos
+from data_folder import find_members, no_annotations
 from eval.files import GroundTruth, match_videos, read_ground_truth
 from utils import (InputError, Parser, first_few, number_of, print_block, quote, read_bytes, run_command, shorten,
                    write_bytes, write_json, write_text)
@@ -193,23 +193,24 @@ def has_time_first(shapes: list[tuple[int, ...]], stream: str) -> bool:
     return len(second) == 1
 
 
-def choose_videos(folder: Path, truth: GroundTruth | None, videos: list[str]) -> dict[str, list[str]]:
+def choose_videos(folder: Path, truth: GroundTruth, videos: list[str]) -> dict[str, list[str]]:
     """The `videos` of each split, by lists in the source folder, else by the subsets of the annotations.
 
     Without either, all are tested.
     """
     chosen: dict[str, list[str]] = {}
     for split in ('train', 'test'):
-        if truth is None and not (folder / f'split_{split}.txt').is_file():
+        if not truth.labels and not (folder / f'split_{split}.txt').is_file():
             chosen[split] = videos if split == 'test' else []
             continue
-        source, listed = listed_videos(folder, split, truth)
-        if listed is None:    # the annotations have one subset alone
-            listed = [video for video in videos if video not in chosen['train']]
-        index = match_videos(listed, videos)
-        chosen[split] = [videos[i] for i in index.tolist() if i >= 0]
-        if missing := [name for name, i in zip(listed, index.tolist()) if i < 0]:
-            print_block(split, [f'{number_of(len(missing), "video")} by {source} without features, left out: '
+        members = find_members(folder, split, truth)
+        if members is None:    # the annotations have one subset alone
+            chosen[split] = [video for video in videos if video not in chosen['train']]
+            continue
+        index = match_videos(members.names, videos).tolist()
+        chosen[split] = [videos[i] for i in index if i >= 0]
+        if missing := [name for name, i in zip(members.names, index) if i < 0]:
+            print_block(split, [f'{number_of(len(missing), "video")} by {members.source} without features, left out: '
                                 f'{first_few(missing)}'])
     if unused := [video for video in videos if video not in {*chosen['train'], *chosen['test']}]:
         print_block('unused', [f'{number_of(len(unused), "video")} that belong to no split: {first_few(unused)}'])
@@ -262,7 +263,7 @@ def convert(source: Path, dest: Path, annotations: Path | None, copy: bool) -> N
             annotations = annotations or source.with_name(source.name.partition('-')[0] + '-Annotations')
             features, ground_truth = read_wtalc(source, annotations)
             write_json(new / 'gt.json', ground_truth)
-        truth = read_ground_truth(new / 'gt.json') if (new / 'gt.json').exists() else None
+        truth = read_ground_truth(new / 'gt.json') if (new / 'gt.json').exists() else no_annotations()
         videos = list(dict.fromkeys(feature.video for feature in features))
         streams = describe({feature.stream for feature in features})
         print_block('found', [f'{streams} of {number_of(len(videos), "video")}',

@@ -40,7 +40,7 @@ def watched(function, name):
     return call
 
 run.write_checkpoint = watched(run.write_checkpoint, 'checkpoint')
-inference.Evaluator.evaluate = watched(inference.Evaluator.evaluate, 'evaluation')
+inference.Evaluator.look = watched(inference.Evaluator.look, 'evaluation')
 main.keep_evaluation = watched(main.keep_evaluation, 'results')
 main.start_run = watched(main.start_run, 'start')
 sys.exit(main.main(sys.argv[2:]))

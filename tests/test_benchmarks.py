@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bench, cpu, cuda, stages, workloads
-from benchmarks.step import make_batch, make_network, product, training_step
+from benchmarks import bench, cpu, cuda, stages, step, workloads
+from benchmarks.step import make_batch, make_training, products
 from benchmarks.table import Row, Times, show, table, take_turns, timed
 from benchmarks.workloads import Size
+from data_folder import find_split
 from dataset import VideoDataset
 from eval.detection import evaluate
 from eval.files import in_subset, read_ground_truth
 from main import main
 
 CPU = torch.device('cpu')
-TINY = Size(num_train=5, num_test=4, num_classes=3, feature_dim=8, hidden_dim=6, batch_size=2, num_segments=40)
+TINY = Size('thumos14', num_train=5, num_test=4, num_classes=3, feature_dim=8,
+            flags=('--hidden_dim', '6', '--batch_size', '2', '--num_segments', '40'))
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ def test_a_folder_is_written_once_and_its_data_fit_the_recipe(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['data']
     truth = read_ground_truth(folder / 'gt.json')
     for split, count in (('train', 5), ('test', 4)):
-        videos = VideoDataset(folder, split, truth, truth.labels)
+        videos = VideoDataset(find_split(folder, split, truth, truth.labels, ('rgb', 'flow')), 'ram')
         assert len(videos) == count and videos.feature_dim == 8 and videos.labels.any(dim=1).all()
 
 
@@ -147,37 +149,54 @@ def test_repeated_detections_score_alike():
     assert 0 < once < 1 and evaluate(truth, four, [0.5]).average > 0
 
 
+def test_no_detection_lies_at_nan_where_a_duration_is_not_known():
+    truth = workloads.activitynet_truth(50)
+    truth.durations[::3] = np.nan
+    detections = workloads.draw_detections(truth, 500)
+    assert np.isfinite(detections.segments).all()
+    for video in range(0, 50, 3):    # then they lie before the end of its last instance, or by an instance
+        last = truth.segments[truth.video == video].max()
+        assert (detections.segments[detections.video == video, 0] < last).all()
+
+
+def test_ten_times_the_videos_have_ten_times_the_detections_and_the_same_map():
+    truth = workloads.activitynet_truth(50)
+    detections = workloads.draw_detections(truth, 500)
+    truths, more = workloads.repeat_videos(truth, detections, 10)
+    assert len(set(truths.videos)) == len(truths.durations) == len(truths.subsets) == 500 and len(more.scores) == 5000
+    assert more.video.max() == truths.video.max() == 499
+    once, ten = (evaluate(*pair, [0.5]) for pair in ((truth, detections), (truths, more)))
+    assert ten.average == pytest.approx(once.average, abs=1e-2)    # equal scores follow each other in another order
+
+
 # ---- the step -------------------------------------------------------------------------------------------------------
 
 def test_both_formulations_are_the_same_network():
-    features, labels = make_batch(TINY, CPU)
-    own, layers = (make_network(TINY, CPU, convolutions=convolutions) for convolutions in (False, True))
-    assert type(own.actionness_module) is not type(layers.actionness_module)
-    for a, b in zip(own(features), layers(features)):
+    batch = make_batch(TINY, CPU)
+    own, layers = (make_training(TINY, CPU, convolutions=convolutions) for convolutions in (False, True))
+    assert type(own.network.actionness_module) is not type(layers.network.actionness_module)
+    for a, b in zip(own.network(batch.features), layers.network(batch.features)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(training_step(own, features, labels)(), training_step(layers, features, labels)(),
-                               rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(own.step(batch), layers.step(batch), rtol=1e-4, atol=1e-5)
 
 
 def test_a_step_lowers_the_loss():
-    features, labels = make_batch(TINY, CPU)
-    step = training_step(make_network(TINY, CPU), features, labels)
-    losses = [step()[0].item() for _ in range(20)]
+    training, batch = make_training(TINY, CPU), make_batch(TINY, CPU)
+    losses = [training.step(batch)[0].item() for _ in range(20)]
     assert losses[-1] < losses[0]
 
 
 def test_four_products_are_a_step():
     """The limit's arithmetic: a forward pass and the weight gradients take two products each, of 2 x 3D x 2H x NT."""
-    with FlopCounterMode(display=False) as counter:
-        product(TINY, CPU)()
-    one = counter.get_total_flops()
-    with FlopCounterMode(display=False) as counter:
-        product(TINY, CPU, gradient=True)()
-    assert counter.get_total_flops() == one
-    rows, width, hidden = TINY.batch_size * TINY.num_segments, TINY.feature_dim, TINY.hidden_dim
-    assert one == 2 * rows * 3 * width * 2 * hidden
+    operations = []
+    for call in products(TINY, CPU).values():
+        with FlopCounterMode(display=False) as counter:
+            call()
+        operations.append(counter.get_total_flops())
+    args = TINY.arguments()
+    rows, width, hidden = args.batch_size * args.num_segments, TINY.feature_dim, args.hidden_dim
     base, attentions = 2 * rows * 3 * (2 * width) * hidden, 2 * (2 * rows * 3 * width * hidden)
-    assert 2 * one == base + attentions
+    assert operations == [(base + attentions) / 2] * 2
 
 
 # ---- every group ----------------------------------------------------------------------------------------------------
@@ -199,20 +218,37 @@ def drawn(monkeypatch, tmp_path):
 
 def test_scoring(drawn, monkeypatch):
     monkeypatch.setattr(cpu, 'NUM_DETECTIONS', 300)
+    monkeypatch.setattr(cpu, 'NUM_ACTIVITYNET', 1000)
     few = workloads.activitynet_truth(20)
     monkeypatch.setattr(workloads, 'activitynet_truth', lambda: few)
     rows = cpu.scoring(drawn, 1, CPU)
-    rows_of('scoring', rows, 5)
+    rows_of('scoring', rows, 8)
     assert rows[1].limit == [4 * rows[0].values[0]] and rows[2].limit == [16 * rows[0].values[0]]
+    assert rows[4].limit == [10 * rows[3].values[0]] and '10,000 detections' in rows[4].what
+    assert rows[6].values[0] > 2 * rows[5].values[0]
     assert '300 detections' in rows[0].what
 
 
-def test_localization_loading_and_step(drawn):
-    rows_of('localization', cpu.localization(drawn, 1, CPU, TINY), 1)
+def test_localization_loading_and_step(drawn, monkeypatch):
+    few = workloads.activitynet_truth(20)
+    monkeypatch.setattr(workloads, 'activitynet_truth', lambda: few)
+    rows = cpu.localization(drawn, 1, CPU, (TINY, workloads.ACTIVITYNET))
+    rows_of('localization', rows, 5)
+    assert rows[2].limit == [10 * rows[1].values[0]] and rows[4].values[0] > rows[3].values[0]
     rows_of('loading', cpu.loading(drawn, 1, CPU, TINY), 4)
-    rows = cpu.step(drawn, 1, CPU, TINY)
-    rows_of('step', rows, 4)
-    assert rows[0].limit[0] == 2 * rows[2].limit[0]
+    monkeypatch.setattr(step, 'precisions', lambda device: ('fp32', 'bf16'))
+    other = TINY._replace(dataset='activitynet1.3')
+    rows = step.step(drawn, 1, CPU, (TINY, other))
+    rows_of('step', rows, 12)
+    assert rows[0].limit[0] > rows[1].limit[0]    # of a step more than of its forward pass
+    assert [row.target for row in rows if row.what.startswith('training step')] == [
+        '<= 1.25 x', '', '<= 1.5 x', '<= 1.5 x', '', '<= 1.5 x']
+
+
+def test_bf16_is_measured_where_the_processor_has_it(monkeypatch):
+    for faster in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(step, 'product_speed', lambda dtype, device: 2. if dtype == faster else 1.)
+        assert ('bf16' in step.precisions(CPU)) == (faster == torch.bfloat16)
 
 
 def test_whole_processes_and_the_table_that_they_write(drawn, monkeypatch):
@@ -235,10 +271,10 @@ def test_whole_processes_and_the_table_that_they_write(drawn, monkeypatch):
 
 def test_what_is_measured_on_a_gpu_runs_here_too(drawn, monkeypatch):
     monkeypatch.setattr(torch, 'compile', lambda function: function)
-    monkeypatch.setattr(cuda, 'PRECISIONS', ('fp32', 'bf16'))
+    monkeypatch.setattr(cuda, 'precisions', lambda device: ('fp32',))
     monkeypatch.setattr(cuda, 'run', lambda *command: float(main(list(map(str, command[2:])))))    # saves the imports
-    rows_of('step', cuda.step(drawn, 1, CPU, TINY), 6)
-    rows_of('schedule', cuda.schedule(drawn, 1, CPU, TINY, epochs=1), 4)
+    rows_of('schedule', cuda.schedule(drawn, 1, CPU, TINY, epochs=1), 2)
+    monkeypatch.setattr(cuda, 'precisions', lambda device: ('fp32', 'bf16'))
     rows = cuda.agreement(drawn, 1, CPU, TINY, steps=2)
     rows_of('agreement', rows, 2)
     assert rows[0].values == [0.] and rows[0].met and 0 < rows[1].values[0] < 5    # the same device; another precision

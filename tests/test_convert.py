@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import dataset
-from data_folder import find_split
-from eval.files import read_ground_truth
+from data_folder import find_split, read_annotations
 from scripts import convert
 from utils import InputError, run_command
 
@@ -53,10 +52,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def check(dest: Path) -> None:
     """The converted folder trains: both splits, labels and every number of every feature are as they were."""
-    truth = read_ground_truth(dest / 'gt.json')
+    truth = read_annotations(dest)
     for split, names in (('train', TRAIN), ('test', TEST)):
         found = find_split(dest, split, truth, truth.labels, ('rgb', 'flow'))
-        assert tuple(found.names) == names and found.source == f'split_{split}.txt'
+        assert tuple(found.names) == names and found.members.source == f'split_{split}.txt' and not found.problems
         for name, file in zip(found.names, found.files):
             out = np.empty((LENGTHS[name], 2 * WIDTH), np.float32)
             file.read(slice(None), out)
@@ -160,13 +159,15 @@ def test_without_annotations_all_videos_are_tested(tmp_path, capsys):
     convert.convert(source, tmp_path / 'data', None, copy=False)
     assert 'all are tested' in capsys.readouterr().out
     assert not (tmp_path / 'data' / 'gt.json').exists() and not (tmp_path / 'data' / 'split_train.txt').exists()
-    assert find_split(tmp_path / 'data', 'test', None, [], ('rgb', 'flow')).names == sorted(LENGTHS)
+    found = find_split(tmp_path / 'data', 'test', read_annotations(tmp_path / 'data'), [], ('rgb', 'flow'))
+    assert found.names == sorted(LENGTHS) and not found.problems
 
 
 def test_one_stream_alone_is_kept_as_one(tmp_path):
     save(tmp_path / 'x', {f'{name}_flow': arrays['flow'] for name, arrays in halves().items()})
     convert.convert(tmp_path / 'x', tmp_path / 'data', None, copy=False)
-    assert find_split(tmp_path / 'data', 'test', None, [], ('flow',)).names == sorted(LENGTHS)
+    found = find_split(tmp_path / 'data', 'test', read_annotations(tmp_path / 'data'), [], ('flow',))
+    assert found.names == sorted(LENGTHS) and not found.problems
 
 
 @pytest.mark.parametrize('shapes, time_first', [

@@ -1,14 +1,17 @@
 """What runs on a GPU gives what runs on a CPU. Skipped where there is no CUDA device."""
 import csv
 import json
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_main import words, write_data
 
 import main
-from benchmarks.step import forward_pass, make_batch, make_network, training_step
+from benchmarks.step import forward_pass, make_batch, make_training
 from benchmarks.workloads import THUMOS14
+from extraction.i3d import CHANNELS, I3D, build_i3d, read_weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 
@@ -42,8 +45,8 @@ def test_the_first_steps_on_a_gpu_are_those_on_a_cpu(data, tmp_path, cache):
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_neither_a_step_nor_a_forward_pass_waits_for_the_gpu(precision):
     device = torch.device('cuda')
-    model, (features, labels) = make_network(THUMOS14, device, precision), make_batch(THUMOS14, device)
-    calls = training_step(model, features, labels), forward_pass(model, features)
+    training, batch = make_training(THUMOS14, device, '--precision', precision), make_batch(THUMOS14, device)
+    calls = partial(training.step, batch), forward_pass(training, batch)
     for call in calls:    # once unwatched, as the libraries that it loads may wait
         call()
     torch.cuda.set_sync_debug_mode('error')
@@ -51,7 +54,7 @@ def test_neither_a_step_nor_a_forward_pass_waits_for_the_gpu(precision):
         for call in calls:
             call()
         with pytest.raises(RuntimeError, match='synchronizing'):
-            labels[0, 0].item()
+            batch.labels[0, 0].item()
     finally:
         torch.cuda.set_sync_debug_mode('default')
 
@@ -78,3 +81,30 @@ def test_a_run_on_a_gpu_goes_on(data, tmp_path):
     whole = run(data, tmp_path / 'whole', 'cuda', '--num_steps', 8)
     for ours, theirs in zip(losses(whole), losses(tmp_path / 'run')):
         assert theirs == pytest.approx(ours, rel=1e-3)
+
+
+@pytest.mark.parametrize('modality', ['rgb', 'flow'])
+@pytest.mark.parametrize('precision, near', [('fp32', 1e-4), ('bf16', 0.05)])
+def test_i3d_on_a_gpu_gives_the_features_of_a_cpu(tmp_path, modality, precision, near):
+    torch.manual_seed(0)
+    torch.save(I3D(modality).state_dict(), tmp_path / 'weights.pt')
+    weights = read_weights(tmp_path / 'weights.pt', modality)
+    clips = 2 * torch.rand(3, CHANNELS[modality], 24, 224, 224) - 1
+    exact = build_i3d(weights)(clips)
+    found = build_i3d(weights, device='cuda', precision=precision)(clips.cuda())
+    assert found.device.type == 'cuda' and found.dtype == torch.float32 and found.shape == (3, 2, 1024)
+    assert (found.cpu() - exact).norm() < near * exact.norm()
+
+
+def test_tvl1_on_a_gpu_is_that_on_a_cpu():
+    pytest.importorskip('cv2', reason='needs OpenCV: pip install -r requirements-video.txt')
+    from extraction.flow import torch_tvl1
+    torch.manual_seed(0)
+    coarse = torch.rand(1, 1, 24, 32) * 255
+    texture = F.interpolate(coarse, size=(120, 160), mode='bicubic').clamp(0, 255).byte()[0, 0]
+    firsts = texture[None, 20:84, 20:100].repeat(3, 1, 1)
+    seconds = torch.stack([texture[20:84, 20:100], texture[19:83, 18:98], texture[24:88, 14:94]])
+    exact = torch_tvl1(firsts, seconds)
+    found = torch_tvl1(firsts.cuda(), seconds.cuda())
+    assert found.device.type == 'cuda' and found.shape == (3, 64, 80, 2)
+    assert (found.cpu() - exact).abs().mean() < 0.03

@@ -438,6 +438,20 @@ def test_the_command(files, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['detections.json', 'gt.json', 'results.json']
 
 
+def test_the_command_prints_classes(files, capsys):
+    assert main([*files, '--tiou', '0.5', '0.65', '--classes']) == 0
+    table = [line.split() for line in capsys.readouterr().out.split('\n\n')[1].splitlines()]
+    assert table == [['AP', '(%)', '0.5', '0.65', 'mean'], ['x', '100.00', '0.00', '50.00'], ['y', *['0.00'] * 3]]
+
+
+def test_results_of_another_kind_are_not_written_over(files, tmp_path, capsys):
+    output = tmp_path / 'results.json'
+    output.write_text('{"best": {"step": 1}}')  # of a training run
+    assert main([*files, '--output', str(output)]) == 2
+    assert 'another kind' in capsys.readouterr().err and output.read_text() == '{"best": {"step": 1}}'
+    assert main([*files, '--output', str(output), '--overwrite']) == main([*files, '--output', str(output)]) == 0
+
+
 def test_the_command_scores_another_subset_and_warns(files, capsys):
     assert main([*files, '--subset', 'Training']) == 0
     out, err = capsys.readouterr()

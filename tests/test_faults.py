@@ -225,7 +225,7 @@ def spoil(value):
 @pytest.mark.parametrize('value', [np.nan, pytest.param(np.inf, marks=pytest.mark.long)])
 def test_a_loss_that_is_not_finite(data, tmp_path, log, expected, value):
     folder = tmp_path / 'run'
-    broken = Call('inference.Evaluator.evaluate', 2, Do(spoil, value))
+    broken = Call('inference.Evaluator.look', 2, Do(spoil, value))
     # The step looks its loss up in `training`, so it is spoiled from step 5 on.
     assert status(start(command(data, folder), log, broken, checkpoint_seconds=0)) == 2
     message = error_of(log)

@@ -28,7 +28,7 @@ from run import Checkpoint, digest, read_checkpoint, write_checkpoint
 from training import TrainingState
 from utils import InputError
 
-MODEL = AICL(2, 2, 3)
+MODEL = AICL(2, 2, 3, 1 / 3, 8)
 MAX_SECONDS, MAX_BYTES = 10, 1e9    # for one input; that all may add to the process, hypothesis' own included
 
 
@@ -98,7 +98,7 @@ def read_feature(path):
 def read_network(path):
     state = read_weights(path)
     num_classes_of(state, path)
-    load_weights(AICL(2, 2, 3), state, path)
+    load_weights(AICL(2, 2, 3, 1 / 3, 8), state, path)
 
 
 def read_last(path):

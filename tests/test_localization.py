@@ -7,9 +7,11 @@ from hypothesis.extra.numpy import arrays
 from scipy.interpolate import interp1d
 
 from eval import localization
-from eval.localization import LocalizationOptions, find_runs, localize, predict_classes, suppress, upsample
+from eval.localization import LocalizationOptions, find_spans, localize, predict_classes, suppress, upsample
 
-SECOND = LocalizationOptions(scale=1, feature_fps=16)     # with L = T, a sample is a snippet and lasts one second
+THUMOS14 = LocalizationOptions(class_th=0.25, scale=24, oic_margin=0.2, oic_class_weight=0.2, nms_thresh=0.4,
+                               nms_alpha=0.35, soft_nms=True, feature_fps=25, snippet_frames=16)
+SECOND = THUMOS14._replace(scale=1, feature_fps=16)     # with L = T, a sample is a snippet and lasts one second
 
 
 def slow_samples(scores, scale):
@@ -91,7 +93,7 @@ def test_equals_the_slow_version_with_ties(data):
     selection = data.draw(arrays(int, (num_videos, length, num_classes), elements=st.integers(-8, 72))) / 64
     class_probs = data.draw(arrays(int, (num_videos, num_classes), elements=st.integers(0, 8))) / 8
     num_snippets = data.draw(arrays(int, num_videos, elements=st.integers(1, 60)))
-    options = LocalizationOptions(
+    options = THUMOS14._replace(
         class_th=data.draw(st.sampled_from([0.25, 0.5, 2])), scale=data.draw(st.sampled_from([1, 2, 4])),
         oic_margin=data.draw(st.sampled_from([0, 0.2, 0.5, 3])), oic_class_weight=data.draw(st.sampled_from([0, 0.25])),
         nms_thresh=data.draw(st.sampled_from([0, 0.4, 0.5, 1, 1.5])), soft_nms=data.draw(st.booleans()))
@@ -111,7 +113,7 @@ def test_equals_the_slow_version(seed, scale, margin, soft_nms, dtype, chunk):
     selection = rng.random((num_videos, length, num_classes)).astype(dtype)
     class_probs = rng.dirichlet(np.ones(num_classes), num_videos)
     num_snippets = rng.integers(1, 300, num_videos)
-    options = LocalizationOptions(scale=scale, soft_nms=soft_nms, oic_margin=margin, nms_thresh=rng.random())
+    options = THUMOS14._replace(scale=scale, soft_nms=soft_nms, oic_margin=margin, nms_thresh=rng.random())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(localization, 'CHUNK_SAMPLES', chunk)
         found = as_rows(localize(selection, class_probs, num_snippets, options))
@@ -124,10 +126,10 @@ def test_equals_the_slow_version(seed, scale, margin, soft_nms, dtype, chunk):
 def test_chunks_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     inputs = rng.random((5, 40, 3)), rng.dirichlet(np.ones(3), 5), rng.integers(1, 300, 5)
-    whole = localize(*inputs)
+    whole = localize(*inputs, THUMOS14)
     for chunk in (1, 40 * 24 * 3):
         monkeypatch.setattr(localization, 'CHUNK_SAMPLES', chunk)
-        for one, other in zip(localize(*inputs), whole, strict=True):
+        for one, other in zip(localize(*inputs, THUMOS14), whole, strict=True):
             np.testing.assert_array_equal(one, other)
 
 
@@ -141,7 +143,7 @@ def test_upsampling_is_that_of_scipy_to_the_last_bit(length, scale):
 def test_prefix_sums_are_exact_enough_at_full_length():
     samples = np.random.default_rng(0).random((1, 750 * 24)) ** 0.01        # long runs, large sums
     samples[0, ::5000] = 0
-    runs = find_runs(samples, margin=0.2)
+    runs = find_spans(samples, margin=0.2)
     for start, end, contrast in zip(runs.start[::50], runs.end[::50], runs.contrast[::50]):
         reach = 0.2 * (end - start)
         outer = np.r_[samples[0, max(0, int(start - reach)):start], samples[0, end:int(end - 1 + reach) + 1]]
@@ -179,7 +181,7 @@ def test_contrast_truncates_the_outer_region():
 
 def test_identical_runs_overlap_wholly():
     for length, scale in ((1, 24), (2, 12)):
-        options = LocalizationOptions(scale=scale)
+        options = THUMOS14._replace(scale=scale)
         found = localize_one([0.55] * length, options, num_snippets=100)      # at five thresholds the same run
         np.testing.assert_allclose(found.segments, [[0, 64]] * 5)
         np.testing.assert_allclose(found.scores, [0.55] + [0.55 * np.exp(-1 / 0.35)] * 4)
@@ -187,7 +189,7 @@ def test_identical_runs_overlap_wholly():
 
 
 def test_seconds_follow_rate_and_length():
-    options = LocalizationOptions(scale=1, feature_fps=200, snippet_frames=32)
+    options = THUMOS14._replace(scale=1, feature_fps=200, snippet_frames=32)
     found = localize_one([0, 0, 0.15, 0], options, num_snippets=100)          # a snippet stands for 25 rows of 0.16 s
     np.testing.assert_allclose(found.segments, [[8, 12]])
 
@@ -222,8 +224,8 @@ def test_predicted_classes():
 
 
 def test_nothing_in_nothing_out():
-    assert len(localize(np.zeros((0, 10, 2)), np.zeros((0, 2)), np.zeros(0, int)).scores) == 0
-    found = localize(np.zeros((3, 10, 2)), np.ones((3, 2)), np.ones(3, int))
+    assert len(localize(np.zeros((0, 10, 2)), np.zeros((0, 2)), np.zeros(0, int), THUMOS14).scores) == 0
+    found = localize(np.zeros((3, 10, 2)), np.ones((3, 2)), np.ones(3, int), THUMOS14)
     assert len(found.scores) == 0 and found.segments.shape == (0, 2)
 
 

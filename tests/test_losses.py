@@ -86,8 +86,11 @@ def indices(mined):
     return Mined(*map(torch.from_numpy, mined))
 
 
-def all_losses(outputs, labels, targets, mined, weights=LossWeights(), **options):
-    return aicl_losses(outputs, indices(mined), tensor(labels), tensor(targets), weights, **options)
+WEIGHTS = LossWeights(modality=5, contrast=0.01, action=0.1)    # of the paper
+
+
+def all_losses(outputs, labels, targets, mined, weights=WEIGHTS, q=0.7):
+    return aicl_losses(outputs, indices(mined), tensor(labels), tensor(targets), weights, q)
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -111,7 +114,7 @@ def test_every_term_and_the_total_equal_their_formulas(seed, q):
         + 7 * expected['action_consistency'], rel=1e-7)
 
 
-def test_default_weights_are_those_of_the_method():
+def test_the_total_is_the_weighted_sum():
     values, labels, targets, mined = make_batch()
     losses = all_losses(leaves(values), labels, targets, mined)
     contrast = losses.contrastive_joint + losses.contrastive_rgb + losses.contrastive_flow
@@ -146,7 +149,7 @@ def test_video_logits_of_any_size_give_a_finite_loss():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_saturated_attention_and_one_sided_targets_give_finite_losses_and_gradients(attention, target, dtype):
     a = torch.full((2, T), attention, dtype=dtype, requires_grad=True)
-    loss = generalized_cross_entropy(a, torch.full((2, T), target, dtype=dtype))
+    loss = generalized_cross_entropy(a, torch.full((2, T), target, dtype=dtype), 0.7)
     loss.backward()
     # Only the side that has snippets counts: 0 where the attention agrees, (1 - eps^q) / q where it does not.
     expected = 0 if attention == target else (1 - 1e-7 ** 0.7) / 0.7
@@ -159,8 +162,8 @@ def test_action_and_background_snippets_are_averaged_apart():
     target = torch.zeros(1, T, dtype=torch.float64)
     target[0, 0] = 1
     nothing, everything = torch.zeros_like(target), torch.ones_like(target)
-    assert float(generalized_cross_entropy(nothing, target)) == pytest.approx(
-        float(generalized_cross_entropy(everything, target)), rel=1e-5)
+    assert float(generalized_cross_entropy(nothing, target, 0.7)) == pytest.approx(
+        float(generalized_cross_entropy(everything, target, 0.7)), rel=1e-5)
 
 
 # ---- consistency ----------------------------------------------------------------------------------------------------
@@ -251,11 +254,11 @@ def test_terms_of_a_missing_modality_are_zero():
 
 def test_a_step_takes_no_value_from_its_device_and_brings_none_from_another():
     device = torch.device('meta')    # holds no values: whatever would make the host wait for a GPU raises here
-    model = AICL(feature_dim=H, num_classes=C, hidden_dim=H).to(device)
+    model = AICL(H, C, H, fusion_weight=1 / 3, topk_ratio=8).to(device)
     labels = torch.ones(N, C, device=device)
     outputs = model(torch.ones(N, 40, 2 * H, device=device))
     mined = mine(outputs.actionness_aware, outputs.actionness_agnostic, K)
-    losses = aicl_losses(outputs, mined, labels, pseudo_targets(outputs, labels), LossWeights())
+    losses = aicl_losses(outputs, mined, labels, pseudo_targets(outputs, labels), WEIGHTS, 0.7)
     losses.total.backward()
     assert {loss.device for loss in losses} == {p.grad.device for p in model.parameters()} == {device}
     with pytest.raises(RuntimeError, match='meta'):
@@ -266,13 +269,13 @@ def test_a_step_takes_no_value_from_its_device_and_brings_none_from_another():
 
 def test_a_step_can_be_compiled_as_a_whole():
     torch.manual_seed(0)
-    model = AICL(feature_dim=H, num_classes=C, hidden_dim=H)
+    model = AICL(H, C, H, fusion_weight=1 / 3, topk_ratio=8)
     labels, features = torch.ones(N, C), torch.rand(N, 40, 2 * H)
 
     def total(features, labels):
         outputs = model(features)
         mined = mine(outputs.actionness_aware, outputs.actionness_agnostic, K)
-        return aicl_losses(outputs, mined, labels, pseudo_targets(outputs, labels), LossWeights()).total
+        return aicl_losses(outputs, mined, labels, pseudo_targets(outputs, labels), WEIGHTS, 0.7).total
 
     found = []
     for function in (total, torch.compile(total, backend='eager', fullgraph=True)):    # a break in the graph raises

@@ -103,6 +103,10 @@ def weights(path):
     return torch.load(path, weights_only=True)
 
 
+def network(width, num_classes, hidden_dim, **options):
+    return AICL(width, num_classes, hidden_dim, fusion_weight=1 / 3, topk_ratio=8, **options)
+
+
 def same_weights(first, second):
     first, second = weights(first), weights(second)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
@@ -649,7 +653,7 @@ def test_a_released_checkpoint_loads_as_it_is(data, tmp_path, zipped):
     torch.save(state, tmp_path / 'CAS_Only.pkl', _use_new_zipfile_serialization=zipped)
     output = localize(data, tmp_path / 'CAS_Only.pkl', tmp_path / 'released')
 
-    model = AICL(WIDTH, len(CLASSES), HIDDEN)
+    model = network(WIDTH, len(CLASSES), HIDDEN)
     model.load_state_dict({name: value.float() for name, value in state.items()})
     torch.save(model.state_dict(), tmp_path / 'same.pt')
     same = localize(data, tmp_path / 'same.pt', tmp_path / 'same')
@@ -844,14 +848,14 @@ def without(state, name):
 BAD_WEIGHTS = {
     'absent': (None, ['weights.pt']),
     'something else': ([1, 2, 3], ['weights.pt', 'list']),
-    'another number of classes': (AICL(WIDTH, 7, HIDDEN).state_dict(), ['weights.pt', 7, 3]),
+    'another number of classes': (network(WIDTH, 7, HIDDEN).state_dict(), ['weights.pt', 7, 3]),
     'another feature width': (
-        AICL(WIDTH + 1, 3, HIDDEN).state_dict(), ['base_module.0.weight', (HIDDEN, 18, 3), (HIDDEN, 16, 3)]),
-    'another hidden width': (AICL(WIDTH, 3, 9).state_dict(), ['base_module.0.weight', 'cls_rgb.weight', (9, 16, 3)]),
+        network(WIDTH + 1, 3, HIDDEN).state_dict(), ['base_module.0.weight', (HIDDEN, 18, 3), (HIDDEN, 16, 3)]),
+    'another hidden width': (network(WIDTH, 3, 9).state_dict(), ['base_module.0.weight', 'cls_rgb.weight', (9, 16, 3)]),
     'a missing parameter': (
-        without(AICL(WIDTH, 3, HIDDEN).state_dict(), 'cls_flow.bias'), ['cls_flow.bias', 'missing']),
+        without(network(WIDTH, 3, HIDDEN).state_dict(), 'cls_flow.bias'), ['cls_flow.bias', 'missing']),
     'one modality': (
-        AICL(WIDTH, 3, HIDDEN, modalities=('rgb',)).state_dict(), ['cls_flow.weight', 'base_module.0.weight'])}
+        network(WIDTH, 3, HIDDEN, modalities=('rgb',)).state_dict(), ['cls_flow.weight', 'base_module.0.weight'])}
 
 
 @pytest.mark.parametrize('fault', BAD_WEIGHTS)
@@ -911,7 +915,7 @@ def test_names_of_classes_that_cannot_be_read_are_refused_in_one_line(own_data, 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
         data, finished, tmp_path, capsys, inference, monkeypatch):
     (tmp_path / 'file').write_text('in the way')
-    monkeypatch.setattr('inference.Evaluator.evaluate', lambda *args: pytest.fail('worked before it looked'))
+    monkeypatch.setattr('inference.Evaluator.look', lambda *args: pytest.fail('worked before it looked'))
     flags = ['--inference_only', '--model_file', finished / 'best.pt'] if inference else ['--num_steps', 2]
     refused(capsys, words(data, tmp_path / 'file' / 'run', *flags), 'file')
     assert (tmp_path / 'file').read_text() == 'in the way'
@@ -971,6 +975,49 @@ def test_nothing_to_learn_from_is_refused_with_what_to_write(tagged, tmp_path, c
     refused(capsys, words(tagged, tmp_path / 'run', '--num_steps', 2), 'gt.json', 'labels.csv', 'video,label')
     (tagged / 'thumos14.json').write_text('{}')
     refused(capsys, words(tagged, tmp_path / 'run', '--num_steps', 2), 'thumos14.json is there')
+
+
+def test_a_labelled_video_can_be_held_to_its_labels(own_data, finished, tmp_path):
+    annotate(own_data, lambda b: b.pop('test_2'))    # this one is not labelled: whatever is predicted is localized
+    flags = ['--class_th', 0]
+    free, held = (read_detections(localize(own_data, finished / 'best.pt', tmp_path / name, *flags, *more)
+                                  / 'detections.json') for name, more in (('free', []), ('held', ['--known_labels'])))
+
+    def found(detections):
+        return {(detections.videos[v], detections.labels[c]) for v, c in zip(detections.video, detections.label)}
+
+    database = json.loads((own_data / 'gt.json').read_text())['database']
+    for video in ('test_0', 'test_1'):
+        own = {(video, row['label']) for row in database[video]['annotations']}
+        assert {pair for pair in found(held) if pair[0] == video} == own
+        assert {pair for pair in found(free) if pair[0] == video} > own
+    assert {pair for pair in found(held) if pair[0] == 'test_2'} == {('test_2', name) for name in CLASSES}
+
+
+# ---- what comes out -------------------------------------------------------------------------------------------------
+
+def test_videos_without_annotations_get_a_page_a_table_and_subtitles_from_the_threshold_of_best_f1(
+        data, finished, tmp_path):
+    threshold = json.loads((finished / 'results.json').read_text())['best']['threshold']['score']
+    alone = Path(shutil.copytree(data / 'features' / 'test', tmp_path / 'alone'))
+    output = localize(alone, finished / 'best.pt', tmp_path / 'run', '--subtitles', 'srt')
+    found = read_detections(output / 'detections.json')
+    with open(output / 'detections.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ['video', 'label', 'start', 'end', 'score'] and len(rows) == len(found.scores)
+    assert sorted(float(row['score']) for row in rows) == sorted(found.scores.tolist())
+    shown = sum((output / 'subtitles' / f'{name}.srt').read_text().count(' --> ') for name in found.videos)
+    assert 0 < shown <= (found.scores >= threshold).sum() < len(found.scores)
+    page = (output / 'report.html').read_text()
+    assert 'test_1' in page and f'weights {finished / "best.pt"}' in page
+    more = localize(alone, finished / 'best.pt', tmp_path / 'more', '--subtitles', 'srt', '--min_score', -9)
+    few, many = (sum(len((folder / 'subtitles' / f'{name}.srt').read_text()) for name in found.videos)
+                 for folder in (output, more))
+    assert many > few
+
+
+def test_a_missing_folder_of_videos_is_said_before_the_work(data, tmp_path, capsys):
+    refused(capsys, words(data, tmp_path / 'run', '--videos', tmp_path / 'nowhere'), '--videos', 'nowhere')
 
 
 # ---- features that lie in no tree -----------------------------------------------------------------------------------

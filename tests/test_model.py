@@ -9,6 +9,8 @@ from utils import InputError
 
 D, C, H = 5, 4, 6    # features a modality, classes, hidden width
 
+RECIPE = {'fusion_weight': 1 / 3, 'topk_ratio': 8}    # of THUMOS14
+
 
 def table_layers(feature_dim=D, num_classes=C, hidden_dim=H, modalities=('rgb', 'flow')):
     """The layers as the method's table lists them: released name -> torch's module, created in the table's order."""
@@ -23,7 +25,7 @@ def table_layers(feature_dim=D, num_classes=C, hidden_dim=H, modalities=('rgb', 
 def same_network(seed=0, modalities=('rgb', 'flow'), **options):
     """The network in float64, and torch's modules with the same weights."""
     torch.manual_seed(seed)
-    model = AICL(D, C, H, modalities=modalities, **options).double()
+    model = AICL(D, C, H, modalities=modalities, **{**RECIPE, **options}).double()
     torch.manual_seed(seed)
     table = table_layers(modalities=modalities)
     layers = nn.ModuleDict({name.replace('.', '/'): layer for name, layer in table.items()})
@@ -51,7 +53,7 @@ def features(num_videos, length, width=2 * D, seed=1):
 @pytest.mark.parametrize('modalities', [('rgb', 'flow'), ('rgb',), ('flow',)])
 def test_parameters_have_the_released_names_and_start_from_the_values_of_the_table_s_order(modalities):
     torch.manual_seed(3)
-    found = AICL(D, C, H, modalities=modalities).state_dict()
+    found = AICL(D, C, H, modalities=modalities, **RECIPE).state_dict()
     torch.manual_seed(3)
     expected = {f'actionness_module.{name}.{kind}': getattr(layer, kind)
                 for name, layer in table_layers(modalities=modalities).items() for kind in ('weight', 'bias')}
@@ -61,7 +63,7 @@ def test_parameters_have_the_released_names_and_start_from_the_values_of_the_tab
 
 
 def test_parameters_have_the_released_shapes():
-    shapes = {name: tuple(value.shape) for name, value in AICL(1024, 20).state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in AICL(1024, 20, 512, **RECIPE).state_dict().items()}
     assert shapes == {
         'actionness_module.base_module.0.weight': (512, 2048, 3), 'actionness_module.base_module.0.bias': (512,),
         'actionness_module.cls.0.weight': (20, 512, 1), 'actionness_module.cls.0.bias': (20,),

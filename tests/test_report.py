@@ -468,7 +468,7 @@ def test_annotated_classes_stand_first_and_the_others_are_closed(browser, result
     assert blocks == sorted(annotated, key=best.get, reverse=True) + ['Actionness']
     assert text_of(browser, '.others summary') == '1 more class detected, not annotated here: nobody <b>knows</b> 0.50'
     assert browser.run("document.querySelector('.others').open") is False
-    browser.run("document.querySelector('.others').open = true")
+    browser.run("document.querySelector('.others summary').click()")
     browser.press(']')
     assert browser.run("document.querySelector('.others').open") is True    # stays as the reader left it
 
@@ -808,7 +808,13 @@ def test_a_long_list_of_videos_is_drawn_as_far_as_it_is_read(chromium, tmp_path)
     chromium.run("document.querySelector('.rest').click()")
     assert count(chromium, '.video') == 1000
     chromium.run('showVideo(1199)')
-    assert text_of(chromium, '.video[aria-selected=true] b') == 'v1199' and count(chromium, '.rest') == 0
+    assert text_of(chromium, '.video[aria-selected=true] b') == 'v1199' and text_of(chromium, '.rest') == '949 more'
+    chromium.run("document.querySelector('.rest').click()")
+    assert listed_videos(chromium)[0] == 'v0449' and listed_videos(chromium)[-1] == 'v1199'
+    chromium.press('k')
+    assert shown_video(chromium) == text_of(chromium, '.video[aria-selected=true] b') == 'v1198'
+    set_control(chromium, '#search', 'v000')
+    assert listed_videos(chromium) == names[:10]
 
 
 def test_a_panel_draws_no_more_than_a_reader_can_see(chromium, tmp_path):

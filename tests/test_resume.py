@@ -43,10 +43,10 @@ def go_on(data, folder, log, *flags, steps=7):
 @pytest.mark.parametrize('call, expected', [
     (Call('training.aicl_losses', 5, TERM), 128 + signal.SIGTERM),
     (Call('training.aicl_losses', 3, INT), 128 + signal.SIGINT),           # an epoch ends with this step
-    (Call('inference.Evaluator.evaluate', 2, TERM), 128 + signal.SIGTERM),      # in the middle of the second epoch
+    (Call('inference.Evaluator.look', 2, TERM), 128 + signal.SIGTERM),      # in the middle of the second epoch
     (Call('training.aicl_losses', 1, KILL), -signal.SIGKILL),              # before there is anything to go on with
     pytest.param(Call('training.aicl_losses', 6, KILL), -signal.SIGKILL, marks=pytest.mark.long),
-    pytest.param(Call('inference.Evaluator.evaluate', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
+    pytest.param(Call('inference.Evaluator.look', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
     (Call('run.write_checkpoint', 5, KILL), -signal.SIGKILL),         # the results are newer than the checkpoint
     (Call('main.tell_what_next', 1, KILL), -signal.SIGKILL),               # all is done
     (HalfAFile(12), -signal.SIGKILL)], ids=str)

@@ -35,7 +35,7 @@ PREFIX = 'actionness_module.'
 
 def network(seed=0):
     torch.manual_seed(seed)
-    return AICL(D, C, H)
+    return AICL(D, C, H, 1 / 3, 8)
 
 
 def assert_equal(model, state):

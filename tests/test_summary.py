@@ -2,12 +2,15 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from eval.summary import compare, main, read_run
 
@@ -25,7 +28,7 @@ ARGS = {  # some of what main.py writes
     'q_val': 0.7, 'soft_nms': True, 'tiou': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
 
 
-def make_run(folder: Path, values: list[float], seed: int = 1, **changed: object) -> Path:
+def make_run(folder: Path, values: list[float], seed: int = 1, classes: dict | None = None, **changed: object) -> Path:
     """A finished run, evaluated every 100 steps, as main.py would write it."""
     folder.mkdir(parents=True)
     args = ARGS | {'exp_name': folder.name, 'seed': seed, 'num_steps': 100 * len(values),
@@ -33,7 +36,7 @@ def make_run(folder: Path, values: list[float], seed: int = 1, **changed: object
     (folder / 'args.json').write_text(json.dumps({k: v for k, v in args.items() if v != 'absent'}))
     blocks = {'best': max(range(len(values)), key=values.__getitem__), 'last': len(values) - 1}
     (folder / 'results.json').write_text(json.dumps(
-        {name: {'step': 100 * i + 100, 'average_mAP': values[i]} for name, i in blocks.items()}))
+        {name: {'step': 100 * i + 100, 'average_mAP': values[i], 'AP': classes or {}} for name, i in blocks.items()}))
     (folder / 'metrics.csv').write_text('step,epoch,average_mAP,video_accuracy\n' + ''.join(
         f'{100 * i + 100},{25 * i + 24},{value},0.5\n' for i, value in enumerate(values)))
     return folder
@@ -113,6 +116,95 @@ def test_one_run_has_no_spread(tmp_path, capsys):
     (row,) = table_of(text, 'group')
     assert row['best (mean ± sd)'] == row['last (mean ± sd)'] == '30.00' and row['late sd'] == '-'
     assert 'group of one run' in text
+
+
+def test_intervals_and_differences_by_seed_are_those_of_students_t(tmp_path):
+    values = {'a': [0.30, 0.28, 0.35, 0.31], 'b': [0.33, 0.29, 0.39], 'c': [0.5]}
+    runs = [read_run(make_run(tmp_path / f'{name}-seed{seed}', [value + 0.01, value], seed, lr=ord(name)))
+            for name, own in values.items() for seed, value in enumerate(own)]
+    seeds = compare(runs).seeds
+    assert list(seeds['name']) == ['a', 'b', 'b minus a'] and list(seeds['runs']) == [4, 3, 3]
+    own = stats.ttest_1samp(values['a'], 0).confidence_interval(0.95)
+    assert [seeds['last_low'][0], seeds['last_high'][0]] == pytest.approx([*own])
+    pairs = stats.ttest_rel(values['b'], values['a'][:3])
+    assert seeds['last'][2] == pytest.approx((0.03 + 0.01 + 0.04) / 3) and np.isnan(seeds['last_p'][0])
+    assert [seeds['last_low'][2], seeds['last_high'][2]] == pytest.approx([*pairs.confidence_interval(0.95)])
+    assert seeds['last_p'][2] == pytest.approx(pairs.pvalue) and seeds['best_p'][2] == pytest.approx(pairs.pvalue)
+
+
+@pytest.mark.filterwarnings('error')
+def test_equal_differences_have_no_p(tmp_path, capsys):
+    folders = [make_run(tmp_path / f'{name}-seed{seed}', [value], seed, lr=lr)
+               for name, lr, value in (('a', 1, 0.25), ('b', 2, 0.5)) for seed in (1, 2)]
+    assert main([*map(str, folders)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith('b minus a'))
+    assert line.split()[3:] == ['2', '25.00', '25.00', 'to', '25.00', '25.00', '25.00', 'to', '25.00']
+
+
+def published_rows(text: str) -> list[dict[str, str]]:
+    return table_of(text, 'published')
+
+
+def test_published_rows_stand_beside_and_are_told_inside_or_outside(tmp_path, three, capsys):
+    """Best until step 100: 10, 20, 15; of all: 30, 28, 35; one more run lies within t s sqrt(4/3) of the mean."""
+    rows = [{'source': 'log', 'step': 100, 'average_mAP': 0.15}, {'source': 'log', 'step': 199, 'average_mAP': 0.42},
+            {'source': 'a\npaper', 'average_mAP': 0.464}, {'source': 'other', 'average_mAP': 0.4}]
+    (tmp_path / 'rows.json').write_text(json.dumps(rows))
+    assert main([*map(str, three), '--published', str(tmp_path / 'rows.json')]) == 0
+    text = capsys.readouterr().out
+    log, late, paper, other = published_rows(text)
+    assert log == {
+        'published': 'log', 'until step': '100', 'mAP': '15.00', 'group': 'first', 'runs': '3',
+        'best (mean ± sd)': '15.00 ± 5.00', 'last (mean ± sd)': '-', 'published lies': 'inside -9.84 to 39.84'}
+    assert late['best (mean ± sd)'] == '15.00 ± 5.00' and late['published lies'].startswith('outside ')
+    assert paper['published'] == r'a\npaper' and paper['best (mean ± sd)'] == '31.00 ± 3.61'
+    assert paper['last (mean ± sd)'] == '25.67 ± 5.51'
+    assert paper['published lies'].startswith('inside') == (0.464 <= 0.31 + 4.302653 * 0.0360555 * (4 / 3) ** 0.5)
+    assert other['published lies'].startswith('inside')
+    assert main([str(three[0]), '--published', str(tmp_path / 'rows.json')]) == 0
+    assert published_rows(capsys.readouterr().out)[0]['published lies'] == '-'  # one run has no spread
+
+
+def test_runs_on_thumos14_stand_beside_its_published_rows_and_others_do_not(tmp_path, capsys):
+    labels = ['BaseballPitch', 'CliffDiving', *(f'class {i}' for i in range(18))]
+    classes = {label: {'0.1': 0.5} for label in labels}
+    folder = make_run(tmp_path / 'thumos', [0.3], classes=classes)
+    assert main([str(folder)]) == 0
+    rows = published_rows(capsys.readouterr().out)
+    assert [(row['published'][:11], row['until step'], row['mAP']) for row in rows] == [
+        ('the authors', 'end', '46.40'), ('the authors', 'end', '46.36'), ('log of an u', '50', '31.25'),
+        ('log of an u', '250', '42.56'), ('log of an u', 'end', '46.36')]
+    for changed in ({'classes': {'class 1': {'0.1': 0.5}}}, {'tiou': [0.5], 'classes': classes},
+                    {'dataset': 'activitynet1.3', 'classes': classes}):
+        assert main([str(make_run(tmp_path / '-'.join(changed), [0.3], **changed))]) == 0
+        assert 'published' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content', ['{}', '[]', '[{"source": "x"}]', '[{"source": "x", "average_mAP": 46.4}]',
+                                     '[{"source": "x", "average_mAP": "high"}]', '[3]', '[{"average_mAP": 0.4}]'])
+def test_published_rows_of_another_form_are_one_line(tmp_path, three, capsys, content):
+    (tmp_path / 'rows.json').write_text(content)
+    assert 'must be a list of {"source"' in error_of(capsys, *three, '--published', tmp_path / 'rows.json')
+
+
+def test_two_runs_or_two_groups_are_set_against_each_other_by_class(tmp_path, capsys):
+    def run(name, seed, lr, **ap):
+        classes = {label: {'0.1': 2 * value, '0.5': 0} for label, value in ap.items()}
+        return str(make_run(tmp_path / name, [0.3], seed, classes=classes, lr=lr))
+
+    folders = [run('a-seed1', 1, 1, jump=0.1, run=0.3), run('a-seed2', 2, 1, jump=0.25, run=0.4),
+               run('b-seed1', 1, 2, jump=0.3, run=0.2)]
+    assert main([*folders[:2], '--classes', 'last']) == 0
+    assert table_of(capsys.readouterr().out, 'class (last weights)') == [
+        {'class (last weights)': 'jump', 'a-seed1': '10.00', 'a-seed2': '25.00', 'difference': '15.00'},
+        {'class (last weights)': 'run', 'a-seed1': '30.00', 'a-seed2': '40.00', 'difference': '10.00'}]
+    assert main([*folders, '--classes', 'best']) == 0
+    assert table_of(capsys.readouterr().out, 'class (best weights)') == [
+        {'class (best weights)': 'jump', 'a': '17.50', 'b': '30.00', 'difference': '12.50'},
+        {'class (best weights)': 'run', 'a': '35.00', 'b': '20.00', 'difference': '-15.00'}]
+    assert 'hold no AP by class' in error_of(capsys, make_run(tmp_path / 'none', [0.1]), '--classes', 'best')
+    broken = make_run(tmp_path / 'broken', [0.1], classes={'x': 3})
+    assert '"AP" must have an object of numbers' in error_of(capsys, broken)
 
 
 # ---- groups ---------------------------------------------------------------------------------------------------------
@@ -208,10 +300,11 @@ def test_csv_has_groups_and_runs_with_all_digits(tmp_path, three, capsys):
     other = make_run(tmp_path / 'other', [1 / 3, 0.1 + 0.2], lr=1e-3, num_steps=200)
     assert main([*map(str, three), str(other), '--csv', str(tmp_path / 'a.csv')]) == 0
     rows = list(csv.DictReader(io.StringIO((tmp_path / 'a.csv').read_text())))
-    assert [row['kind'] for row in rows] == ['group'] * 2 + ['run'] * 4
-    assert [row['lr'] for row in rows] == ['0.0001', '0.001', '0.0001', '0.0001', '0.0001', '0.001']
-    assert [row['num_steps'] for row in rows] == ['400', '200', '400', '400', '400', '200']
-    first, _, *runs = rows
+    assert [row['kind'] for row in rows] == ['group'] * 2 + ['run'] * 4 + ['seeds']
+    assert [row['lr'] for row in rows] == ['0.0001', '0.001', '0.0001', '0.0001', '0.0001', '0.001', '']
+    assert [row['num_steps'] for row in rows] == ['400', '200', '400', '400', '400', '200', '']
+    first, _, *runs, seeds = rows
+    assert float(seeds['best']) == float(first['best']) and float(seeds['best_low']) < 0.3 < float(seeds['best_high'])
     assert first['name'] == 'first' and first['runs'] == '3' and first['seed'] == first['best_step'] == ''
     assert float(first['best_sd']) == pytest.approx(stdev([0.30, 0.28, 0.35]), rel=1e-12)
     expected = {'kind': 'run', 'name': 'other', 'seed': '1', 'runs': '1', 'best_step': '100', 'last_step': '200',
@@ -228,8 +321,39 @@ def test_markdown_has_the_cells_of_the_text(tmp_path, three, capsys):
     assert rows[1] == ['---'] + ['---:'] * 8
     assert rows[2] == list(table_of(text, 'group')[0].values())
     assert rows[3][0] == 'a\0b \\<script>\\*'
-    assert len(rows) == 4 + 2 + 4 and all(len(row) == 9 for row in rows)
+    assert len(rows) == 4 + 2 + 6 + 1 and [len(row) for row in rows] == [9] * 10 + [8] * 3
     assert lines[-1] == text.splitlines()[-1]
+
+
+def test_latex_has_the_cells_of_the_text_and_comments(tmp_path, three, capsys):
+    other = make_run(tmp_path / 'a_b & 50 % {x}^~\\', [0.1], lr=1e-3)
+    assert main([*map(str, three), str(other), '--latex', str(tmp_path / 'a.tex')]) == 0
+    text, latex = capsys.readouterr().out, (tmp_path / 'a.tex').read_text()
+    rule = r' \\\\\n\\hline\n'
+    bodies = re.findall(rf'\\begin{{tabular}}{{lr+}}\n\\hline\n(.*?){rule}(.*?){rule}\\end', latex, re.S)
+    assert len(bodies) == 3
+    cells = bodies[0][1].split(' \\\\\n')[0].replace(r'$\pm$', '±').split(' & ')
+    assert cells == list(table_of(text, 'group')[0].values())
+    assert r'a\_b \& 50 \% \{x\}\textasciicircum{}\textasciitilde{}\textbackslash{}' in latex
+    outside = re.sub(r'\\begin.*?\\end\{tabular\}', '', latex, flags=re.S)
+    assert all(line.startswith('% ') for line in outside.splitlines() if line)
+
+
+def test_no_file_of_another_kind_is_written_over_unless_asked(tmp_path, three, capsys):
+    """What was meant: --csv RUN/best.csv; what was typed destroys weights."""
+    weights = three[0] / 'best.pt'
+    weights.write_bytes(b'PK\3\4 weights')
+    (three[0] / 'losses.csv').write_text('step,epoch,total\n')
+    for flag, path in (('--csv', weights), ('--markdown', weights), ('--latex', weights),
+                       ('--csv', three[0] / 'losses.csv')):
+        before = path.read_bytes()
+        assert 'another kind' in error_of(capsys, *three, flag, path)
+        assert path.read_bytes() == before
+    for flag in '--csv', '--markdown', '--latex':
+        for _ in range(2):  # the second time over its own
+            assert main([*map(str, three), flag, str(tmp_path / f'own{flag}')]) == 0
+    assert main([*map(str, three), '--csv', str(weights), '--overwrite']) == 0
+    assert weights.read_text().startswith('kind,name,')
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path, three, capsys):
@@ -300,7 +424,17 @@ def test_damaged_runs_are_one_line(tmp_path, three, capsys, name, content, compl
 def test_folders_that_are_none(tmp_path, three, capsys):
     assert 'is not a folder' in error_of(capsys, three[0], tmp_path / 'nowhere')
     assert 'is not a folder' in error_of(capsys, three[0] / 'args.json')
-    assert 'holds no training run' in error_of(capsys, tmp_path)
+    (tmp_path / 'empty' / 'sub').mkdir(parents=True)
+    assert 'holds no training run' in error_of(capsys, tmp_path / 'empty')
+
+
+def test_a_folder_of_runs_stands_for_the_runs_in_it(tmp_path, three, capsys):
+    (tmp_path / 'localized').mkdir()
+    (tmp_path / 'localized' / 'inference_args.json').write_text('{}')
+    make_run(tmp_path / 'deep' / 'er' / 'run', [0.9])
+    (tmp_path / 'notes.txt').write_text('')
+    assert main([str(tmp_path), str(three[0])]) == 0
+    assert [row['run'] for row in table_of(capsys.readouterr().out, 'run')] == [folder.name for folder in three]
 
 
 def test_odd_names_and_values_do_no_harm(tmp_path, capsys):

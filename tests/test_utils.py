@@ -1,11 +1,12 @@
 """The ground: whole files, and what is said of those that cannot be read or written."""
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from utils import InputError, read_json, write_json, write_text
+from utils import InputError, keep_others, read_json, write_json, write_text
 
 # ---- whole files ----------------------------------------------------------------------------------------------------
 
@@ -49,6 +50,28 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(InputError, match='results.json: cannot be written: No space left'):
         write_json(path, {'a': 2})
     assert json.loads(path.read_text()) == {'a': 1} and os.listdir(tmp_path) == ['results.json']
+
+
+def test_two_writers_of_one_file_write_beside_each_other(tmp_path, monkeypatch):
+    names = []
+    monkeypatch.setattr(os, 'replace', lambda source, target: names.append(Path(source).name))
+    for _ in range(2):
+        write_text(tmp_path / 'file', 'x')
+    form = rf'\.file\.{os.getpid()}-[0-9a-f]{{8}}\.tmp'
+    assert len(set(names)) == 2 and all(re.fullmatch(form, name) for name in names)
+
+
+def test_only_files_of_the_own_kind_are_written_over(tmp_path):
+    path = tmp_path / 'file'
+    for place in path, None, '/dev/null', tmp_path:  # nothing of anybody's is there
+        keep_others(place, 'ours')
+    for content in b'', b'ours', b'ours and more':
+        path.write_bytes(content)
+        keep_others(path, 'ours')
+    for content in b'our', b' ours', b'\x00\xff':
+        path.write_bytes(content)
+        with pytest.raises(InputError, match='of another kind'):
+            keep_others(path, 'ours')
 
 
 def test_not_a_number_is_never_written(tmp_path):

@@ -13,11 +13,12 @@ from utils import InputError
 
 D, C, H = 4, 3, 6
 PREFIX = 'actionness_module.'
+RECIPE = {'fusion_weight': 1 / 3, 'topk_ratio': 8}    # of THUMOS14
 
 
 def network(seed=0):
     torch.manual_seed(seed)
-    return AICL(D, C, H)
+    return AICL(D, C, H, **RECIPE)
 
 
 def assert_equal(model, state):
@@ -104,7 +105,7 @@ def test_values_that_are_no_weights_are_refused(value, words):
 
 
 def test_weights_of_another_width_name_the_flag():
-    wide = AICL(D, C, 2 * H).state_dict()
+    wide = AICL(D, C, 2 * H, **RECIPE).state_dict()
     with pytest.raises(InputError, match=f'weights.pt: was trained with --hidden_dim {2 * H}, not {H}, and'):
         load_weights(network(1), wide, 'weights.pt')
 

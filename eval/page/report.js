@@ -7,7 +7,7 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const SCORED = data.tiou.length > 0;    // against a ground truth
 const TRUE_POSITIVE = 0, NOT_JUDGED = 6;    // indices into data.kinds
 const MOST = 2000;    // bars that a panel draws
-const LISTED = 500;    // videos that the list shows at first
+const LISTED = 500;    // videos that the list shows at a time
 const NAMES_OF_REGIONS = ['consistent background', 'inconsistent', 'consistent action'];
 
 const TYPES = {u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array};
@@ -73,7 +73,7 @@ const state = {
   video: 0, from: 0, to: 1,               // the part of the video in view, seconds
   time: null,                             // marked, or where the video plays
   label: -1, query: '', sort: 0,          // which videos are listed, in which order; -1: all classes
-  listed: LISTED,                         // how many of them at most
+  first: 0, end: LISTED,                  // which of them the list has drawn
   threshold: BEGIN,
   hidden: new Set(),                      // kinds of detections
   opened: new Set(),                      // videos whose other classes are shown
@@ -459,6 +459,7 @@ function drawList() {
     const [first, second] = [summaries[a], summaries[b]];
     return Number.isNaN(first.ap) - Number.isNaN(second.ap) || compare(first, second) || a - b;
   });
+  [state.first, state.end] = [0, LISTED];
   drawItems();
   $('.listed').textContent = `${thousands(listed.length)} of ${thousands(data.videos.length)}`;
   if (listed.length && !listed.includes(state.video)) showVideo(listed[0]);
@@ -467,8 +468,7 @@ function drawList() {
 }
 
 function drawItems() {
-  const place = listed.indexOf(state.video), shown = listed.slice(0, Math.max(state.listed, place + 50));
-  $('#list').replaceChildren(...shown.map(video => {
+  const rows = listed.slice(state.first, state.end).map(video => {
     const row = item(video), judged = summaries[video].counts.slice(0, NOT_JUDGED);
     const total = judged.reduce((a, b) => a + b, 0);
     let end = 0;
@@ -476,29 +476,38 @@ function drawItems() {
       `var(--k${kind}) ${end / total * 100}% ${(end += count) / total * 100}%`);
     if (total) row.querySelector('i').style.background = `linear-gradient(to right, ${stops.join(', ')})`;
     return row;
-  }));
-  const rest = listed.length - shown.length;
-  const more = () => {
-    state.listed = shown.length + LISTED;
-    drawItems();
-    markListed();
-  };
-  if (rest) $('#list').append(html('button', {
-    type: 'button', class: 'rest', text: `${thousands(rest)} more`, onclick: more}));
+  });
+  const more = (number, first, end) => number <= 0 ? [] : [html('button', {
+    type: 'button', class: 'rest', text: `${thousands(number)} more`, onclick: () => {
+      [state.first, state.end] = [first, end];
+      drawItems();
+    }})];
+  $('#list').replaceChildren(
+    ...more(state.first, Math.max(0, state.first - LISTED), state.end), ...rows,
+    ...more(listed.length - state.end, state.first, state.end + LISTED));
   if (!listed.length) $('#list').append(html('p', {class: 'empty', text: 'No such video.'}));
+  markItem();
 }
 
-function markListed() {
-  const list = $('#list'), row = document.getElementById('video-' + state.video);
-  if (!row && listed.includes(state.video)) drawItems();
+function markItem() {
+  const list = $('#list');
   list.querySelector('[aria-selected=true]')?.setAttribute('aria-selected', false);
+  document.getElementById('video-' + state.video)?.setAttribute('aria-selected', true);
   list.setAttribute('aria-activedescendant', 'video-' + state.video);
-  const chosenRow = document.getElementById('video-' + state.video);    // scroll the list alone, not the page
-  if (!chosenRow) return;
-  chosenRow.setAttribute('aria-selected', true);
-  const top = chosenRow.offsetTop - list.offsetTop;
+}
+
+// Marks the video that is shown, and brings it into sight.
+function markListed() {
+  const list = $('#list'), place = listed.indexOf(state.video);
+  if (place >= 0 && (place < state.first || place >= state.end)) {
+    [state.first, state.end] = [Math.max(0, place - LISTED / 2), place + LISTED / 2];
+    drawItems();
+  } else markItem();
+  const row = document.getElementById('video-' + state.video);    // scroll the list alone, not the page
+  if (!row) return;
+  const top = row.offsetTop - list.offsetTop;
   if (top < list.scrollTop) list.scrollTop = top;
-  const below = top + chosenRow.offsetHeight - list.clientHeight;
+  const below = top + row.offsetHeight - list.clientHeight;
   if (below > list.scrollTop) list.scrollTop = below;
 }
 
@@ -596,10 +605,8 @@ function drawOthers(video, first, others) {
   const names = others.slice(0, 4).map(c => `${shorten(data.labels[c.label])} ${roughly(c.best)}`);
   const isAnnotated = first.some(c => c.instances.length || c.tagged);
   const words = others.length === 1 ? 'more class' : 'more classes';
-  const box = html('details', {class: 'block others', ontoggle: () => {
-    if (box.open) state.opened.add(video);
-    else state.opened.delete(video);
-  }}, html('summary', {}, html('b', {text: `${others.length} ${words}`}),
+  const keep = () => box.open ? state.opened.delete(video) : state.opened.add(video);    // it is about to turn
+  const box = html('details', {class: 'block others'}, html('summary', {onclick: keep}, html('b', {text: `${others.length} ${words}`}),
     ` detected${isAnnotated ? ', not annotated here' : ''}: ${names.join(', ')}${others.length > 4 ? ', …' : ''}`),
   ...others.map(c => drawClass(video, c)));
   box.open = state.opened.has(video);

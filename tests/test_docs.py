@@ -1,0 +1,193 @@
+"""The pages say what is true of the code: links, commands, flags, quirks, and the length of the README."""
+import ast
+import importlib
+import io
+import re
+import runpy
+import shlex
+import sys
+import warnings
+from collections import Counter
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / 'README.md'
+PAGES = [README, *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'benchmarks' / 'README.md']
+FLAG = re.compile(r'(?<![\w-])--?[a-z][\w-]*')
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding='utf-8')
+
+
+def blocks(page: Path) -> list[str]:
+    """What stands between fences, without a language."""
+    return re.findall(r'^```\n(.*?)^```', text_of(page), re.M | re.S)
+
+
+def inline_code(page: Path) -> list[str]:
+    without_blocks = re.sub(r'^```.*?^```', '', text_of(page), flags=re.M | re.S)
+    return [code.replace('\n', ' ') for code in re.findall(r'`([^`]+)`', without_blocks)]
+
+
+# ---- links -----------------------------------------------------------------------------------------------------------
+
+def links(page: Path) -> list[str]:
+    """Relative link targets, with their anchors."""
+    found = re.findall(r'\]\(([^)\s]+)\)', text_of(page))
+    return [target for target in found if not re.match(r'[a-z]+:', target)]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r'^#+ (.*)$', re.sub(r'^```.*?^```', '', text_of(page), flags=re.M | re.S), re.M)
+    return {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    broken = []
+    for target in links(page):
+        path, _, anchor = target.partition('#')
+        place = (page.parent / path).resolve() if path else page
+        if not place.exists() or anchor and anchor not in anchors(place):
+            broken.append(target)
+    assert not broken
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    linked = {(README.parent / target.partition('#')[0]).resolve() for target in links(README)}
+    assert [page for page in PAGES if page != README and page not in linked] == []
+
+
+def test_the_readme_can_be_read_in_ten_minutes():
+    assert len(text_of(README).split()) <= 2000
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every command line of a page that calls a program of this project."""
+    lines = [line for block in blocks(page) for line in block.replace('\\\n', ' ').splitlines()] + inline_code(page)
+    found = []
+    for line in lines:
+        if re.match(r'([A-Z_]+=\S* )*(python|bash|sbatch|torchrun) ', line.strip()):
+            words = shlex.split(line, comments=True)
+            while re.match('[A-Z_]+=', words[0]):
+                words.pop(0)
+            found.append(words)
+    return found
+
+
+def program_of(words: list[str]) -> tuple[str, list[str]]:
+    """The file or module that a command calls, and its arguments."""
+    if words[0] == 'torchrun':
+        place = words.index('main.py')
+    elif words[0] == 'sbatch':
+        place = next(i for i, word in enumerate(words) if word.startswith('scripts/'))
+    else:
+        place = 2 if words[1] == '-m' else 1
+    return words[place], words[place + 1:]
+
+
+@cache
+def help_of(program: str) -> str:
+    """What a program says of its arguments: a script by its text, and as it passes them on, by that of main.py too."""
+    if program.endswith('.sh'):
+        return (ROOT / program).read_text(encoding='utf-8') + help_of('main.py')
+    output, before = io.StringIO(), sys.argv
+    sys.argv = [program, '--help']
+    try:    # in this process, because importing torch takes seconds
+        with redirect_stdout(output), pytest.raises(SystemExit) as ended, warnings.catch_warnings(action='ignore'):
+            if program.endswith('.py'):
+                runpy.run_path(str(ROOT / program), run_name='__main__')
+            else:
+                runpy.run_module(program, run_name='__main__', alter_sys=True)
+    finally:
+        sys.argv = before
+    assert not ended.value.code
+    return output.getvalue()
+
+
+def exists(program: str) -> bool:
+    path = ROOT / program.replace('.', '/')
+    return (ROOT / program).is_file() or path.with_suffix('.py').is_file() or (path / '__main__.py').is_file()
+
+
+FOREIGN = ('pip', 'venv')    # modules that pages call and that are not of this project
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_calls_what_is_there_with_flags_that_it_has(page):
+    wrong = []
+    for words in commands(page):
+        program, arguments = program_of(words)
+        if program in FOREIGN:
+            continue
+        if not exists(program):
+            wrong.append(f'{program} is not there')
+            continue
+        known = set(FLAG.findall(help_of(program)))
+        flags = [word.partition('=')[0] for word in arguments if FLAG.fullmatch(word.partition('=')[0])]
+        wrong += [f'{program} has no {flag}' for flag in flags if flag not in known]
+    assert not wrong
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_flag_that_is_named_alone_belongs_to_a_program_of_these_pages(page):
+    programs = {program_of(words)[0] for one in PAGES for words in commands(one)}
+    known = {flag for program in programs if program not in FOREIGN and exists(program)
+             for flag in FLAG.findall(help_of(program))}
+    assert [code for code in inline_code(page) if code.startswith('--') and FLAG.match(code)[0] not in known] == []
+
+
+def test_commands_and_flags_are_found_where_they_stand():
+    found = [program_of(words) for page in PAGES for words in commands(page)]
+    assert ('scripts/seeds.sh', ['3']) in found
+    assert any(program == 'main.py' and '--resume' in arguments for program, arguments in found)
+    assert {'--tiou', '--output'} <= set(FLAG.findall(help_of('eval.detection')))
+
+
+# ---- quirks ----------------------------------------------------------------------------------------------------------
+
+def quirks_of_the_code() -> Counter:
+    """Where the word `quirk:` stands in the code: the module, and the function or class that it is in."""
+    found: Counter = Counter()
+    for path in [*ROOT.glob('*.py'), *ROOT.glob('eval/*.py'), *ROOT.glob('extraction/*.py')]:
+        text = text_of(path)
+        owners = owners_of_lines(ast.parse(text))
+        module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        for number, line in enumerate(text.splitlines(), 1):
+            if 'quirk:' in line:
+                found[f'{module}.{owners.get(number, "")}'] += 1
+    return found
+
+
+def owners_of_lines(tree: ast.AST, above: str = '') -> dict[int, str]:
+    """Under the number of each line the function or class that it is in; a class stands for its __init__ too."""
+    owners = {}
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            name = above if node.name == '__init__' else f'{above}.{node.name}'.strip('.')
+            owners.update(dict.fromkeys(range(node.lineno, (node.end_lineno or 0) + 1), name))
+            owners.update(owners_of_lines(node, name))
+    return owners
+
+
+def test_every_quirk_of_the_table_has_one_comment_in_the_code_and_the_other_way_round():
+    table = re.findall(r'^\| .* \| `([\w.]+)` \|$', text_of(ROOT / 'docs' / 'quirks.md'), re.M)
+    assert len(table) > 10
+    assert Counter(table) == quirks_of_the_code()
+
+
+@pytest.mark.parametrize('place', re.findall(r'\| `([\w.]+)` \|$', text_of(ROOT / 'docs' / 'quirks.md'), re.M))
+def test_the_place_of_a_quirk_can_be_opened(place):
+    module = next(place.rsplit('.', i)[0] for i in (1, 2) if exists(place.rsplit('.', i)[0]))
+    owner = importlib.import_module(module)
+    for name in place.removeprefix(module + '.').split('.'):
+        owner = getattr(owner, name)
+    assert callable(owner)
