@@ -228,9 +228,9 @@ class Evaluator:
                 column[batch.videos] = part
             videos += batch.videos
         columns = bring_columns(table)
-        for others, shares in self.gather((videos, [column[videos] for column in columns])):
-            for column, share in zip(columns, shares):
-                column[others] = share
+        for others, parts_of_others in self.gather((videos, [column[videos] for column in columns])):
+            for column_array, part_array in zip(columns, parts_of_others):
+                column_array[others] = part_array
         return Outcome(*columns)
 
     def judge(self, outcome: Outcome) -> Evaluation:
