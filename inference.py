@@ -287,7 +287,7 @@ class Judging:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or issubclass(kind, InputError):    # what was found before bad input is kept
+        if kind is None or issubclass(kind, (InputError, KeyboardInterrupt)):    # what was found is kept
             self.collect(wait=True)
         self.thread.shutdown(wait=False, cancel_futures=True)
 

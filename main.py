@@ -231,12 +231,10 @@ def get_settings(argv: list[str] | None = None) -> Settings:
         stored = read_arguments(parser, source, given)
     except InputError as error:
         parser.exit(2, f'error: {error}\n')
-    dataset = given.get('dataset', stored.get('dataset', parser.defaults['dataset']))
-    recipe = {name: getattr(RECIPES[dataset], name) for name in IN_RECIPE}
-    values = {**parser.defaults, **recipe, **stored}
     if given.keys() & {'num_steps', 'num_epochs'}:    # a length that is given replaces any other, whatever its unit
-        values.update(num_steps=None, num_epochs=None)
-    values.update(given)
+        given = {'num_steps': None, 'num_epochs': None, **given}
+    dataset = given.get('dataset', stored.get('dataset', parser.defaults['dataset']))
+    values = {**usual_values(parser, dataset), **stored, **given}
     for name in ('data_path', 'exp_name'):
         if values[name] is None:
             parser.error(f'the following arguments are required: --{name}')
@@ -252,6 +250,11 @@ def get_settings(argv: list[str] | None = None) -> Settings:
     except InputError as error:
         parser.error(f'argument --tiou: {error}')
     return Settings(argparse.Namespace(**values), given, stored, source)
+
+
+def usual_values(parser: FlagParser, dataset: str) -> dict[str, Any]:
+    """The value of every flag that a recipe and the defaults give."""
+    return {**parser.defaults, **{name: getattr(RECIPES[dataset], name) for name in IN_RECIPE}}
 
 
 def check_usage(parser: FlagParser, given: dict[str, Any]) -> None:
@@ -378,9 +381,8 @@ def describe(args: argparse.Namespace, datasets: 'dict[str, VideoDataset]', devi
 def describe_recipe(args: argparse.Namespace) -> list[str]:
     """The recipe's values that hold, with their source, and what differs from it and from the defaults."""
     parser, values = get_parser(), vars(args)
-    usual = {name: getattr(RECIPES[args.dataset], name) for name in IN_RECIPE}
-    usual.update({name: default for name, default in parser.defaults.items()
-                  if name not in usual and default is not None and DIFFER not in parser.traits[name]})
+    usual = {name: value for name, value in usual_values(parser, args.dataset).items()
+             if name in IN_RECIPE or value is not None and DIFFER not in parser.traits[name]}
     kept = [f'{name} {show_value(values[name])}' for name in IN_RECIPE
             if values[name] == usual[name] and values[name] is not None]
     changed = [f'{name} {show_value(values[name])} ({show_value(usual[name])})' for name in usual
@@ -692,7 +694,7 @@ def say_what_is_special(settings: Settings, advice: str) -> None:
             if name in settings.stored and settings.stored[name] != vars(args)[name]:
                 warn(f'{args.model_file}: was trained with --{name} {shorten(settings.stored[name], 40)}, and is used '
                      f'with {vars(args)[name]}')
-    usual = {**parser.defaults, **{name: getattr(RECIPES[args.dataset], name) for name in IN_RECIPE}}
+    usual = usual_values(parser, args.dataset)
     taken = [f'{name} {show_value(value)}' for name, value in sorted(settings.stored.items())
              if name not in settings.given and value != usual[name]]
     if taken:

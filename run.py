@@ -516,7 +516,7 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None or issubclass(kind, InputError):
+            if kind is None or issubclass(kind, (InputError, KeyboardInterrupt)):
                 self.rest()
             with self.writing_events():
                 self.board.close()

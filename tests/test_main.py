@@ -1010,10 +1010,8 @@ def test_videos_without_annotations_get_a_page_a_table_and_subtitles_from_the_th
     assert 0 < shown <= (found.scores >= threshold).sum() < len(found.scores)
     page = (output / 'report.html').read_text()
     assert 'test_1' in page and f'weights {finished / "best.pt"}' in page
-    more = localize(alone, finished / 'best.pt', tmp_path / 'more', '--subtitles', 'srt', '--min_score', -9)
-    few, many = (sum(len((folder / 'subtitles' / f'{name}.srt').read_text()) for name in found.videos)
-                 for folder in (output, more))
-    assert many > few
+    none = localize(alone, finished / 'best.pt', tmp_path / 'none', '--subtitles', 'vtt', '--min_score', 9)
+    assert not any(' --> ' in (none / 'subtitles' / f'{name}.vtt').read_text() for name in found.videos)
 
 
 def test_a_missing_folder_of_videos_is_said_before_the_work(data, tmp_path, capsys):

@@ -155,7 +155,8 @@ def test_overwriting_leaves_nothing_of_the_old_run_and_all_else(data, folder, tm
     assert old and new and not old & new
     assert {path.name for path in folder.iterdir()} == {
         'args.json', 'labels.txt', 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'checkpoint.pt',
-        'detections.json', 'detections.csv', 'results.json', 'curves.npz', 'report.html', 'notes.txt', 'figures', *new}
+        'checkpoint.previous.pt', 'detections.json', 'detections.csv', 'results.json', 'curves.npz', 'report.html',
+        'notes.txt', 'figures', *new}
     assert (folder / 'notes.txt').read_text() == 'mine'
 
 
