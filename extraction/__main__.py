@@ -26,7 +26,7 @@ from extraction.frames import BadVideo, parse_resize, promised_duration, read_fr
 from extraction.i3d import CHANNELS, Weights, build_i3d, introduce, read_weights, where_to_get
 from extraction.record import Record, alone_in
 from extraction.snippets import SNIPPET_FRAMES, Features, Network, extract, num_rows
-from utils import InputError, Parser, number, number_of, quote, run_command, shorten, warn
+from utils import InputError, Parser, number, number_of, printable, quote, run_command, shorten, warn
 
 SUFFIXES = ('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .mts .m2ts .ts .vob .flv .wmv .3gp .3g2 .ogv .mxf .y4m .gif '
             '.mp3 .m4a .aac .wav .flac .ogg .opus .wma').split()    # sound is named as such, not passed over
@@ -171,7 +171,7 @@ def extract_all(videos: dict[str, Path], extractor: Extractor, record: Record, a
                 features = extractor(watched(frames))
             check(path, features, args.fps)
         except BadVideo as error:
-            tqdm.write(f'error: {error}', file=sys.stderr)
+            tqdm.write(f'error: {printable(error)}', file=sys.stderr)
             failed += 1
         else:
             record.write(name, features.streams, {
@@ -225,6 +225,8 @@ def run(args: argparse.Namespace) -> int:
             failed = extract_by_i3d(new, weights, record, args, device)
     done = f'{number_of(len(new) - failed, "video")} extracted to {args.output}'
     print(done + (f', {failed} could not be' if failed else ''), flush=True)
+    if args.fps != 25:
+        print(f'dataset.py and main.py need --feature_fps {args.fps:g} for these', flush=True)
     return 2 if failed else 0
 
 

@@ -94,9 +94,9 @@ def _killed() -> InputError:
 
 
 def _begin_work() -> None:
-    """A worker uses one core, leaves Ctrl-C to its parent and does not outlive it."""
+    """A worker uses one core, ends without a word at Ctrl-C and does not outlive its parent."""
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = parent_process()
     assert parent is not None
 

@@ -21,6 +21,8 @@ from av.video.stream import VideoStream
 
 from utils import InputError, number_of, shorten, warn
 
+# Without the latter two FFmpeg converts even widths by a table that is off by one or two grey levels.
+BILINEAR = 'bilinear+accurate_rnd+full_chroma_int'
 MISSING = 0.1    # share of the promised length without which a video is cut off
 MEND = 'download it again, or mend it (ffmpeg -i OLD -c:v libx264 NEW.mp4)'
 
@@ -120,7 +122,7 @@ def decode(path: Path, fps: float, resize: str | None = None) -> Iterator[av.Vid
             graph.push(frame)
             yield from filtered(graph)
         if graph is None:
-            raise BadVideo(f'{path}: holds no picture that can be decoded; {MEND}')
+            raise BadVideo(f'{path}: holds no picture that can be decoded and has a time; {MEND}')
         graph.push(None)
         yield from filtered(graph)
     if repaired:
@@ -165,7 +167,7 @@ def build_graph(stream: VideoStream, first: av.VideoFrame, fps: float, resize: s
             height, width = target_size(resize, height, width)
         else:
             width, height = target_size(resize, width, height)
-        filters += [('scale', f'{width}:{height}:flags=bilinear'), ('format', 'rgb24')]
+        filters += [('scale', f'{width}:{height}:flags={BILINEAR}'), ('format', 'rgb24')]
         filters += [(name, 'dir=cclock_flip' if name == 'transpose' else '') for name in turns]
     graph = Graph()
     last = graph.add_buffer(template=stream, width=first.width, height=first.height, format=first.format,

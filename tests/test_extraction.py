@@ -17,7 +17,7 @@ import torch
 av = pytest.importorskip('av', reason='needs PyAV: pip install -r requirements-video.txt')
 pytest.importorskip('cv2', reason='needs OpenCV: pip install -r requirements-video.txt')
 
-from data_folder import find_split  # noqa: E402
+from data_folder import find_split, read_annotations  # noqa: E402
 from extraction.__main__ import find_videos, main  # noqa: E402
 from extraction.flow_pool import FlowPool, FlowRecipe, centre  # noqa: E402
 from extraction.frames import BadVideo, decode, promised_duration, read_frames, target_size  # noqa: E402
@@ -205,7 +205,7 @@ def test_portrait_odd_sizes_and_ten_bits_are_read(tmp_path, size, pixels):
 
 
 def test_resizing_is_bilinear(tmp_path):
-    """Against torch, which averages as far as it shrinks; the picture is smooth in colour, which is stored halved."""
+    """Against torch, which averages as far as it shrinks. A size that stays is converted as exactly."""
     random = np.random.RandomState(0)
     picture = np.kron(random.randint(40, 200, (15, 20)), np.ones((4, 4))).astype(np.uint8)
     path = render(tmp_path / 'still.mkv', steady(25, 0.2), lambda at: picture, 'libx264')
@@ -215,7 +215,8 @@ def test_resizing_is_bilinear(tmp_path):
                                                    (height, width), mode='bilinear', antialias=True)
         found = next(read_frames(path, 25, resize))
         assert found.shape == (height, width, 3)
-        assert np.abs(found - expected[0].permute(1, 2, 0).numpy()).max() < 2.5
+        assert np.abs(found - expected[0].permute(1, 2, 0).numpy()).max() < 1.5
+    assert np.abs(stored[..., 0] - picture.astype(float)).max() < 1.5
 
 
 def test_sizes_of_resized_frames():
@@ -350,8 +351,10 @@ def test_a_folder_of_twelve_of_which_four_are_broken_in_four_ways(tmp_path, weig
         rows = np.load(output / 'features' / 'test' / stream / 'good5.npy')
         assert rows.shape == (3, 1024) and rows.dtype == np.float32
 
-    split = find_split(output, 'test', None, [], ('rgb', 'flow'))    # it is a data folder
+    truth = read_annotations(output)    # it is a data folder
+    split = find_split(output, 'test', truth, [], ('rgb', 'flow'))
     assert split.names == [f'good{count}' for count in range(8)] and split.shape == (15, 2048)
+    assert truth.durations[truth.videos.index('good2')] == 52 / 25
 
     before = contents(output)
     assert main(argv) == 2    # again: only the broken ones are tried
