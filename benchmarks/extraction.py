@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.table import Row, take_turns, timed
 from benchmarks.workloads import SHARED
-from extraction.flow import torch_tvl1
 from extraction.flow_pool import FlowRecipe
 from extraction.frames import BILINEAR, read_frames
 from extraction.i3d import CHANNELS, EPSILON, I3D, Weights, build_i3d
@@ -95,22 +94,19 @@ def bare(method: Callable[[], cv2.DenseOpticalFlow], frames: np.ndarray) -> None
 
 
 def flow(rounds: int) -> list[Row]:
-    """Optical flow in one process, with cropping and quantisation, against OpenCV's calls alone; in torch beside it."""
+    """Optical flow in one process, with cropping and quantisation, against OpenCV's calls alone."""
     methods: dict[str, Callable[[], cv2.DenseOpticalFlow]] = {
         'tvl1': cv2.optflow.DualTVL1OpticalFlow.create,
         'dis': partial(cv2.DISOpticalFlow.create, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)}
     rows = []
     for what, pixels in MOTIONS.items():
         frames = grey_frames(pixels)
-        firsts, seconds = torch.from_numpy(frames[:-1]), torch.from_numpy(frames[1:])
-        calls: dict[str, Callable[[], object]] = {'torch': partial(torch_tvl1, firsts, seconds)}
+        calls: dict[str, Callable[[], object]] = {}
         for name, method in methods.items():
             calls[name], calls[f'bare {name}'] = partial(FlowRecipe(name), frames), partial(bare, method, frames)
         times = {name: one.times(1 / (len(frames) - 1)) for name, one in take_turns(calls, rounds).items()}
         rows += [timed(f'{name} of a pair at {WIDTH} x {HEIGHT}, {what}; limit: bare OpenCV', times[name],
                        times[f'bare {name}']) for name in methods]
-        rows.append(timed(f'TV-L1 in torch on the processor, {what}; limit: bare OpenCV', times['torch'],
-                          times['bare tvl1']))
     return rows
 
 

@@ -145,8 +145,8 @@ def rows_of_variants(path: Path, grid: Grid, networks: dict[tuple[str, float], N
         for fps, size in product(grid.fps, grid.resize):
             bar.set_description(f'{fps:g} fps, {size}')
             with closing(read_frames(path, fps, size)) as frames:
-                parts = pairwise(blocks(lengthened(frames, before), pool))
-                for block, following in islice(parts, num_rows):
+                needed = islice(lengthened(frames, before), SNIPPET_FRAMES * (num_rows + 1) + 1)
+                for block, following in pairwise(blocks(needed, pool)):
                     one = grid._replace(fps=(fps,), resize=(size,))
                     for variant, row in rows_of_block(block, following, one, networks, before, device):
                         rows.setdefault(variant, []).append(row)
