@@ -829,3 +829,22 @@ def test_a_panel_draws_no_more_than_a_reader_can_see(chromium, tmp_path):
     assert 'the best 2,000 detections in view drawn' in text_of(chromium, '#timeline .block p')
     assert count(chromium, '.minimap .instance') == 1    # one run of pixels
     assert text_of(chromium, '#shown').startswith('3000 of 3,000')
+
+
+# ---- what the command leaves alone ----------------------------------------------------------------------------------
+
+def test_a_file_that_is_no_page_is_not_written_over(files, tmp_path, capsys):
+    weights = tmp_path / 'best.pt'
+    weights.write_bytes(b'PK\x03\x04 a checkpoint')
+    command = [str(files / 'gt.json'), str(files / 'detections.json'), '-o', str(weights)]
+    assert main(command) == 2
+    assert 'another kind' in capsys.readouterr().err and weights.read_bytes() == b'PK\x03\x04 a checkpoint'
+    assert main([*command, '--overwrite']) == 0
+    assert main(command) == 0    # a page now
+
+
+def test_an_input_named_like_a_half_written_page_is_kept(files, tmp_path):
+    hidden = tmp_path / '.r.html.tmp'
+    hidden.write_bytes((files / 'gt.json').read_bytes())
+    assert main([str(hidden), str(files / 'detections.json'), '-o', str(tmp_path / 'r.html')]) == 0
+    assert hidden.read_bytes() == (files / 'gt.json').read_bytes()
