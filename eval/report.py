@@ -375,7 +375,7 @@ def report_file(args: argparse.Namespace) -> None:
         durations=read_durations(args.durations) if args.durations else None,
         videos=addresses(find_videos(args.videos, detections.videos), args.output) if args.videos else None)
     write_text(args.output, page)
-    print(f'{args.output}: {len(page.encode()) / 1e6:.1f} MB', flush=True)
+    print(f'{printable(args.output)}: {len(page.encode()) / 1e6:.1f} MB', flush=True)
 
 
 if __name__ == '__main__':

@@ -900,6 +900,14 @@ function loadClip() {
   }
 }
 
+function plainAddress(address) {
+  try {
+    return decodeURIComponent(address);
+  } catch {    // bytes that are no UTF-8
+    return address;
+  }
+}
+
 // Marks a time, and goes there with the video; with an end it plays until then.
 function mark(time, end = null) {
   state.time = clamp(time, 0, lengthOf[state.video]);
@@ -949,7 +957,7 @@ function listenToClip() {
     if (!clip.hasAttribute('src')) return;
     clip.hidden = true;
     $('.player .note').hidden = false;
-    $('.player .note').textContent = `This browser cannot play ${decodeURIComponent(clip.getAttribute('src'))}.`;
+    $('.player .note').textContent = `This browser cannot play ${plainAddress(clip.getAttribute('src'))}.`;
   });
   document.body.classList.toggle('has-clips', Boolean(data.clips));
 }
