@@ -41,7 +41,7 @@ const pairOf = new Map(
 const lengthOf = data.videos.map((_, video) => {
   const curve = curveOf.get(video);
   if (data.durations[video]) return data.durations[video];
-  if (curve !== undefined) return curves.seconds[curve] * curves.count;
+  if (curve !== undefined) return Math.max(1e-3, curves.seconds[curve] * curves.count);
   let end = 1;    // second
   for (const g of instancesOf[video]) end = Math.max(end, instances.end[g]);
   for (const row of detectionsOf[video]) end = Math.max(end, detections.end[row]);
