@@ -5,22 +5,22 @@ Alwassel, Caba Heilbron, Escorcia, Ghanem: Diagnosing Error in Temporal Action D
     python -m eval.diagnosis gt.json detections.json
     python -m eval.diagnosis gt.json detections.json --tiou 0.3 0.5 0.7 --output diagnosis.json --picture diagnosis.png
 
-**False positives.** Of each class, which has N_c instances, the 10 N_c best predictions are kept. Those that the mAP
+**False positives.** Of each class, which has N_c instances, the 10 N_c best detections are kept. Those that the mAP
 rule matches at tIoU a are true positives. Every other one is judged by the one instance of its video, of any class,
 with the largest tIoU (the first of equals):
 
                         same label          another label
     a   <= tIoU         double detection    wrong label
     0.1 <= tIoU < a     localization        confusion
-           tIoU < 0.1   background (so is a prediction in a video without instances)
+           tIoU < 0.1   background (so is a detection in a video without instances)
 
-The profile tells how the N_c, 2 N_c ... 10 N_c best predictions of each class, pooled, divide into the six kinds. The
-gain of a kind is what the mAP of the kept predictions gains when those of the kind are removed (the paper states it in
+The profile tells how the N_c, 2 N_c ... 10 N_c best detections of each class, pooled, divide into the six kinds. The
+gain of a kind is what the mAP of the kept detections gains when those of the kind are removed (the paper states it in
 normalized mAP, here it is the mAP of `eval.detection`).
 
-**False negatives.** An instance that no prediction matches, kept or not, is missed.
+**False negatives.** An instance that no detection matches, kept or not, is missed.
 
-**Sensitivity.** The mAP on the instances of one bin: predictions matched to other instances are left out, and precision
+**Sensitivity.** The mAP on the instances of one bin: detections matched to other instances are left out, and precision
 is normalized, because bins differ in size: r N / (r N + false positives) at recall r, with N the mean number of
 instances a class. Classes without an instance in the bin do not enter.
 
@@ -39,14 +39,14 @@ from numpy.typing import ArrayLike
 
 from eval.detection import Matches, check_tiou, evaluate, match, overlapping, scored_subset, tiou_key, warnings
 from eval.files import Detections, GroundTruth, read_detections, read_ground_truth
-from utils import InputError, Parser, keep_inputs, run_command, write_json, write_picture
+from utils import PICTURES, InputError, Parser, keep_inputs, keep_others, run_command, write_json, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = ('true positive', 'double detection', 'wrong label', 'localization', 'confusion', 'background')
-MIN_TIOU = 0.1  # below it a prediction has nothing to do with an instance: background
-DEPTH = 10  # predictions that are kept, as a multiple of the instances of their class
+MIN_TIOU = 0.1  # below it a detection has nothing to do with an instance: background
+DEPTH = 10  # detections that are kept, as a multiple of the instances of their class
 
 SIZES = ('XS', 'S', 'M', 'L', 'XL')
 
@@ -56,13 +56,13 @@ BINS = {
     'activitynet': {'coverage': (0.2, 0.4, 0.6, 0.8), 'length': (30, 60, 120, 180), 'instances': (1, 4, 8)},
 }
 TITLES = {'coverage': 'coverage', 'length': 'length (s)', 'instances': 'number of instances in the video'}
-NOT_JUDGED = len(KINDS)  # the kind of a prediction behind the 10 N_c best, or of a label that no instance has
+NOT_JUDGED = len(KINDS)  # the kind of a detection behind the 10 N_c best, or of a label that no instance has
 COLOURS = ('#009E73', '#56B4E9', '#F0E442', '#E69F00', '#CC79A7', '#BBBBBB')  # of KINDS, after Okabe and Ito
 
 
 class Judgement(NamedTuple):
-    """The kind of each of M kept predictions at K thresholds; class by class, inside a class by falling score."""
-    prediction: np.ndarray  # (M,) index into the detections
+    """The kind of each of M kept detections at K thresholds; class by class, inside a class by falling score."""
+    detection: np.ndarray  # (M,) index into the detections
     label: np.ndarray  # (M,) index into the labels of the ground truth
     depth: np.ndarray  # (M,) 0 for one of the N_c best of its class, 1 for one of the next N_c, ... 9
     kind: np.ndarray  # (K, M) index into KINDS
@@ -85,45 +85,45 @@ class Diagnosis(NamedTuple):
     num_videos: int
     num_instances: int
     num_predictions: int
-    profile: np.ndarray  # (K, 10, 6) how many of the m N_c best predictions, m = 1..10, are of each of KINDS
-    mean_ap: np.ndarray  # (K,) mAP of the kept predictions
-    gain: np.ndarray  # (K, 5) what it gains without the predictions of each of KINDS[1:]
+    profile: np.ndarray  # (K, 10, 6) how many of the m N_c best detections, m = 1..10, are of each of KINDS
+    mean_ap: np.ndarray  # (K,) mAP of the kept detections
+    gain: np.ndarray  # (K, 5) what it gains without the detections of each of KINDS[1:]
     missed: np.ndarray  # (K,) share of the instances that nothing matched
-    normalized_mean_ap: np.ndarray  # (K,) of all predictions on all instances: what those of the bins compare with
+    normalized_mean_ap: np.ndarray  # (K,) of all detections on all instances: what those of the bins compare with
     characteristics: list[Characteristic]  # coverage is left out if no video has a known duration
     matches: Matches  # what all this was computed from ...
     judgement: Judgement  # ... and the single verdicts
 
     @property
     def num_kept(self) -> int:
-        """Predictions among the 10 N_c best of their class."""
+        """Detections among the 10 N_c best of their class."""
         return int(self.profile[0, -1].sum())
 
     @property
     def shares(self) -> np.ndarray:
-        """The profile as shares of the predictions, (K, 10, 6); 0 where there are none."""
+        """The profile as shares of the detections, (K, 10, 6); 0 where there are none."""
         return self.profile / np.maximum(self.profile.sum(axis=2, keepdims=True), 1)
 
     @property
     def kinds(self) -> np.ndarray:
-        """The kind of each of the R predictions, (K, R) uint8: an index into KINDS, or NOT_JUDGED.
+        """The kind of each of the R detections, (K, R) uint8: an index into KINDS, or NOT_JUDGED.
 
         One that matched an instance is a true positive also where it is not kept.
         """
         kinds = np.full((len(self.tiou), self.num_predictions), NOT_JUDGED, np.uint8)
-        kinds[:, self.judgement.prediction] = self.judgement.kind
+        kinds[:, self.judgement.detection] = self.judgement.kind
         threshold, place = np.nonzero(self.matches.instance >= 0)
         kinds[threshold, self.matches.order[place]] = 0
         return kinds
 
     @property
     def found(self) -> np.ndarray:
-        """Which of the G instances a prediction matched, (K, G) bool; the others are false negatives."""
+        """Which of the G instances a detection matched, (K, G) bool; the others are false negatives."""
         return found_instances(self.matches, self.num_instances)
 
 
 def judge(truth: GroundTruth, detections: Detections, tiou: ArrayLike, matches: Matches | None = None) -> Judgement:
-    """Tells the kind of every prediction that is among the 10 N_c best of its class, as the module explains.
+    """Tells the kind of every detection that is among the 10 N_c best of its class, as the module explains.
 
     `matches` saves the matching, if it is at hand for the same `tiou`. Raises InputError for a wrong threshold.
     """
@@ -145,9 +145,13 @@ def _nearest(truth: GroundTruth, video: np.ndarray, segments: np.ndarray) -> tup
     """Largest tIoU (M,) with any instance of the video, 0 where there is none, and the label of that instance (M,)."""
     overlap, label = np.zeros(len(video)), np.full(len(video), -1)
     for place, instance, pairs in overlapping(segments, video, truth.segments, truth.video):
-        order = np.lexsort((instance, -pairs, place))  # of equals the first instance
-        best = order[np.diff(place[order], prepend=-1) > 0]
-        overlap[place[best]], label[place[best]] = pairs[best], truth.label[instance[best]]
+        begin = np.flatnonzero(np.diff(place, prepend=-1))
+        if not len(begin):
+            continue
+        own = place[begin]
+        overlap[own] = np.maximum.reduceat(pairs, begin)
+        first = np.minimum.reduceat(np.where(pairs == overlap[place], instance, len(truth.label)), begin)
+        label[own] = truth.label[first]  # of equals the first instance
     return overlap, label
 
 
@@ -182,7 +186,7 @@ def diagnose(truth: GroundTruth, detections: Detections, tiou: ArrayLike = (0.5,
 
 
 def found_instances(matches: Matches, number: int) -> np.ndarray:
-    """Which of the `number` instances a prediction matched, (K, number) bool; the others are false negatives."""
+    """Which of the `number` instances a detection matched, (K, number) bool; the others are false negatives."""
     found = np.zeros((len(matches.instance), number), bool)
     threshold, place = np.nonzero(matches.instance >= 0)
     found[threshold, matches.instance[threshold, place]] = True
@@ -191,9 +195,9 @@ def found_instances(matches: Matches, number: int) -> np.ndarray:
 
 def _mean_ap(label: np.ndarray, hit: np.ndarray, miss: np.ndarray, positives: np.ndarray,
              normal: float | None = None) -> np.ndarray:
-    """mAP (K,) over the classes with `positives` (C,) of predictions sorted by `label` (P,), then by falling score.
+    """mAP (K,) over the classes with `positives` (C,) of detections sorted by `label` (P,), then by falling score.
 
-    `hit` and `miss` (K, P) tell true and false positives; a prediction that is neither is left out. The precision of a
+    `hit` and `miss` (K, P) tell true and false positives; a detection that is neither is left out. The precision of a
     class is as if it had `normal` instances.
     """
     ap = []
@@ -209,7 +213,7 @@ def _mean_ap(label: np.ndarray, hit: np.ndarray, miss: np.ndarray, positives: np
 
 
 def _sensitivity(truth: GroundTruth, matches: Matches, inside: np.ndarray) -> np.ndarray:
-    """Normalized mAP (K,) on the instances `inside` (G,) bool, without the predictions matched to the others."""
+    """Normalized mAP (K,) on the instances `inside` (G,) bool, without the detections matched to the others."""
     matched = matches.instance >= 0
     hit = np.zeros_like(matched)
     threshold, place = np.nonzero(matched)
@@ -281,7 +285,7 @@ def format_table(diagnosis: Diagnosis) -> str:
 
     tious = [*map(tiou_key, diagnosis.tiou), 'mean'] if len(diagnosis.tiou) > 1 else [tiou_key(diagnosis.tiou[0])]
     lines = [f'{diagnosis.num_videos} videos, {diagnosis.num_instances} instances, {diagnosis.num_predictions} '
-             f'predictions, of which {diagnosis.num_kept} are kept: the {DEPTH} N_c best of each class',
+             f'detections, of which {diagnosis.num_kept} are kept: the {DEPTH} N_c best of each class',
              '', row('share of the kept (%), tIoU', tious, '>8')]
     lines += [by_tiou(kind, diagnosis.shares[:, -1, k]) for k, kind in enumerate(KINDS)]
     lines += ['', by_tiou('mAP of the kept (%)', diagnosis.mean_ap), 'gain in mAP without']
@@ -318,8 +322,8 @@ def draw(diagnosis: Diagnosis) -> 'Figure':
     depth, shares = np.arange(1, DEPTH + 1), 100 * diagnosis.shares.mean(axis=0)
     for kind, colour, top, height in zip(KINDS, COLOURS, np.cumsum(shares, axis=1).T, shares.T):
         axes.bar(depth, height, 0.85, top - height, color=colour, label=f'{kind}: {height[-1]:.2f} %')
-    axes.set(title=f'What the best 1 to {DEPTH} $N_c$ predictions of each class are', ylabel='share (%)', ylim=(0, 100),
-             xlabel='predictions of a class, as a multiple of its $N_c$ instances', xticks=depth)
+    axes.set(title=f'What the best 1 to {DEPTH} $N_c$ detections of each class are', ylabel='share (%)', ylim=(0, 100),
+             xlabel='detections of a class, as a multiple of its $N_c$ instances', xticks=depth)
     axes.legend(reverse=True, title=f'of {DEPTH} $N_c$', loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
 
     axes = figure.add_subplot(above[1])
@@ -359,6 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--bins', choices=BINS, default='thumos14', help='bins of the instances (default: thumos14)')
     parser.add_argument('--output', metavar='FILE', help='also write the numbers there, as JSON')
     parser.add_argument('--picture', metavar='FILE', help='also draw them there, as .png or .svg')
+    parser.add_argument('--overwrite', action='store_true', help='also write over files that are not from here')
     args = parser.parse_args(arguments)
     return run_command(lambda: diagnose_file(args))
 
@@ -366,6 +371,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def diagnose_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     keep_inputs([args.ground_truth, args.detections], args.output, args.picture)
+    if not args.overwrite:
+        keep_others(args.output, r'{\s*"num_videos"')
+        keep_others(args.picture, PICTURES)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
     diagnosis = diagnose(truth, detections, args.tiou, BINS[args.bins])

@@ -38,7 +38,7 @@ from eval.curves import Curves, read_curves, regions
 from eval.detection import TIOU, averages, best_threshold, evaluate, scored_subset, tiou_key, warnings
 from eval.diagnosis import BINS, COLOURS, KINDS, TITLES, Diagnosis, diagnose, notes
 from eval.files import MAX_SECONDS, Detections, GroundTruth, match_videos, read_detections, read_ground_truth
-from utils import InputError, Parser, keep_inputs, printable, read_json, run_command, write_text
+from utils import InputError, Parser, keep_inputs, keep_others, printable, read_json, run_command, write_text
 
 PAGE = Path(__file__).parent / 'page'
 MOST = 200_000  # detections on a page: about 8 MB
@@ -355,6 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--bins', choices=BINS, default='thumos14', help='of the error diagnosis (default: thumos14)')
     parser.add_argument('--title', metavar='TEXT', help='what the page is called (default: the file of the detections)')
     parser.add_argument('-o', '--output', required=True, metavar='FILE', help='the page, an .html')
+    parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no page')
     args = parser.parse_intermixed_args(arguments)
     return run_command(lambda: report_file(args))
 
@@ -362,6 +363,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     keep_inputs([args.ground_truth, args.detections, args.curves, args.durations], args.output)
+    if not args.overwrite:
+        keep_others(args.output, '<!DOCTYPE html>')
     detections = read_detections(args.detections)
     truth = None
     if args.ground_truth:
@@ -372,7 +375,7 @@ def report_file(args: argparse.Namespace) -> None:
         durations=read_durations(args.durations) if args.durations else None,
         videos=addresses(find_videos(args.videos, detections.videos), args.output) if args.videos else None)
     write_text(args.output, page)
-    print(f'{args.output}: {len(page.encode()) / 1e6:.1f} MB', flush=True)
+    print(f'{printable(args.output)}: {len(page.encode()) / 1e6:.1f} MB', flush=True)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import eval.detection
 from eval.detection import evaluate, scored_subset
 from eval.diagnosis import (
     BINS,
@@ -57,7 +58,7 @@ def select(detections, rows):
 def kinds_of(truth, detections, tiou):
     """{prediction: kind} of the kept ones at one threshold."""
     judgement = judge(truth, detections, [tiou])
-    return dict(zip(judgement.prediction.tolist(), judgement.kind[0].tolist()))
+    return dict(zip(judgement.detection.tolist(), judgement.kind[0].tolist()))
 
 
 # Two instances of A and one of B; every prediction with its kind at tIoU 0.5.
@@ -115,7 +116,7 @@ def test_the_ten_best_of_each_instance_are_kept_in_the_order_of_the_file():
     truth = make_truth([('v', 'A', 0, 10)])
     detections = make_detections([('v', 'A', 50, 60, .5)] * 12 + [('v', 'A', 0, 10, .1), ('v', 'A', 0, 10, .6)])
     judgement = judge(truth, detections, [0.5])
-    assert judgement.prediction.tolist() == [13, *range(9)]
+    assert judgement.detection.tolist() == [13, *range(9)]
     assert judgement.depth.tolist() == [*range(10)]
     assert diagnose(truth, detections).profile[0, :, TRUE].tolist() == [1] * 10
 
@@ -133,11 +134,11 @@ def test_instances_without_length_and_duplicates_do_no_harm():
 
 def assert_gains_are_those_of_the_scorer(truth, detections, tiou):
     diagnosis, judgement = diagnose(truth, detections, tiou), judge(truth, detections, tiou)
-    kept = select(detections, np.sort(judgement.prediction))
+    kept = select(detections, np.sort(judgement.detection))
     np.testing.assert_allclose(diagnosis.mean_ap, evaluate(truth, kept, tiou).mean_ap, atol=1e-12)
     for k, threshold in enumerate(tiou):
         for kind in range(1, 6):
-            rest = select(detections, np.sort(judgement.prediction[judgement.kind[k] != kind]))
+            rest = select(detections, np.sort(judgement.detection[judgement.kind[k] != kind]))
             gain = evaluate(truth, rest, [threshold]).mean_ap[0] - diagnosis.mean_ap[k]
             assert diagnosis.gain[k, kind - 1] == pytest.approx(gain, abs=1e-12)
             assert gain > -1e-12
@@ -325,7 +326,7 @@ def test_command_prints_and_writes(files, tmp_path, capsys):
         assert main([*files, '--tiou', '0.5', '0.55', '--output', str(output), '--picture', str(picture)]) == 0
         assert picture.read_bytes().startswith(start)
     printed = capsys.readouterr()
-    assert '14 predictions, of which 13 are kept' in printed.out
+    assert '14 detections, of which 13 are kept' in printed.out
     assert 'does not use their label' in printed.err
     written = json.loads(output.read_text())
     assert written['share']['wrong label']['0.5'] == pytest.approx(1 / 13)
@@ -394,3 +395,27 @@ def test_a_match_behind_the_ten_best_is_a_true_positive_of_no_judgement():
     diagnosis = diagnose(truth, make_detections([('v', 'A', 50, 60, .5)] * 12 + [('v', 'A', 0, 10, .1)]), [0.5])
     assert diagnosis.kinds[0].tolist() == [BACKGROUND] * 10 + [NOT_JUDGED] * 2 + [TRUE]
     assert diagnosis.num_kept == 10
+
+
+def test_files_of_another_kind_are_not_written_over(files, tmp_path, capsys):
+    weights = tmp_path / 'best.png'
+    weights.write_bytes(b'PK a checkpoint')
+    for flag in ('--output', '--picture'):
+        assert main([*files, flag, str(weights)]) == 2
+        assert 'another kind' in capsys.readouterr().err and weights.read_bytes() == b'PK a checkpoint'
+        assert main([*files, flag, str(weights), '--overwrite']) == main([*files, flag, str(weights)]) == 0
+        weights.write_bytes(b'PK a checkpoint')
+
+
+@pytest.mark.parametrize('block', [1, 64, 65536])
+def test_the_nearest_of_many_instances_is_found_in_blocks_of_any_size(monkeypatch, block):
+    rng = np.random.default_rng(0)
+    starts = rng.integers(0, 50, 400)
+    truth = make_truth([('vw'[i % 2], 'ABC'[i % 3], start, start + i % 7) for i, start in enumerate(starts)])
+    rows = [('vwx'[i % 3], 'ABC'[i % 2], start, start + rng.integers(0, 20), rng.random())
+            for i, start in enumerate(rng.integers(-5, 60, 300))]
+    detections = make_detections(rows)
+    monkeypatch.setattr(eval.detection, 'BLOCK', block)
+    instances = [(truth.videos[v], truth.labels[c], *segment)
+                 for v, c, segment in zip(truth.video, truth.label, truth.segments.tolist())]
+    assert kinds_of(truth, detections, 0.5) == slow_kinds(instances, rows, 0.5)

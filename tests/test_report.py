@@ -708,10 +708,13 @@ def test_the_video_plays_beside_its_timeline(chromium, playing):
     left = chromium.run("parseFloat(document.querySelector('#playhead').style.left)")
     assert left == pytest.approx(chromium.run('LEFT + 0.75 * plotWidth'), abs=2)
 
+    chromium.run(f"window.heard = []; ['play', 'pause'].forEach(what => "
+                 f"{clip}.addEventListener(what, () => heard.push([what, {clip}.currentTime])))")
     click(chromium, '.hit[data-row="0"]')    # the best: from 1 to 1.5 s
-    wait_for(chromium, f'!{clip}.paused && {clip}.currentTime < 1.5')
-    wait_for(chromium, f'{clip}.paused')
-    assert 1.4 < chromium.run(f'{clip}.currentTime') < 2.5    # it stops soon after the end
+    wait_for(chromium, 'heard.length === 2')
+    (first, begin), (second, end) = chromium.run('heard')
+    assert (first, second) == ('play', 'pause') and begin == pytest.approx(1, abs=0.05)
+    assert 1.5 <= end < 3.9    # it stops soon after the end
     assert chromium.run('state.time') == chromium.run(f'{clip}.currentTime')
 
     chromium.run('mark(2)')
@@ -719,13 +722,12 @@ def test_the_video_plays_beside_its_timeline(chromium, playing):
     assert chromium.run('state.time') == pytest.approx(2.04)
     chromium.press('<')
     assert chromium.run('state.time') == pytest.approx(1.04)
-    chromium.press('+')    # while it plays, the part in view follows
-    chromium.run('setView(0.9, 1.4)')
+    chromium.run('setView(0.9, 1.4)')    # while it plays, the part in view follows
     chromium.press(' ')
     wait_for(chromium, 'state.from > 1')
-    assert chromium.run(f'{clip}.paused') is False
+    chromium.run(f'mark(0.1); {clip}.play()')
     chromium.press(' ')
-    assert chromium.run(f'{clip}.paused') is True
+    assert chromium.run(f'{clip}.paused') is True and chromium.run(f'{clip}.ended') is False
 
     chromium.press('j')    # has no file
     assert shown_video(chromium) == 'b'
@@ -829,3 +831,22 @@ def test_a_panel_draws_no_more_than_a_reader_can_see(chromium, tmp_path):
     assert 'the best 2,000 detections in view drawn' in text_of(chromium, '#timeline .block p')
     assert count(chromium, '.minimap .instance') == 1    # one run of pixels
     assert text_of(chromium, '#shown').startswith('3000 of 3,000')
+
+
+# ---- what the command leaves alone ----------------------------------------------------------------------------------
+
+def test_a_file_that_is_no_page_is_not_written_over(files, tmp_path, capsys):
+    weights = tmp_path / 'best.pt'
+    weights.write_bytes(b'PK\x03\x04 a checkpoint')
+    command = [str(files / 'gt.json'), str(files / 'detections.json'), '-o', str(weights)]
+    assert main(command) == 2
+    assert 'another kind' in capsys.readouterr().err and weights.read_bytes() == b'PK\x03\x04 a checkpoint'
+    assert main([*command, '--overwrite']) == 0
+    assert main(command) == 0    # a page now
+
+
+def test_an_input_named_like_a_half_written_page_is_kept(files, tmp_path):
+    hidden = tmp_path / '.r.html.tmp'
+    hidden.write_bytes((files / 'gt.json').read_bytes())
+    assert main([str(hidden), str(files / 'detections.json'), '-o', str(tmp_path / 'r.html')]) == 0
+    assert hidden.read_bytes() == (files / 'gt.json').read_bytes()

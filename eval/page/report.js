@@ -41,7 +41,7 @@ const pairOf = new Map(
 const lengthOf = data.videos.map((_, video) => {
   const curve = curveOf.get(video);
   if (data.durations[video]) return data.durations[video];
-  if (curve !== undefined) return curves.seconds[curve] * curves.count;
+  if (curve !== undefined) return Math.max(1e-3, curves.seconds[curve] * curves.count);
   let end = 1;    // second
   for (const g of instancesOf[video]) end = Math.max(end, instances.end[g]);
   for (const row of detectionsOf[video]) end = Math.max(end, detections.end[row]);
@@ -900,6 +900,14 @@ function loadClip() {
   }
 }
 
+function plainAddress(address) {
+  try {
+    return decodeURIComponent(address);
+  } catch {    // bytes that are no UTF-8
+    return address;
+  }
+}
+
 // Marks a time, and goes there with the video; with an end it plays until then.
 function mark(time, end = null) {
   state.time = clamp(time, 0, lengthOf[state.video]);
@@ -949,7 +957,7 @@ function listenToClip() {
     if (!clip.hasAttribute('src')) return;
     clip.hidden = true;
     $('.player .note').hidden = false;
-    $('.player .note').textContent = `This browser cannot play ${decodeURIComponent(clip.getAttribute('src'))}.`;
+    $('.player .note').textContent = `This browser cannot play ${plainAddress(clip.getAttribute('src'))}.`;
   });
   document.body.classList.toggle('has-clips', Boolean(data.clips));
 }
