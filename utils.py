@@ -281,6 +281,9 @@ def number(kind: type, low: float, high: float = 1e9) -> Callable[[str], Any]:
 
 def run_command(command: Callable[[], int | None]) -> int:
     """Run a command; its exit status: what it returns, 0 for None, 2 after bad input, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # a terminal that knows no emoji gets them escaped
     try:
         return command() or 0
     except InputError as error:
