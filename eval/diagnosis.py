@@ -39,7 +39,7 @@ from numpy.typing import ArrayLike
 
 from eval.detection import Matches, check_tiou, evaluate, match, overlapping, scored_subset, tiou_key, warnings
 from eval.files import Detections, GroundTruth, read_detections, read_ground_truth
-from utils import InputError, Parser, keep_inputs, run_command, write_json, write_picture
+from utils import PICTURES, InputError, Parser, keep_inputs, keep_others, run_command, write_json, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -359,6 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--bins', choices=BINS, default='thumos14', help='bins of the instances (default: thumos14)')
     parser.add_argument('--output', metavar='FILE', help='also write the numbers there, as JSON')
     parser.add_argument('--picture', metavar='FILE', help='also draw them there, as .png or .svg')
+    parser.add_argument('--overwrite', action='store_true', help='also write over files of another kind')
     args = parser.parse_args(arguments)
     return run_command(lambda: diagnose_file(args))
 
@@ -366,6 +367,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def diagnose_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     keep_inputs([args.ground_truth, args.detections], args.output, args.picture)
+    if not args.overwrite:
+        keep_others(args.output, r'{\s*"num_videos": \d+,\s*"num_instances"')
+        keep_others(args.picture, PICTURES)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
     diagnosis = diagnose(truth, detections, args.tiou, BINS[args.bins])

@@ -56,3 +56,14 @@ def test_odd_numbers_are_taken_or_refused_in_one_line(tmp_path, capsys, name, sc
     status = status_of(name, tmp_path)
     said = capsys.readouterr().err
     assert status == 0 or status == 2 and said.startswith('error: ') and said.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_only_files_from_here_are_written_over(tmp_path, capsys, name):
+    write(tmp_path, 'v', 'x', [{'label': 'x', 'segment': [0, 3], 'score': 0.5}])
+    output = COMMANDS[name][1][-1]
+    path = tmp_path / output / 'v.srt' if name == 'subtitles' else tmp_path / output
+    assert [status_of(name, tmp_path) for _ in range(2)] == [0, 0]  # the second time over its own
+    path.write_bytes(b'{"best": 1} or weights, or notes')
+    assert status_of(name, tmp_path) == 2
+    assert 'of another kind' in capsys.readouterr().err and path.read_bytes() == b'{"best": 1} or weights, or notes'
