@@ -363,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--bins', choices=BINS, default='thumos14', help='bins of the instances (default: thumos14)')
     parser.add_argument('--output', metavar='FILE', help='also write the numbers there, as JSON')
     parser.add_argument('--picture', metavar='FILE', help='also draw them there, as .png or .svg')
-    parser.add_argument('--overwrite', action='store_true', help='also write over files that are not from here')
+    parser.add_argument('--overwrite', action='store_true', help='also write over files of another kind')
     args = parser.parse_args(arguments)
     return run_command(lambda: diagnose_file(args))
 
@@ -372,7 +372,7 @@ def diagnose_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     keep_inputs([args.ground_truth, args.detections], args.output, args.picture)
     if not args.overwrite:
-        keep_others(args.output, r'{\s*"num_videos"')
+        keep_others(args.output, r'{\s*"num_videos": \d+,\s*"num_instances"')
         keep_others(args.picture, PICTURES)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)

@@ -111,7 +111,7 @@ def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     An annotation without "segment" is a tag: it says that something happens in the video, not when. Raises InputError
     naming file, video and mend for anything that is not of the form above.
     """
-    return _read(path, {'database': _ground_truth}, 'ground truth')
+    return _read(path, {'database': ground_truth_of}, 'ground truth')
 
 
 def read_detections(path: str | os.PathLike) -> Detections:
@@ -119,12 +119,12 @@ def read_detections(path: str | os.PathLike) -> Detections:
 
     Raises InputError naming file, video and mend for anything that is not of the form above.
     """
-    return _read(path, {'results': _detections}, 'detections')
+    return _read(path, {'results': detections_of}, 'detections')
 
 
 def read_either(path: str | os.PathLike) -> GroundTruth | Detections:
     """Reads a file of ground truth or of detections, whichever it is."""
-    return _read(path, {'database': _ground_truth, 'results': _detections}, 'ground truth or detections')
+    return _read(path, {'database': ground_truth_of, 'results': detections_of}, 'ground truth or detections')
 
 
 @without_collection()
@@ -133,13 +133,14 @@ def _read(path: str | os.PathLike, forms: dict[str, Callable], kind: str) -> Any
     content = _load(path)
     for key, form in forms.items():
         if type(content) is dict and type(content.get(key)) is dict:
-            _check_videos(path, content[key])
-            return form(path, content[key])
+            return form(content[key], path)
     keys = ' or '.join(f'{{"{key}": {{video: ...}}}}' for key in forms)
     raise InputError(f'{path}: not a file of {kind}: it needs {keys}')
 
 
-def _ground_truth(path: str | os.PathLike, database: dict[str, Any]) -> GroundTruth:
+def ground_truth_of(database: dict[str, Any], path: str | os.PathLike = 'ground truth') -> GroundTruth:
+    """What `read_ground_truth` gives for the value of "database"; messages name it by `path`."""
+    _check_videos(path, database)
     entries = list(database.values())
 
     def where(index: int) -> str:
@@ -160,7 +161,9 @@ def _ground_truth(path: str | os.PathLike, database: dict[str, Any]) -> GroundTr
                        label[timed], segments[timed], video[~timed], label[~timed])
 
 
-def _detections(path: str | os.PathLike, results: dict[str, Any]) -> Detections:
+def detections_of(results: dict[str, Any], path: str | os.PathLike = 'detections') -> Detections:
+    """What `read_detections` gives for the value of "results"; messages name it by `path`."""
+    _check_videos(path, results)
     _check_types(results.values(), {list}, lambda index: f'{path}: video {quote(list(results)[index])}',
                  'must have a list of detections')
     rows, video, labels, label, segments = _columns(path, results, 'detection')

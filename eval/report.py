@@ -41,6 +41,7 @@ from eval.files import MAX_SECONDS, Detections, GroundTruth, match_videos, read_
 from utils import InputError, Parser, keep_inputs, keep_others, printable, read_json, run_command, write_text
 
 PAGE = Path(__file__).parent / 'page'
+HEAD = r'(<[^>]*>\s*){4}<meta http-equiv="Content-Security-Policy"'  # how a report begins, so that nothing else is lost
 MOST = 200_000  # detections on a page: about 8 MB
 SHORTEST = 1e-3  # seconds; a video that is said to be shorter has no known duration
 VIDEO_SUFFIXES = ('.mp4', '.m4v', '.webm', '.mov', '.mkv', '.ogv', '.avi')  # which play is up to the browser
@@ -355,7 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--bins', choices=BINS, default='thumos14', help='of the error diagnosis (default: thumos14)')
     parser.add_argument('--title', metavar='TEXT', help='what the page is called (default: the file of the detections)')
     parser.add_argument('-o', '--output', required=True, metavar='FILE', help='the page, an .html')
-    parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no page')
+    parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no report')
     args = parser.parse_intermixed_args(arguments)
     return run_command(lambda: report_file(args))
 
@@ -364,7 +365,7 @@ def report_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     keep_inputs([args.ground_truth, args.detections, args.curves, args.durations], args.output)
     if not args.overwrite:
-        keep_others(args.output, '<!DOCTYPE html>')
+        keep_others(args.output, HEAD)
     detections = read_detections(args.detections)
     truth = None
     if args.ground_truth:

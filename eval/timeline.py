@@ -105,7 +105,8 @@ def detections_in(video: str, result: Result, colour: str, min_score: float, win
     rows = rows[np.argsort(detections.scores[rows], kind='stable')]
     labels = detections.label[rows]
     colours = np.full(len(rows), colour) if result.kinds is None else KIND_COLOURS[result.kinds[rows]]
-    return {detections.labels[c]: Found(detections.segments[rows[labels == c]], detections.scores[rows[labels == c]],
+    scores = detections.scores[rows].clip(-1e100, 1e100)  # an axis overflows beyond
+    return {detections.labels[c]: Found(detections.segments[rows[labels == c]], scores[labels == c],
                                         colours[labels == c]) for c in np.unique(labels)}
 
 
