@@ -66,7 +66,8 @@ def draw_patterns(random: np.random.RandomState) -> Patterns:
 def draw_runs(random: np.random.RandomState, length: int, share: float) -> list[tuple[float, float]]:
     """Draw (start, end) runs in snippets that cover about `share` of the video's `length`, at least one."""
     shortest, longest = ACTION_LENGTHS[0], min(ACTION_LENGTHS[1], length / 5)
-    runs, position = [], 0.
+    runs: list[tuple[float, float]] = []
+    position = 0.
     while True:
         duration = np.exp(random.uniform(np.log(shortest), np.log(longest)))
         start = position + 1 + random.exponential(duration * (1 - share) / share)
@@ -91,7 +92,7 @@ def draw_video(random: np.random.RandomState, patterns: Patterns, label: int) ->
 
     rgb = np.outer(random.uniform(0.8, 1.2, length), patterns.scenes[scene])
     flow = np.outer(np.abs(random.randn(length)) * 0.4, patterns.shake[0])
-    actions = []
+    actions: list[tuple[int, float, float]] = []
     for start, end in draw_runs(random, length, 0.2):
         action = other if actions and random.rand() < 0.5 else label
         strength = envelope(random, length, start, end)

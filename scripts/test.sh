@@ -14,7 +14,7 @@ set -euo pipefail
 find_python requirements-dev.txt
 cd "$ROOT"
 "$PYTHON" -m ruff check
-# "$PYTHON" -m mypy
+"$PYTHON" -m mypy
 # One process a core, one thread a process: small networks gain nothing from more threads.
 export OMP_NUM_THREADS=1
 WHICH='not long'
