@@ -92,7 +92,7 @@ def draw_video(random: np.random.RandomState, patterns: Patterns, label: int) ->
 
     rgb = np.outer(random.uniform(0.8, 1.2, length), patterns.scenes[scene])
     flow = np.outer(np.abs(random.randn(length)) * 0.4, patterns.shake[0])
-    actions: list[tuple] = []
+    actions: list[tuple[int, float, float]] = []
     for start, end in draw_runs(random, length, 0.2):
         action = other if actions and random.rand() < 0.5 else label
         strength = envelope(random, length, start, end)
