@@ -118,7 +118,7 @@ def exists(program: str) -> bool:
     return (ROOT / program).is_file() or path.with_suffix('.py').is_file() or (path / '__main__.py').is_file()
 
 
-FOREIGN = ('pip', 'venv')    # modules that pages call and that are not of this project
+FOREIGN = ('pip', 'venv', 'ruff', 'mypy')    # modules that pages call and that are not of this project
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
