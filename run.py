@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -415,9 +415,9 @@ class Lock:
             os.close(file)    # the one before has just ended and taken the file away
 
     def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)    # before it is let go, so that nobody holds a file that is not there
+        with suppress(OSError):    # a disk that has turned read-only
+            self.path.unlink(missing_ok=True)    # before it is let go, so that nobody holds a file that is not there
         os.close(self.file)
-
 
 
 class Table:

@@ -116,9 +116,8 @@ def test_a_full_disk(data, mounted, log, expected, left):
 
 @needs_root
 def test_a_disk_that_turns_read_only(data, mounted, log, expected):
-    mount(mounted, '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs')
     folder = mounted / 'run'
-    lock = f'mount -o remount,ro,size=4m {mounted} || umount -l {mounted}'
+    lock = f'mount --bind {mounted} {mounted} && mount -o remount,bind,ro {mounted}'    # under the feet of open files
     locked = Call('training.aicl_losses', 5, Do(os.system, lock))
     found = status(start(command(data, folder), log, locked, checkpoint_seconds=0))
     if found == 0:
@@ -128,7 +127,7 @@ def test_a_disk_that_turns_read_only(data, mounted, log, expected):
     log.unlink()
     assert status(start(command(data, folder, '--resume'), log)) == 2
     assert 'Read-only file system' in error_of(log)
-    subprocess.run(['mount', '-o', 'remount,rw', str(mounted)], check=True)
+    subprocess.run(['umount', str(mounted)], check=True)
     check_goes_on(data, folder, log, expected)
 
 
@@ -148,7 +147,7 @@ def test_a_folder_that_may_not_be_written(data, tmp_path, log, there):
     locked = folder if there else folder.parent
     locked.mkdir(parents=True)
     locked.chmod(0o555)
-    as_a_user = [Call('main.make_folder', 1, give_up_privilege)] if os.geteuid() == 0 else []
+    as_a_user = [Call('run.make_folder', 1, give_up_privilege)] if os.geteuid() == 0 else []
     assert status(start(command(data, folder), log, *as_a_user)) == 2
     assert 'Permission denied' in error_of(log) and str(folder) in error_of(log)
     assert not folder.exists() or not list(folder.iterdir())
