@@ -206,7 +206,7 @@ def kill_a_worker():
 def test_a_killed_worker_is_one_line(data, tmp_path, log, expected):
     folder = tmp_path / 'run'
     killed = Call('training.aicl_losses', 4, Do(kill_a_worker))
-    argv = command(data, folder, '--num_workers', 2, '--cache', 'none', steps=60)
+    argv = command(data, folder, '--num_workers', 2, '--cache', 'none', '--detection_inf_step', 'never', steps=12)
     assert status(start(argv, log, killed, checkpoint_seconds=0)) == 2
     message = error_of(log)
     assert '--num_workers' in message and '--resume' in message

@@ -13,11 +13,18 @@ import torch
 from dataset import uniform_rows
 from eval.detection import main
 from eval.files import read_detections, write_detections_csv
-from eval.localization import localize
+from eval.localization import LocalizationOptions, localize
 from model import AICL
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'python.md').read_text(encoding='utf-8'), re.S)
+
+THUMOS14 = LocalizationOptions(class_th=0.25, scale=24, oic_margin=0.2, oic_class_weight=0.2, nms_thresh=0.4,
+                               nms_alpha=0.35, soft_nms=True, feature_fps=25, snippet_frames=16)
+
+
+def network():
+    return AICL(6, 3, 512, fusion_weight=1 / 3, topk_ratio=8)
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +40,7 @@ def folder(tmp_path_factory) -> Path:
     write_detections_csv(folder / 'detections.csv', read_detections(folder / 'detections.json'))
     np.save(folder / 'video.npy', rng.normal(size=(40, 12)).astype(np.float16))
     torch.manual_seed(0)
-    torch.save(AICL(6, 3).state_dict(), folder / 'best.pt')
+    torch.save(network().state_dict(), folder / 'best.pt')
     return folder
 
 
@@ -81,14 +88,15 @@ def test_two_dictionaries_are_scored(folder):
 
 
 def test_an_array_of_features_is_localized(folder):
-    found = run(folder, EXAMPLES[4], 'np.savez("found.npz", *found)')
+    keep = 'np.savez("found.npz", *localize(*parts, main.pick(LocalizationOptions, args)))'
+    found = run(folder, EXAMPLES[4], keep)
     assert not found
-    network = AICL(6, 3).eval()
-    network.load_state_dict(torch.load(folder / 'best.pt', weights_only=True))
+    trained = network().eval()
+    trained.load_state_dict(torch.load(folder / 'best.pt', weights_only=True))
     features = torch.from_numpy(np.load(folder / 'video.npy')[uniform_rows(40, 750)]).float()
     with torch.inference_mode():
-        out = network(features[None])
-    expected = localize(out.selection.numpy(), out.video_logits.softmax(1).numpy(), np.array([40]))
+        out = trained(features[None])
+    expected = localize(out.selection.numpy(), out.video_logits.softmax(1).numpy(), np.array([40]), THUMOS14)
     with np.load(folder / 'found.npz') as columns:
         for i, column in enumerate(expected):
             np.testing.assert_allclose(columns[f'arr_{i}'], column, rtol=1e-5, atol=1e-6)
