@@ -338,16 +338,10 @@ def without_test_videos(members: Members, root: Path, folder: FeatureFolder, lay
     return members._replace(names=[name for name, own, other in zip(members.names, here, there) if own or not other])
 
 
-def find_split(root: Path, split: str, truth: GroundTruth, class_names: list[str], modalities: tuple[str, ...],
-               layout: str = 'auto', loose: bool = False) -> Split:
-    """Find the videos of a split, their files and their labels; headers are read, features are not.
-
-    A video that a split file names must have features; one that only annotations name may lack them. Training leaves
-    out videos without annotation, a test localizes them. With `loose` features need not lie in the tree of a split:
-    all that lie in `root`, or `root` itself, are taken where there is no test folder.
-    """
-    problems: list[str] = []
-    members: Members | None = Members(f'split_{split}.txt', [], True)    # where nothing better is found
+def find_members_and_folder(root: Path, split: str, truth: GroundTruth, modalities: tuple[str, ...], layout: str,
+                            loose: bool, problems: list[str]) -> tuple[Members, FeatureFolder]:
+    """Who belongs to a split and where their features lie; what cannot be found is noted, and is nobody or nowhere."""
+    members: Members | None = Members(f'split_{split}.txt', [], True)
     folder = FeatureFolder(root, 'none', False, modalities, [])
     is_loose = loose and not has_test_videos(root, truth)
     with noted(problems):
@@ -358,10 +352,23 @@ def find_split(root: Path, split: str, truth: GroundTruth, class_names: list[str
         if members is None:
             refuse_twice(folder.names, folder.streams[0].folder)
     if members is None:
-        members = Members(f'what lies in {folder.path}' if is_loose else 'what lies in the test folder', folder.names,
-                          False)
+        source = f'what lies in {folder.path}' if is_loose else 'what lies in the test folder'
+        return Members(source, folder.names, False), folder
     if members.source == 'labels.csv' and split == 'train':
         members = without_test_videos(members, root, folder, layout)
+    return members, folder
+
+
+def find_split(root: Path, split: str, truth: GroundTruth, class_names: list[str], modalities: tuple[str, ...],
+               layout: str = 'auto', loose: bool = False) -> Split:
+    """Find the videos of a split, their files and their labels; headers are read, features are not.
+
+    A video that a split file names must have features; one that only annotations name may lack them. Training leaves
+    out videos without annotation, a test localizes them. With `loose` features need not lie in the tree of a split:
+    all that lie in `root`, or `root` itself, are taken where there is no test folder.
+    """
+    problems: list[str] = []
+    members, folder = find_members_and_folder(root, split, truth, modalities, layout, loose, problems)
     listed = members.names
     known = match_videos(listed, truth.videos)
     multi_hot = label_matrix(known, truth, class_names)

@@ -18,7 +18,8 @@ from numpy.random import RandomState
 
 from dataset import uniform_rows
 from eval.files import Detections, GroundTruth, in_subset, match_videos, read_ground_truth, select_videos
-from main import network_options, parse_args
+from main import network_options
+from settings import parse_args
 from model import build_network
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'

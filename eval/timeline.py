@@ -273,12 +273,7 @@ def draw_timeline(video: str, truth: GroundTruth | None, results: Sequence[Resul
         raise InputError(f'no file knows a video named {quote(video)}')
     by_name = [(result.name, own or {}) for result, own in zip(results, found)]
 
-    left, right = max(window[0], 0), window[1]
-    if right == math.inf:
-        right = length_of(video, truth, instances or {}, by_name, own_curves)
-    if left >= right:
-        end = 'the end' if window[1] == math.inf else f'{right:g} s'
-        raise InputError(f'there is nothing to draw from {left:g} s to {end} of the video {quote(video)}')
+    left, right = shown_span(video, window, length_of(video, truth, instances or {}, by_name, own_curves))
     labels = order_labels(instances or {}, by_name)
     drawn = labels[:max(1, MOST_CLASSES // max(1, len(results)))]
     covered = None
@@ -289,15 +284,29 @@ def draw_timeline(video: str, truth: GroundTruth | None, results: Sequence[Resul
         panels.append(ActionnessPanel(own_curves, _columns(width)))
 
     figure = stack(panels or [ClassPanel('', NOTHING)], width, (left, right))
-    title = shorten(video, int(6 * width))
-    if min_score > -math.inf:
-        title += f', detections with a score of at least {min_score:g}'
-    if len(drawn) < len(labels):
-        title += f', {len(drawn)} of {len(labels)} classes'
+    title = title_of(video, width, min_score, len(drawn), len(labels))
     figure.suptitle(title, parse_math=False, wrap=True)
     if any(result.kinds is not None for result in results):
         add_legend(figure, {colour for _, rows in by_name for own in rows.values() for colour in own.colours})
     return figure
+
+
+def shown_span(video: str, window: tuple[float, float], length: float) -> tuple[float, float]:
+    """The seconds that are drawn: the window, from 0 and up to the end. Raises InputError if nothing is left."""
+    left, right = max(window[0], 0), length if window[1] == math.inf else window[1]
+    if left >= right:
+        end = 'the end' if window[1] == math.inf else f'{right:g} s'
+        raise InputError(f'there is nothing to draw from {left:g} s to {end} of the video {quote(video)}')
+    return left, right
+
+
+def title_of(video: str, width: float, min_score: float, num_drawn: int, num_classes: int) -> str:
+    title = shorten(video, int(6 * width))
+    if min_score > -math.inf:
+        title += f', detections with a score of at least {min_score:g}'
+    if num_drawn < num_classes:
+        title += f', {num_drawn} of {num_classes} classes'
+    return title
 
 
 def stack(panels: Sequence[Panel], width: float, span: tuple[float, float]) -> 'Figure':

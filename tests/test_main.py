@@ -20,6 +20,7 @@ import training
 from dataset import VideoDataset
 from eval.files import read_detections
 from model import AICL
+from settings import parse_args
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ['Dive', 'Jump', 'Run']
@@ -139,7 +140,7 @@ REQUIRED = ['--data_path', 'data', '--exp_name', 'x']
 
 
 def parse(*flags):
-    return main.parse_args([*REQUIRED, *map(str, flags)])
+    return parse_args([*REQUIRED, *map(str, flags)])
 
 
 TENTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
