@@ -16,8 +16,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from data_folder import find_split, has_test_videos, missing_annotations, read_annotations
 from eval.diagnosis import BINS
 from eval.files import GroundTruth
@@ -28,11 +26,12 @@ from settings import DIFFER, RECIPES, RESUME, describe_recipe, get_parser, get_s
 from utils import (InputError, first_few, number_of, print_block, printable, read_json, run_command, shorten, warn,
                    write_json)
 
-# torch takes a second to import. The rooms that need it are imported where they are used, so that a wrong flag or a
-# missing folder is answered at once.
+# torch takes a second to import, tqdm a part of it. They and the rooms that need them are imported where they are used,
+# so that a wrong flag or a missing folder is answered at once.
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from tqdm import tqdm
 
     from dataset import VideoDataset
     from inference import Evaluation, Evaluator
@@ -271,12 +270,13 @@ def take_steps(training: 'Training', num_steps: int, train_set: 'VideoDataset', 
     return 0
 
 
-def progress_bar(num_steps: int, step: int, is_shown: bool) -> tqdm:
+def progress_bar(num_steps: int, step: int, is_shown: bool) -> 'tqdm':
+    from tqdm import tqdm
     return tqdm(total=num_steps, initial=step, desc='training', unit='step', dynamic_ncols=True,
                 disable=not is_shown, mininterval=0.1 if sys.stderr.isatty() else 30)
 
 
-def log_losses(pending: 'PendingLosses', names: list[str], run: 'Run | None', log_every: int, bar: tqdm) -> None:
+def log_losses(pending: 'PendingLosses', names: list[str], run: 'Run | None', log_every: int, bar: 'tqdm') -> None:
     """Bring losses from the device and log them. Raises InputError at the first step with one that is not finite."""
     from losses import Losses
     rows, complaint = pending.fetch(names)
@@ -295,6 +295,8 @@ def log_losses(pending: 'PendingLosses', names: list[str], run: 'Run | None', lo
 
 def keep_evaluation(run: 'Run', step: int, epoch: int, evaluation: 'Evaluation', weights: 'dict[str, Tensor]') -> None:
     """Keep what an evaluation found, and say it."""
+    from tqdm import tqdm
+
     from inference import ScoredEvaluation
     run.keep(step, epoch, evaluation, weights)
     run.draw_in_turn(step, evaluation)
