@@ -94,9 +94,15 @@ def scoring(data: Path, rounds: int, device: torch.device) -> list[Row]:
     large, tious = workloads.activitynet_truth(), ACTIVITYNET.arguments().tiou
     many = workloads.draw_detections(large, NUM_ACTIVITYNET)
     ten = workloads.repeat_videos(large, many, 10)
+    path = data / 'detections.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_detections(path, many)
+    content = json.loads(path.read_text())
     calls: dict[str, Callable[[], object]] = {
         f'{n}x': partial(evaluate, truth, workloads.repeat_detections(detections, n), TIOU) for n in (1, 4, 16)}
     calls |= {'ActivityNet': partial(evaluate, large, many, tious), 'ten': partial(evaluate, *ten, tious),
+              'write': partial(write_detections, path, many), 'encode': partial(json.dumps, content),
+              'read': partial(read_detections, path), 'decode': lambda: json.loads(path.read_text()),
               'command': partial(run, '-m', 'eval.detection', *files), 'reading': partial(run, '-c', READ_ONLY, *files)}
     times = take_turns(calls, rounds)
     return [
@@ -111,6 +117,9 @@ def scoring(data: Path, rounds: int, device: torch.device) -> list[Row]:
               f'above', times['ten'], times['ActivityNet'].times(10)),
         Row('memory that scoring one ActivityNet takes beyond its input', peak_allocated(calls['ActivityNet']), 'GB'),
         Row('memory that scoring ten takes', peak_allocated(calls['ten']), 'GB'),
+        timed(f'writing {len(many.scores):,} detections, checked and whole; limit: `json.dumps` of as many',
+              times['write'], times['encode'], '<= 0.7 s'),
+        timed('reading them, checked; limit: `json.loads` of the file', times['read'], times['decode'], '<= 0.6 s'),
         timed('`python -m eval.detection`, whole process; limit: a process that imports numpy and parses both files',
               times['command'], times['reading'], '<= 1 s')]
 

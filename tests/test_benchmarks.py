@@ -222,7 +222,7 @@ def test_scoring(drawn, monkeypatch):
     few = workloads.activitynet_truth(20)
     monkeypatch.setattr(workloads, 'activitynet_truth', lambda: few)
     rows = cpu.scoring(drawn, 1, CPU)
-    rows_of('scoring', rows, 8)
+    rows_of('scoring', rows, 10)
     assert rows[1].limit == [4 * rows[0].values[0]] and rows[2].limit == [16 * rows[0].values[0]]
     assert rows[4].limit == [10 * rows[3].values[0]] and '10,000 detections' in rows[4].what
     assert rows[6].values[0] > 2 * rows[5].values[0]
