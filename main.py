@@ -325,7 +325,8 @@ def conclude(training: 'Training', folder: Path, evaluator: 'Evaluator', run: 'R
     if run is None:
         return
     for name, (step, evaluation) in sorted(run.evaluated.items()):
-        evaluation.show(f'{name} weights (step {step})')
+        if name == 'last' or isinstance(evaluation, ScoredEvaluation):    # without scores the last are the best
+            evaluation.show(f'{name} weights (step {step})')
         run.draw(name, step, evaluation)
     step, best = run.evaluated['best']
     best.warn()

@@ -164,7 +164,7 @@ def extract_all(videos: dict[str, Path], extractor: Extractor, record: Record, a
 
     failed = 0
     for count, (name, path) in enumerate(videos.items(), 1):
-        bar.set_description(f'{count}/{len(videos)} {shorten(name, 30)}')
+        bar.set_description(f'{count}/{len(videos)} {shorten(name, 30)}', refresh=False)
         before = bar.n
         try:
             with closing(read_frames(path, args.fps, args.resize)) as frames:

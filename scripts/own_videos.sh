@@ -22,6 +22,5 @@ settings_of_videos own_videos "$@"
 extract train "${ARGS[0]}" "${ARGS[@]:2}"
 cp "${ARGS[1]}" "$DATA_PATH/labels.csv"
 SETTINGS=$(in_project scripts.choose_settings "$DATA_PATH")
-echo "Settings from the data: $SETTINGS"
 run_main --resume $SETTINGS
 exit "$EXTRACTED"

@@ -25,8 +25,8 @@ in_project() {
     PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} "$PYTHON" -P -m "$@"
 }
 
-# extract SPLIT VIDEO_OR_FLAG...: writes features into DATA_PATH, and links beside them to the videos, for the page.
-# A video that cannot be read has been named; then the others go on, and EXTRACTED is not 0.
+# extract SPLIT VIDEO_OR_FLAG...: writes features into DATA_PATH, and into VIDEOS beside them links to the videos, for the
+# page. A video that cannot be read has been named; then the others go on, and EXTRACTED is not 0.
 extract() {
     local split=$1 place
     shift
@@ -34,12 +34,13 @@ extract() {
     in_project extraction "$@" --split "$split" --output "$DATA_PATH" \
         ${RGB_WEIGHTS:+--rgb_weights "$RGB_WEIGHTS"} ${FLOW_WEIGHTS:+--flow_weights "$FLOW_WEIGHTS"} || EXTRACTED=$?
     [ "$EXTRACTED" = 0 ] || [ -e "$DATA_PATH/features/$split" ] || exit "$EXTRACTED"
-    mkdir -p "$DATA_PATH/videos"
+    VIDEOS=$DATA_PATH/videos
+    mkdir -p "$VIDEOS"
     for place in "$@"; do
         if [ -d "$place" ]; then
-            ln -sf "$(realpath "$place")"/* "$DATA_PATH/videos/"
+            ln -sf "$(realpath "$place")"/* "$VIDEOS/"
         elif [ -f "$place" ]; then
-            ln -sf "$(realpath "$place")" "$DATA_PATH/videos/"
+            ln -sf "$(realpath "$place")" "$VIDEOS/"
         fi
     done
 }
@@ -47,5 +48,5 @@ extract() {
 # run_main FLAG...: main.py with the settings, and the user's flags last.
 run_main() {
     "$PYTHON" "$ROOT/main.py" --dataset "$DATASET" --data_path "$DATA_PATH" --output_dir "$OUTPUT_DIR" \
-        --exp_name "$EXP_NAME" --videos "$DATA_PATH/videos" "$@" ${MORE[@]+"${MORE[@]}"}
+        --exp_name "$EXP_NAME" --videos "$VIDEOS" "$@" ${MORE[@]+"${MORE[@]}"}
 }
