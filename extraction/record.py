@@ -82,7 +82,7 @@ class Record:
         changed = [f'{key} {before.get(key)}, now {now.get(key)}'
                    for before, now in ((old['recipe'], self.content['recipe']), (ids(old), ids(self.content)))
                    for key in {**before, **now} if before.get(key) != now.get(key)]
-        if not changed:
+        if not changed or not old['videos']:
             self.content['videos'] = old['videos']
             if old['videos'] and old['versions'] != self.content['versions']:
                 news = [f'{key} {old["versions"].get(key)}, now {version}'

@@ -18,9 +18,10 @@ set -euo pipefail
 show_help "$@"
 [ $# -gt 0 ] || exec bash "$ROOT/scripts/demonstration.sh"
 settings_of_videos own_videos "$@"
-[ "${#ARGS[@]}" -ge 2 ] && [ -f "${ARGS[1]}" ] || fail 'give a folder of videos and a labels.csv (--help tells more).'
+[ "${#ARGS[@]}" -ge 2 ] || fail 'give a folder of videos and a labels.csv (--help tells more).'
+in_project scripts.check_labels "${ARGS[@]:0:2}"
 extract train "${ARGS[0]}" "${ARGS[@]:2}"
 cp "${ARGS[1]}" "$DATA_PATH/labels.csv"
 SETTINGS=$(in_project scripts.choose_settings "$DATA_PATH")
-run_main --resume $SETTINGS
+run_main --resume --known_labels $SETTINGS
 exit "$EXTRACTED"
