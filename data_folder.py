@@ -9,7 +9,6 @@
 """
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.files import GroundTruth, in_subset, match_videos, read_ground_truth, subset_name
+from eval.files import MAX_SECONDS, GroundTruth, in_subset, match_videos, read_ground_truth, subset_name
 from features import FeatureFile, FeatureFolder, find_folder, find_loose_features, split_folders
 from utils import InputError, first_few, number_of, read_json, shorten
 
@@ -106,7 +105,8 @@ def read_durations(path: Path) -> dict[str, float]:
         raise InputError(f'{path}: not of the form {{"videos": {{NAME: {{"duration": ...}}}}}}; extract again or '
                          f'remove it')
     found = {name: entry.get('duration') for name, entry in videos.items()}
-    return {name: float(value) for name, value in found.items() if type(value) in (int, float) and 0 < value < math.inf}
+    return {name: float(value) for name, value in found.items()
+            if type(value) in (int, float) and 0 < value <= MAX_SECONDS}
 
 
 def add_durations(truth: GroundTruth, seconds: dict[str, float]) -> GroundTruth:

@@ -129,7 +129,7 @@ def known_threshold(args: argparse.Namespace) -> float | None:
     block = results.get(Path(args.model_file).stem) if isinstance(results, dict) else None
     threshold = block.get('threshold') if isinstance(block, dict) else None
     score = threshold.get('score') if isinstance(threshold, dict) else None
-    return float(score) if isinstance(score, (int, float)) else None
+    return float(score) if isinstance(score, (int, float)) and abs(score) < 1e308 else None
 
 
 def tell_what_next(args: argparse.Namespace, folder: Path) -> None:

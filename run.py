@@ -36,7 +36,7 @@ from inference import Evaluation, ScoredEvaluation
 from losses import Losses
 from model import read_weights
 from training import TrainingState
-from utils import InputError, clear_temporary, first_few, shorten, warn, write_bytes, write_json, write_text
+from utils import InputError, clear_temporary, first_few, is_json, shorten, warn, write_bytes, write_json, write_text
 
 FIGURE_SECONDS = 30        # between evaluations whose timelines are drawn, at least: drawing takes a second
 CHECKPOINTS = 'checkpoint.next.pt', 'checkpoint.pt', 'checkpoint.previous.pt'    # the first only if a kill left it
@@ -230,15 +230,6 @@ class Checkpoint(NamedTuple):
         return found
 
 
-def is_json(value: Any) -> bool:
-    """Whether a nest of dictionaries and lists of plain values can be written as JSON."""
-    if isinstance(value, dict):
-        return all(isinstance(name, str) and is_json(inner) for name, inner in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(is_json, value))
-    return value is None or type(value) in (bool, int, str) or type(value) is float and math.isfinite(value)
-
-
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write checkpoint.pt with its digest; the one before stays as checkpoint.previous.pt."""
     fresh, path, previous = (folder / name for name in CHECKPOINTS)
@@ -420,17 +411,26 @@ class Lock:
         os.close(self.file)
 
 
+def is_step(text: str) -> bool:
+    return text.isdecimal() and len(text) < 19
+
+
 class Table:
     """A CSV file that grows by rows of numbers, each led by a step. Rows after `last_step` are dropped first."""
 
     def __init__(self, path: Path, columns: list[str], last_step: int):
         self.path = path
-        kept = []
-        if last_step and path.exists():
-            with open(path, newline='') as file:
-                kept = [row for row in csv.reader(file) if len(row) == len(columns) and row[0].isdigit()
-                        and int(row[0]) <= last_step]
+        rows = self.read() if last_step and path.exists() else []
+        kept = [row for row in rows if len(row) == len(columns) and is_step(row[0]) and int(row[0]) <= last_step]
         write_bytes(path, self.encode([columns, *kept]))
+
+    def read(self) -> list[list[str]]:
+        """Its rows, as far as it is a table."""
+        rows = []
+        with open(self.path, newline='', encoding='utf-8', errors='replace') as file, suppress(csv.Error):
+            for row in csv.reader(file):
+                rows.append(row)
+        return rows
 
     def append(self, rows: list[list]) -> None:
         size = None

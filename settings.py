@@ -211,6 +211,8 @@ def get_settings(argv: list[str] | None = None, description: str | None = None) 
             parser.error(f'the following arguments are required: --{name}')
     if values['inference_only'] and not values['model_file']:
         values['model_file'] = find_weights(parser, values)
+    if values['num_steps'] is values['num_epochs'] is None:
+        parser.error('one of --num_steps and --num_epochs is needed: args.json has neither')
     if values['seed'] == -1:
         values['seed'] = secrets.randbelow(2 ** 32)
     for name, value in values.items():
@@ -267,11 +269,18 @@ def read_arguments(parser: FlagParser, path: Path | None, given: dict[str, Any])
     stored = {}
     for name in names & content.keys():
         try:
+            if content[name] is None and not may_be_none(parser, name):
+                raise ValueError('no value')
             stored[name] = parser.check(name, content[name])
         except ValueError as error:
             raise InputError(f'{path}: "{name}" is {shorten(content[name], 40)!r}, which --{name} does not take '
                              f'({shorten(error, 80)}); mend it, or remove the file and give the flags') from None
     return stored
+
+
+def may_be_none(parser: FlagParser, name: str) -> bool:
+    """Whether a flag may be without value: where it is so without any args.json."""
+    return None in [usual_values(parser, dataset)[name] for dataset in RECIPES]
 
 
 def find_weights(parser: FlagParser, values: dict[str, Any]) -> str:

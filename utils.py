@@ -2,6 +2,7 @@
 import argparse
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MAX_DEPTH = 100  # of JSON that is written
 PICTURES = r'\x89PNG|<\?xml|%PDF'  # how files of `write_picture` begin
 
 
@@ -102,6 +104,24 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in counts if counts[key] > 1)
         raise ValueError(f'the key {quote(twice)} stands twice in one object, keep one')
     return value
+
+
+def is_json(value: Any) -> bool:
+    """Whether a nest of dictionaries and lists of plain values can be written as JSON."""
+    waiting = [(value, 0)]
+    while waiting:
+        inner, depth = waiting.pop()
+        if depth > MAX_DEPTH:    # the writer calls itself for every level
+            return False
+        if isinstance(inner, (list, tuple)):
+            waiting += [(one, depth + 1) for one in inner]
+        elif isinstance(inner, dict):
+            if not all(isinstance(name, str) for name in inner):
+                return False
+            waiting += [(one, depth + 1) for one in inner.values()]
+        elif not (inner is None or type(inner) in (bool, int, str) or type(inner) is float and math.isfinite(inner)):
+            return False
+    return True
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -304,7 +324,7 @@ def run_command(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         say_last('interrupted')
         return 130
-    say_last(f'error: {message}')
+    say_last(f'error: {printable(message)}')
     return 2
 
 

@@ -69,7 +69,8 @@ def read_curves(path: str | os.PathLike) -> Curves:
         raise InputError(f'{path}: cannot be read: {error.strerror or "not a curves.npz"}') from None
     except Exception:    # a damaged archive makes zipfile and numpy raise almost anything
         raise InputError(f'{path}: not a curves.npz, or damaged; write it again with --inference_only') from None
-    fault = _fault(arrays)
+    is_array = all(isinstance(array, np.ndarray) for array in arrays.values())    # else numpy gives its bytes
+    fault = _fault(arrays) if is_array else 'holds something else than arrays'
     if fault:
         raise InputError(f'{path}: {fault}; write it again with --inference_only')
     names = {name: arrays.pop(name).tolist() for name in ('videos', 'labels')}

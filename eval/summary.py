@@ -41,6 +41,7 @@ NOTE_ON_SEEDS = ('95 %: of the mean over seeds, and of the difference between ru
                  'chance alone makes such a difference')
 NOTE_ON_PUBLISHED = ('a published row lies inside where one more run of the group would be expected to lie, 19 times '
                      'of 20; best until a step is the highest until then')
+MAX_STEPS = 10 ** 15  # whole numbers that a table holds exactly
 
 
 class Unfinished(InputError):
@@ -138,7 +139,7 @@ def read_results(path: Path) -> dict[str, dict]:
     blocks = {}
     for name in ('best', 'last'):
         block = results.get(name) if type(results) is dict else None
-        if type(block) is not dict or type(block.get('step')) is not int:
+        if type(block) is not dict or type(block.get('step')) is not int or abs(block['step']) > MAX_STEPS:
             raise InputError(f'{path}: not results of a training run: it needs "best" and "last", each with a "step"')
         if 'average_mAP' not in block:
             raise Unfinished(f'{path}: has no mAP, because the test videos are not annotated')
@@ -153,7 +154,7 @@ def class_means(path: Path, block: dict) -> dict[str, float]:
     """The AP of each class, mean over the tIoUs."""
     try:
         return {text_of(label): float(np.mean([*ap.values()])) for label, ap in block.get('AP', {}).items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):
         raise InputError(f'{path}: "AP" must have an object of numbers for each class') from None
 
 
@@ -164,7 +165,7 @@ def read_metrics(path: Path) -> pd.DataFrame:
         metrics = pd.read_csv(path)[columns].astype(float)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
-    except (ValueError, KeyError):  # not a table, not these columns, not numbers
+    except (ValueError, KeyError, OverflowError):  # not a table, not these columns, not numbers
         raise InputError(f'{path}: not a table of evaluations with the columns {", ".join(columns)}') from None
     if not len(metrics) or not np.isfinite(metrics).all(axis=None) or (metrics < 0).any(axis=None):
         raise InputError(f'{path}: damaged: it must have a row of numbers for each evaluation')
@@ -243,7 +244,7 @@ def read_published(path: str) -> list[Published]:
     try:
         found = [Published(printable(row['source']), float(row['average_mAP']), int(row.get('step', 0)))
                  for row in rows]
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         found = []
     if not found or not all(0 <= row.mean_ap <= 1 for row in found):
         raise InputError(f'{path}: must be a list of {{"source": text, "average_mAP": a fraction, "step": a number}}')

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from utils import InputError, first_few, number_of, quote, read_json, warn, write_bytes, write_json
+from utils import InputError, first_few, number_of, is_json, quote, read_json, shorten, warn, write_bytes, write_json
 
 MEND = 'give another --output, or --overwrite'
 
@@ -71,6 +71,8 @@ class Record:
         parts = list(self.content)
         if not isinstance(old, dict) or not all(isinstance(old.get(part), dict) for part in parts):
             raise InputError(f'{self.path}: needs the objects {", ".join(parts)}; {MEND} after removing it')
+        if not is_json(old):
+            raise InputError(f'{self.path}: holds NaN, infinity or nests without end; {MEND} after removing it')
         for name, entry in old['videos'].items():
             if not isinstance(entry, dict) or not {'frames', 'rows', 'size', 'split'} <= entry.keys():
                 raise InputError(f'{self.path}: the entry of {quote(name)} lacks frames, rows, size or split; '
@@ -79,13 +81,13 @@ class Record:
 
     def take_over(self, old: dict, names: list[str]) -> None:
         """Keep the videos of an earlier extraction, if they were made as the new ones will be."""
-        changed = [f'{key} {before.get(key)}, now {now.get(key)}'
+        changed = [f'{shorten(key, 40)} {shorten(before.get(key), 60)}, now {shorten(now.get(key), 60)}'
                    for before, now in ((old['recipe'], self.content['recipe']), (ids(old), ids(self.content)))
                    for key in {**before, **now} if before.get(key) != now.get(key)]
         if not changed or not old['videos']:
             self.content['videos'] = old['videos']
             if old['videos'] and old['versions'] != self.content['versions']:
-                news = [f'{key} {old["versions"].get(key)}, now {version}'
+                news = [f'{key} {shorten(old["versions"].get(key), 60)}, now {version}'
                         for key, version in self.content['versions'].items() if old['versions'].get(key) != version]
                 warn(f'{self.path}: earlier videos were extracted by other versions ({", ".join(news)})')
             return
@@ -105,12 +107,13 @@ class Record:
         if entry is None:
             return False
         if entry['split'] != self.split:
-            raise InputError(f'{self.path}: {quote(name)} is in the split {entry["split"]}; give another --output')
+            raise InputError(f'{self.path}: {quote(name)} is in the split {shorten(entry["split"], 40)}; give another '
+                             f'--output')
         if self.overwrite:
             return False
         if entry['size'] != video.stat().st_size:
             raise InputError(f'{video}: is not the file whose features are in {self.folder} '
-                             f'({entry.get("file")}, {entry["size"]} bytes); {MEND}')
+                             f'({shorten(entry.get("file"))}, {shorten(entry["size"], 40)} bytes); {MEND}')
         return all(path.is_file() for path in self.files(name))
 
     def write(self, name: str, streams: dict[str, np.ndarray], entry: dict) -> None:

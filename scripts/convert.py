@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from data_folder import find_members, no_annotations
 from eval.files import GroundTruth, match_videos, read_ground_truth
-from utils import (InputError, Parser, first_few, number_of, print_block, quote, read_bytes, run_command, shorten,
-                   write_bytes, write_json, write_text)
+from utils import (InputError, Parser, first_few, is_json, number_of, print_block, quote, read_bytes, run_command,
+                   shorten, write_bytes, write_json, write_text)
 
 STREAMS = ('rgb', 'flow')
 USUAL_WIDTHS = (1024, 2048)    # of I3D features: one stream, or both side by side
@@ -151,12 +151,16 @@ def read_wtalc(path: Path, annotations: Path) -> tuple[list[Feature], dict[str, 
     if len(set(counts.values())) > 1:
         raise InputError(f'{annotations}: does not belong to {path}: they hold {counts} entries')
     videos = [text(name) for name in columns['videoname']]
+    if others := [video for video in videos if not video or Path(video).name != video or '\0' in video]:
+        raise InputError(f'{annotations}: {quote(others[0])} names a video and could not name a file')
     features = [Feature(video, '', np.asarray(array)) for video, array in zip(videos, columns['features'])]
     try:
         database = {video: entry_of({name: column[i] for name, column in columns.items()})
                     for i, video in enumerate(videos)}
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, OverflowError, IndexError) as error:
         raise InputError(f'{annotations}: its arrays are not those of W-TALC ({shorten(error)})') from None
+    if not is_json(database):
+        raise InputError(f'{annotations}: holds NaN or infinite times; mend segments.npy and duration.npy')
     return features, {'database': database}
 
 
