@@ -173,6 +173,15 @@ def test_a_kill_in_the_clearing_never_leaves_a_run_in_parts(data, undisturbed, f
         assert not differences(folder, contents(undisturbed))
 
 
+@pytest.mark.parametrize('flags', [
+    ['--kills', '7', '--steps', '20', '--modes', 'plain', 'two runs', 'report'],
+    pytest.param(['--kills', '100'], marks=pytest.mark.long)], ids=['a few', 'a hundred, in every mode'])
+def test_kills_at_random_moments_change_nothing(flags):
+    done = subprocess.run([sys.executable, 'tests/soak.py', *flags], cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # ---- two processes --------------------------------------------------------------------------------------------------
 
 @pytest.mark.long
