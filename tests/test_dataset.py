@@ -287,6 +287,7 @@ BROKEN = {
     'big lie': (lambda p: write_header(p, (2 ** 62, 2 ** 62)), 'truncated: 192 of '),
     'huge lie': (lambda p: write_header(p, (2 ** 80, 4)), 'truncated: 192 of '),
     'negative': (lambda p: write_header(p, (-4, 4)), 'found (-4, 4)'),
+    'true for a number': (lambda p: write_header(p, (True, 4)), 'found (True, 4)'),
     'pickle': (lambda p: np.save(p, np.array([[{}]], object), allow_pickle=True), 'numbers, found object'),
     'archive': (lambda p: np.savez(open(p, 'wb'), np.ones((3, 4))), 'not a readable .npy file'),
     'folder': (lambda p: (p.unlink(), p.mkdir()), 'not a readable .npy file'),
