@@ -65,11 +65,63 @@ def load_array(path: Path) -> np.ndarray:
         raise InputError(f'{path}: not a plain .npy array ({shorten(error)})') from None
 
 
+class PickledType:
+    """The type of a pickled array, by its name and byte order. numpy would trust all that its state says, and crash."""
+
+    def __init__(self, name: str, *_: object):
+        self.dtype = np.dtype(name)
+        if self.dtype.kind not in 'biufSUO' or self.dtype.names:
+            raise pickle.UnpicklingError(f'it holds an array of {self.dtype}')
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder('>' if state[1] == '>' else '<')
+
+    def read(self, content: bytes | str) -> np.ndarray:
+        """The values (n,) that bytes hold, which Python 2 called a text."""
+        if self.dtype.hasobject:
+            raise pickle.UnpicklingError('it gives the addresses of objects')
+        return np.frombuffer(content.encode('latin1') if isinstance(content, str) else content, self.dtype).copy()
+
+
+class PickledArray:
+    """A pickled array, until `unpacked` makes it one."""
+
+    def __init__(self, *_: object):
+        self.values: np.ndarray | list = []
+        self.shape: tuple = (0,)
+        self.order: Any = 'C'
+
+    def __setstate__(self, state: tuple) -> None:
+        _, self.shape, kind, is_fortran, content = state
+        self.values = content if isinstance(content, list) and kind.dtype.hasobject else kind.read(content)
+        self.order = 'F' if is_fortran else 'C'
+
+
+def unpacked(value: Any, known: dict[int, Any]) -> Any:
+    """The value with arrays in the places of `PickledArray`, in lists too; what is `known` by its id is not redone."""
+    if not isinstance(value, (PickledArray, list, tuple)):
+        return value
+    if id(value) not in known:
+        values = value.values if isinstance(value, PickledArray) else value
+        if not isinstance(values, np.ndarray):
+            values = [unpacked(inner, known) for inner in values]
+        if isinstance(value, PickledArray):
+            if isinstance(values, list):
+                objects = np.empty(len(values), object)
+                for i, inner in enumerate(values):
+                    objects[i] = inner
+                values = objects
+            values = values.reshape(value.shape, order=value.order)
+        known[id(value)] = values
+    return known[id(value)]
+
+
 class ArraysOnly(pickle.Unpickler):
     """Reads arrays, lists, numbers and texts. Anything else that a pickle names is refused, so that it runs no code."""
 
-    ALLOWED = {'ndarray': np.ndarray, 'dtype': np.dtype, 'encode': lambda text, encoding: text.encode('latin1'),
-               '_reconstruct': np.empty(0).__reduce__()[0], 'scalar': np.float64(0).__reduce__()[0]}
+    ALLOWED = {'ndarray': PickledArray, '_reconstruct': PickledArray, 'dtype': PickledType,
+               'scalar': lambda kind, value: kind.read(value)[0],
+               'encode': lambda text, encoding: text.encode('latin1')}
 
     def find_class(self, module: str, name: str) -> Any:
         if module.partition('.')[0] in ('numpy', '_codecs') and name in self.ALLOWED:
@@ -84,7 +136,8 @@ def load_objects(path: Path) -> list:
             np.lib.format.read_magic(file)
             _, _, dtype = np.lib.format.read_array_header_1_0(file)
             if dtype.hasobject:
-                return list(ArraysOnly(file, encoding='latin1').load())    # latin1: as Python 2 wrote texts and arrays
+                found = ArraysOnly(file, encoding='latin1').load()    # latin1: as Python 2 wrote texts and arrays
+                return list(unpacked(found, {}))
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
     except Exception as error:    # a pickle can make Python raise anything
@@ -150,17 +203,17 @@ def read_wtalc(path: Path, annotations: Path) -> tuple[list[Feature], dict[str, 
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) > 1:
         raise InputError(f'{annotations}: does not belong to {path}: they hold {counts} entries')
-    videos = [text(name) for name in columns['videoname']]
-    if others := [video for video in videos if not video or Path(video).name != video or '\0' in video]:
-        raise InputError(f'{annotations}: {quote(others[0])} names a video and could not name a file')
-    features = [Feature(video, '', np.asarray(array)) for video, array in zip(videos, columns['features'])]
     try:
+        videos = [text(name) for name in columns['videoname']]
         database = {video: entry_of({name: column[i] for name, column in columns.items()})
                     for i, video in enumerate(videos)}
+        features = [Feature(video, '', np.asarray(array)) for video, array in zip(videos, columns['features'])]
     except (TypeError, ValueError, OverflowError, IndexError) as error:
         raise InputError(f'{annotations}: its arrays are not those of W-TALC ({shorten(error)})') from None
     if not is_json(database):
         raise InputError(f'{annotations}: holds NaN or infinite times; mend segments.npy and duration.npy')
+    if others := [video for video in videos if not video or Path(video).name != video or '\0' in video]:
+        raise InputError(f'{annotations}: {quote(others[0])} names a video and could not name a file')
     return features, {'database': database}
 
 

@@ -83,6 +83,13 @@ def wtalc(**changes):
     return files
 
 
+class Short:
+    """Pickled as an array of nine objects of which one is there: numpy reads on behind it, and crashes."""
+
+    def __reduce__(self):
+        return np.empty(0).__reduce__()[0], (np.ndarray, (0,), b'b'), (1, (9,), np.dtype(object), False, ['x'])
+
+
 def curves_without_magic():
     content = io.BytesIO()
     np.savez(content, **fuzz.CURVES)
@@ -120,6 +127,10 @@ FOUND = {    # -> the reader, its files, and what becomes of them
     'a name that leads to the root': ('converter of W-TALC', wtalc(videoname=[b'/']), 'refused'),
     'a name that leads upwards': ('converter of W-TALC', wtalc(videoname=[b'../../a']), 'refused'),
     'no name': ('converter of W-TALC', wtalc(videoname=[b'']), 'refused'),
+    'a name that is not UTF-8': ('converter of W-TALC', wtalc(videoname=[b'\xff']), 'refused'),
+    'an array with fewer objects than it says': ('converter of W-TALC', wtalc(labels=[Short()]), 'refused'),
+    'features of unequal length': ('converter of W-TALC', wtalc(**{'I-I3D-JOINTFeatures': [[[1.0], [1.0, 2.0]]]}),
+                                   'refused'),
     'a time that is no number': ('converter of W-TALC', wtalc(segments=[[[0.0, np.nan]]]), 'refused'),
     'a time beyond floats': ('converter of W-TALC', wtalc(segments=[[[0, HUGE]]]), 'refused'),
     'bytes instead of an array': ('curves.npz', curves_without_magic(), 'refused'),
