@@ -229,7 +229,8 @@ def fitting(state: object, modality: str, path: str | Path) -> dict[str, Tensor]
         value, shape = state[name], own[names[name]].shape
         if name in optional:
             continue
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        is_dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+        if not is_dense or value.is_meta or not value.is_floating_point():
             faults.append(f'{name} is not a tensor of floating point numbers')
         elif value.shape != shape:
             faults.append(f'{name} is {tuple(value.shape)} where {tuple(shape)} is needed')

@@ -83,6 +83,18 @@ def wtalc(**changes):
     return files
 
 
+def nowhere():
+    """Weights of I3D of which one lies on torch's device that holds nothing."""
+    with torch.device('meta'):
+        empty = fuzz.I3D('rgb').state_dict()
+    state = {name: torch.ones(()).expand(value.shape) for name, value in empty.items()}
+    name = next(name for name in empty if name.endswith('weight'))
+    state[name] = empty[name]
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getvalue()
+
+
 class Short:
     """Pickled as an array of nine objects of which one is there: numpy reads on behind it, and crashes."""
 
@@ -133,6 +145,7 @@ FOUND = {    # -> the reader, its files, and what becomes of them
                                    'refused'),
     'a time that is no number': ('converter of W-TALC', wtalc(segments=[[[0.0, np.nan]]]), 'refused'),
     'a time beyond floats': ('converter of W-TALC', wtalc(segments=[[[0, HUGE]]]), 'refused'),
+    'weights that are nowhere': ('weights of I3D', {'i3d.pt': nowhere()}, 'refused'),
     'bytes instead of an array': ('curves.npz', curves_without_magic(), 'refused'),
     'no data set': ('args.json', {'args.json': as_json({'dataset': None, 'data_path': 'd'})}, 'refused'),
     'no length': ('args.json', {'args.json': as_json({'num_steps': None, 'num_epochs': None, 'data_path': 'd'})},
