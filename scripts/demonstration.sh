@@ -16,4 +16,4 @@ SETTINGS=$(in_project scripts.choose_settings "$DATA_PATH")
 echo "Settings from the data: $SETTINGS"
 run_main --resume $SETTINGS --hidden_dim 128 --num_steps 200
 printf '\nScored with the times that the training did not see:\n'
-in_project eval.detection "$CLIPS/gt.json" "$OUTPUT_DIR/$EXP_NAME/detections.json"
+in_project scripts.score_clips "$CLIPS/gt.json" "$OUTPUT_DIR/$EXP_NAME/detections.json"

@@ -14,6 +14,7 @@ set -euo pipefail
 show_help "$@"
 settings_of_videos localized "$@"
 [ "${MODEL_FILE:-}" ] || fail 'give the trained weights as --model_file FILE (--help tells more).'
+[ -f "$MODEL_FILE" ] || fail "$MODEL_FILE: no such file of trained weights."
 [ "${#ARGS[@]}" -gt 0 ] || fail 'give videos, or folders of videos (--help tells more).'
 extract test "${ARGS[@]}"
 run_main --inference_only --model_file "$MODEL_FILE"

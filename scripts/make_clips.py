@@ -1,6 +1,6 @@
 """Render short clips of moving shapes whose motions are the classes, to try the way from videos to times on.
 
-    python -m scripts.make_clips data/clips [--train 36] [--test 18] [--seconds 16] [--size 96] [--seed 0]
+    python -m scripts.make_clips data/clips [--train 24] [--test 12] [--seconds 16] [--size 96] [--seed 0]
 
 A clip shows a patterned background that drifts, a shape that wanders over it, and another one that does the same and
 now and then moves as its class says: it slides left and right, bounces up and down, or grows and shrinks. Shapes,
@@ -145,12 +145,11 @@ def write_clips(folder: Path, counts: dict[str, int], seconds: float, size: int,
         (folder / split).mkdir(exist_ok=True)
         for i in range(count):
             name, label = f'{split}_{i:03d}', MOTIONS[i % len(MOTIONS)]
-            random = np.random.RandomState([seed, part, i])
             path = folder / split / f'{name}.mp4'
             if split == 'train':
                 tags.append(f'{name},{label}')
-            else:    # the times are drawn first of all
-                times = draw_actions(random, round(seconds * FPS), label)
+            else:    # `draw_clip` draws the times first, so that they are known without the pictures
+                times = draw_actions(np.random.RandomState([seed, part, i]), round(seconds * FPS), label)
                 database[name] = {'subset': 'test', 'duration': round(seconds * FPS) / FPS, 'annotations': [
                     {'label': label, 'segment': [start / FPS, end / FPS]} for label, start, end in times]}
             if not path.exists():
@@ -185,8 +184,8 @@ def run(argv: list[str] | None) -> None:
     parser = Parser(prog='python -m scripts.make_clips', description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path, help='where to write; made if it is not there')
-    parser.add_argument('--train', type=number(int, 1, 10_000), default=36, help='training clips')
-    parser.add_argument('--test', type=number(int, 1, 10_000), default=18, help='test clips')
+    parser.add_argument('--train', type=number(int, 1, 10_000), default=24, help='training clips')
+    parser.add_argument('--test', type=number(int, 1, 10_000), default=12, help='test clips')
     parser.add_argument('--seconds', type=number(float, 5, 3600), default=16, help='of a clip')
     parser.add_argument('--size', type=number(int, 32, 1024), default=96, help='of its pictures, in pixels')
     parser.add_argument('--seed', type=number(int, 0, 2 ** 32 - 1), default=0)

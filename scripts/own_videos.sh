@@ -18,7 +18,9 @@ set -euo pipefail
 show_help "$@"
 [ $# -gt 0 ] || exec bash "$ROOT/scripts/demonstration.sh"
 settings_of_videos own_videos "$@"
-[ "${#ARGS[@]}" -ge 2 ] && [ -f "${ARGS[1]}" ] || fail 'give a folder of videos and a labels.csv (--help tells more).'
+[ "${#ARGS[@]}" -ge 2 ] || fail 'give a folder of videos and a labels.csv (--help tells more).'
+[ -d "${ARGS[0]}" ] || fail "${ARGS[0]} is no folder of videos (--help tells more)."
+[ -f "${ARGS[1]}" ] || fail "${ARGS[1]} is no file of labels (--help tells more)."
 extract train "${ARGS[0]}" "${ARGS[@]:2}"
 cp "${ARGS[1]}" "$DATA_PATH/labels.csv"
 SETTINGS=$(in_project scripts.choose_settings "$DATA_PATH")
