@@ -72,7 +72,7 @@ def draw_background(random: np.random.RandomState, num_frames: int, size: int) -
     coarse = random.uniform(40, 150, (size // 8, size // 8, 3))
     pattern = np.kron(coarse, np.ones((8, 8, 1)))
     for axis in (0, 1):    # soft borders, or the flow of the drift would jump
-        pattern = sum(np.roll(pattern, shift, axis) for shift in range(-3, 4)) / 7
+        pattern = np.mean([np.roll(pattern, shift, axis) for shift in range(-3, 4)], axis=0)
     ways = np.round(np.arange(num_frames)[:, None] / FPS * random.uniform(-8, 8, (1, 2))).astype(int)
     return np.stack([np.roll(pattern, tuple(way), (0, 1)) for way in ways])
 
