@@ -1,6 +1,7 @@
 """Print flags for main.py that fit a data folder; why stands on standard error.
 
     python -m scripts.choose_settings DATA_FOLDER
+    python -m scripts.choose_settings --labels LABELS.csv    # only says whether that can be used
 
 It looks at the lengths of the training videos alone. Its rules are rules of thumb; flags behind `--` win over them.
 """
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_folder import read_labels
 from features import open_array
 from utils import InputError, Parser, number_of, run_command
 
@@ -28,7 +30,7 @@ def choose(lengths: list[int]) -> list[tuple[str, int, str]]:
     ratio = 8 if segments >= 100 else 4
     return [('--num_segments', segments, f'nine in ten training videos have at most {long} snippets'),
             ('--topk_ratio', ratio, f'a class is judged by its best {segments // ratio} of {segments} snippets'),
-            ('--num_steps', steps, f'{number_of(len(lengths), "training video")}, an epoch is {batches} steps')]
+            ('--num_steps', steps, f'{number_of(len(lengths), "training video")}, an epoch is {number_of(batches, "step")}')]
 
 
 def read_lengths(folder: Path) -> list[int]:
@@ -42,8 +44,14 @@ def read_lengths(folder: Path) -> list[int]:
 def run(argv: list[str] | None) -> None:
     parser = Parser(prog='python -m scripts.choose_settings', description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('folder', type=Path, metavar='DATA_FOLDER')
-    chosen = choose(read_lengths(parser.parse_args(argv).folder))
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument('folder', type=Path, metavar='DATA_FOLDER', nargs='?')
+    given.add_argument('--labels', type=Path, metavar='LABELS.csv', help='a list of labels to check before the work')
+    args = parser.parse_args(argv)
+    if args.labels:
+        print(f'{args.labels}: labels of {number_of(len(read_labels(args.labels).videos), "video")}', flush=True)
+        return
+    chosen = choose(read_lengths(args.folder))
     for flag, value, reason in chosen:
         print(f'{flag} {value}: {reason}', file=sys.stderr)
     print(' '.join(f'{flag} {value}' for flag, value, _ in chosen))

@@ -21,6 +21,8 @@ settings_of_videos own_videos "$@"
 [ "${#ARGS[@]}" -ge 2 ] || fail 'give a folder of videos and a labels.csv (--help tells more).'
 [ -d "${ARGS[0]}" ] || fail "${ARGS[0]} is no folder of videos (--help tells more)."
 [ -f "${ARGS[1]}" ] || fail "${ARGS[1]} is no file of labels (--help tells more)."
+# What is wrong with the labels is said now, not after hours.
+in_project scripts.choose_settings --labels "${ARGS[1]}"
 extract train "${ARGS[0]}" "${ARGS[@]:2}"
 cp "${ARGS[1]}" "$DATA_PATH/labels.csv"
 SETTINGS=$(in_project scripts.choose_settings "$DATA_PATH")

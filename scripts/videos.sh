@@ -8,6 +8,7 @@ settings_of_videos() {
     shift
     read_settings '--dataset --exp_name --output_dir --model_file --rgb_weights --flow_weights' "$@"
     DATA_PATH=$OUTPUT_DIR/$EXP_NAME-features
+    VIDEOS=$DATA_PATH/videos
     MORE=()
     local i
     for i in "${!ARGS[@]}"; do
@@ -34,12 +35,12 @@ extract() {
     in_project extraction "$@" --split "$split" --output "$DATA_PATH" \
         ${RGB_WEIGHTS:+--rgb_weights "$RGB_WEIGHTS"} ${FLOW_WEIGHTS:+--flow_weights "$FLOW_WEIGHTS"} || EXTRACTED=$?
     [ "$EXTRACTED" = 0 ] || [ -e "$DATA_PATH/features/$split" ] || exit "$EXTRACTED"
-    mkdir -p "$DATA_PATH/videos"
+    mkdir -p "$VIDEOS"
     for place in "$@"; do
         if [ -d "$place" ]; then
-            ln -sf "$(realpath "$place")"/* "$DATA_PATH/videos/"
+            ln -sf "$(realpath "$place")"/* "$VIDEOS/"
         elif [ -f "$place" ]; then
-            ln -sf "$(realpath "$place")" "$DATA_PATH/videos/"
+            ln -sf "$(realpath "$place")" "$VIDEOS/"
         fi
     done
 }
@@ -47,5 +48,5 @@ extract() {
 # run_main FLAG...: main.py with the settings, and the user's flags last.
 run_main() {
     "$PYTHON" "$ROOT/main.py" --dataset "$DATASET" --data_path "$DATA_PATH" --output_dir "$OUTPUT_DIR" \
-        --exp_name "$EXP_NAME" --videos "$DATA_PATH/videos" "$@" ${MORE[@]+"${MORE[@]}"}
+        --exp_name "$EXP_NAME" --videos "$VIDEOS" "$@" ${MORE[@]+"${MORE[@]}"}
 }

@@ -164,12 +164,14 @@ def test_moving_the_truth_by_one_snippet_costs_map(clips):
 
 def test_scripts_say_what_is_missing(tmp_path):
     (tmp_path / 'videos').mkdir()
-    (tmp_path / 'labels.csv').write_text('video,label\n')
+    (tmp_path / 'labels.csv').write_text('video,label\na,Run\n')
+    (tmp_path / 'no_header.csv').write_text('a,Run\n')
     (tmp_path / 'best.pt').touch()
     for name, arguments, said in (
             ('own_videos.sh', ['videos'], 'give a folder of videos and a labels.csv'),
             ('own_videos.sh', ['videos', 'absent.csv'], 'absent.csv is no file'),
             ('own_videos.sh', ['absent', 'labels.csv'], 'absent is no folder'),
+            ('own_videos.sh', ['videos', 'no_header.csv'], 'its first line must be the header'),
             ('own_videos.sh', ['videos', 'labels.csv'], 'the weights of I3D are not part of this program'),
             ('localize.sh', ['videos'], 'give the trained weights'),
             ('localize.sh', ['--model_file', 'absent.pt', 'videos'], 'absent.pt: no such file'),
