@@ -13,9 +13,9 @@ in_project scripts.standardize "$DATA_PATH" "$DATA_PATH-standardized"
 DATA_PATH=$DATA_PATH-standardized
 cp "$CLIPS/labels.csv" "$DATA_PATH"
 SETTINGS=$(in_project scripts.choose_settings "$DATA_PATH")
-run_main --resume $SETTINGS --hidden_dim 128 --num_steps 300
+run_main --resume $SETTINGS --hidden_dim 128 --num_steps 200
 RUN=$OUTPUT_DIR/$EXP_NAME
 printf '\nScored with the times that the training did not see:\n'
-in_project eval.detection "$CLIPS/gt.json" "$RUN/detections.json" --classes
+in_project scripts.score_clips "$CLIPS/gt.json" "$RUN/detections.json"
 in_project eval.report "$CLIPS/gt.json" "$RUN/detections.json" --curves "$RUN/curves.npz" --videos "$VIDEOS" \
     --title 'clips of moving shapes' -o "$RUN/report.html"

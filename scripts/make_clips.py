@@ -1,15 +1,15 @@
-"""Render short video clips of moving shapes, to try the way from video files to detections without any download.
+"""Render short clips of moving shapes whose motions are the classes, to try the way from videos to times on.
 
-    python -m scripts.make_clips data/clips [--seed 0]
+    python -m scripts.make_clips data/clips [--train 24] [--test 12] [--seconds 16] [--size 96] [--seed 0]
 
-What is in the folder: `train/` and `test/` with H.264 clips, `labels.csv` with what happens in each training clip, and
-`gt.json` with the seconds in which it happens in the test clips, for scoring alone. Beside them `rgb.pt` and `flow.pt`:
-I3D with random filters, which stand in for the published weights.
+A clip shows a patterned background that drifts, a shape that wanders over it, and another one that does the same and
+now and then moves as its class says: it slides left and right, bounces up and down, or grows and shrinks. Shapes,
+colours and background say nothing about the class. What it writes:
 
-What happens are three motions of a shape: it bounces up and down, shakes from side to side, or pulses in size. Before
-and after, the shape drifts, a second one crosses the picture, and the background pans, so that motion alone tells
-nothing. What this is not: real video, or features that were learned. A number measured on it says that the way from
-pixels to seconds is right, nothing about AICL on real videos.
+    train/*.mp4, test/*.mp4    H.264, 25 frames a second
+    labels.csv                 what happens in the training clips, without times
+    gt.json                    when it happens in the test clips, for scoring alone
+    rgb.pt, flow.pt            I3D with random filters, under the names of the published files
 """
 import argparse
 import io
@@ -18,188 +18,187 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
 import torch
-from numpy.random import RandomState
 
 from extraction.i3d import CHANNELS, I3D
-from utils import InputError, Parser, number_of, read_json, run_command, write_bytes, write_json, write_text
+from utils import InputError, Parser, number, number_of, read_json, run_command, write_bytes, write_json, write_text
 
-CLASSES = ['Bounce', 'Pulse', 'Shake']
-NUM_CLIPS = {'train': 36, 'test': 18}
-SIZE = 96               # pixels, both ways
 FPS = 25
-SECONDS = (12, 18)      # a clip
-ACTION_SECONDS = (2, 5)
-GAP_SECONDS = 1         # at least, between two actions
-VERSION = 'rendered clips, version 1, seed'    # raise it when what is rendered changes
+MOTIONS = ('Bounce', 'Pulse', 'Slide')
+SWINGS = 2.            # of a motion, a second
+ACTION_SECONDS = (2.0, 4.0)
+REST_SECONDS = (1.5, 4.0)
+SHAPES = ('disc', 'square', 'diamond')
+
+
+class Action(NamedTuple):
+    """A motion's frames, from `start` up to but without `end`."""
+    label: str
+    start: int
+    end: int
 
 
 class Clip(NamedTuple):
-    """What happens in a clip, and the numbers from which it is drawn."""
-    name: str
-    split: str
-    num_frames: int
-    actions: list[tuple[int, float, float]]    # class, start, end in seconds
-    seed: int
+    """Frames (F, size, size, 3) uint8, and when something happens in them."""
+    frames: np.ndarray
+    actions: list[Action]
 
 
-# ---- what happens ---------------------------------------------------------------------------------------------------
+# ---- a clip ---------------------------------------------------------------------------------------------------------
 
-def draw_clips(seed: int) -> list[Clip]:
-    """All clips. Each shows one class, every fourth a second one too."""
-    rng = RandomState(seed)
-    return [draw_clip(rng, split, i) for split, count in NUM_CLIPS.items() for i in range(count)]
-
-
-def draw_clip(rng: RandomState, split: str, i: int) -> Clip:
-    length = rng.uniform(*SECONDS)
-    classes = [i % len(CLASSES), i % len(CLASSES)]
-    if i % 4 == 3:
-        classes[1] = (classes[0] + 1) % len(CLASSES)
-    actions, time = [], rng.uniform(0.5, 2)
-    for c in classes:
-        duration = rng.uniform(*ACTION_SECONDS)
-        if time + duration > length - 0.5:
-            break
-        actions.append((c, round(time, 2), round(time + duration, 2)))
-        time += duration + rng.uniform(GAP_SECONDS, 3)
-    return Clip(f'clip_{split}_{i:03}', split, round(length * FPS), actions, rng.randint(2 ** 31))
+def draw_actions(random: np.random.RandomState, num_frames: int, label: str) -> list[Action]:
+    """Draw when the motion of a clip happens, at least once."""
+    actions: list[Action] = []
+    position = 0
+    while True:
+        start = position + round(FPS * random.uniform(*REST_SECONDS))
+        end = start + round(FPS * random.uniform(*ACTION_SECONDS))
+        if end > num_frames - FPS // 2:
+            return actions or [Action(label, num_frames // 3, num_frames // 3 + num_frames // 4)]
+        actions.append(Action(label, start, end))
+        position = end
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
-
-def frames(clip: Clip) -> np.ndarray:
-    """The pictures of a clip, (F, SIZE, SIZE, 3) uint8."""
-    rng = RandomState(clip.seed)
-    time = np.arange(clip.num_frames) / FPS
-    happens = [np.zeros(clip.num_frames) for _ in CLASSES]
-    for c, start, end in clip.actions:
-        happens[c] = np.maximum(happens[c], (time >= start) & (time < end))
-    wave = np.sin(2 * np.pi * rng.uniform(1.8, 2.4) * time)
-    bounce, pulse, shake = (shown * wave for shown in happens)
-    x = SIZE / 2 + 10 * wander(rng, time) + 9 * shake
-    y = SIZE / 2 + 10 * wander(rng, time) + 9 * bounce
-    radius = rng.uniform(11, 15) * (1 + 0.45 * pulse)
-    scene, shift = texture(rng, 2 * SIZE), SIZE / 2 + 12 * wander(rng, time)
-    shape, other = draw_shape(rng), draw_shape(rng)
-    passing = SIZE * ((rng.rand() + time / rng.uniform(5, 9)) % 1.4 - 0.2)
-    height = rng.uniform(0.15, 0.85) * SIZE
-    pictures = []
-    for i in range(clip.num_frames):
-        picture = cv2.warpAffine(scene, np.array([[1, 0, -shift[i]], [0, 1, -shift[i] / 2]]), (SIZE, SIZE))
-        put(picture, other, passing[i], height, 7)
-        put(picture, shape, x[i], y[i], radius[i])
-        pictures.append(picture)
-    return np.stack(pictures)
+def wander(random: np.random.RandomState, num_frames: int, low: float, high: float) -> np.ndarray:
+    """A slow way (F, 2) within bounds."""
+    time = np.arange(num_frames)[:, None] / FPS
+    speed, phase = random.uniform(0.05, 0.12, (1, 2)), random.uniform(0, 1, (1, 2))
+    return (low + high) / 2 + (high - low) / 2 * np.sin(2 * np.pi * (speed * time + phase))
 
 
-def wander(rng: RandomState, time: np.ndarray) -> np.ndarray:
-    """A slow way to and fro between -1 and 1."""
-    return np.sin(2 * np.pi * (rng.rand() + time / rng.uniform(7, 12)))
+def draw_background(random: np.random.RandomState, num_frames: int, size: int) -> np.ndarray:
+    """A pattern (F, size, size, 3) that drifts in one direction."""
+    coarse = random.uniform(40, 150, (size // 8, size // 8, 3))
+    pattern = np.kron(coarse, np.ones((8, 8, 1)))
+    for axis in (0, 1):    # soft borders, or the flow of the drift would jump
+        pattern = np.mean([np.roll(pattern, shift, axis) for shift in range(-3, 4)], axis=0)
+    ways = np.round(np.arange(num_frames)[:, None] / FPS * random.uniform(-8, 8, (1, 2))).astype(int)
+    return np.stack([np.roll(pattern, tuple(way), (0, 1)) for way in ways])
 
 
-def texture(rng: RandomState, size: int) -> np.ndarray:
-    """A background with something to see at every place, (size, size, 3) uint8."""
-    coarse = rng.uniform(60, 180, (size // 8, size // 8, 3)).astype(np.float32)
-    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
+def inside(shape: str, size: int, centre: np.ndarray, radius: float) -> np.ndarray:
+    """How much of each pixel (size, size, 1) lies in a shape."""
+    y, x = np.abs(np.indices((size, size)) - centre[:, None, None])
+    distance = {'disc': np.hypot(x, y), 'square': np.maximum(x, y) * 1.1, 'diamond': (x + y) * 0.85}[shape]
+    return np.clip(radius - distance + 0.5, 0, 1)[..., None]
 
 
-def draw_shape(rng: RandomState) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The corners (N, 2) of a shape of radius 1, and its colour."""
-    count = rng.randint(3, 8)
-    angles = 2 * np.pi * (np.arange(count) / count + rng.rand())
-    bright = rng.choice([20, 235], 3)
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1), tuple(bright.tolist())
+def draw_clip(random: np.random.RandomState, label: str, seconds: float, size: int) -> Clip:
+    """Draw a clip in which the motion `label` happens."""
+    num_frames = round(seconds * FPS)
+    actions = draw_actions(random, num_frames, label)
+    frames = draw_background(random, num_frames, size)
+    for moves in (False, True):
+        shape, colour = SHAPES[random.randint(len(SHAPES))], random.uniform(100, 255, 3)
+        centres = wander(random, num_frames, 0.3 * size, 0.7 * size)
+        radii = np.full(num_frames, random.uniform(0.11, 0.15) * size)
+        for action in actions if moves else ():
+            swing = np.sin(2 * np.pi * SWINGS * np.arange(action.end - action.start) / FPS)
+            if label == 'Pulse':
+                radii[action.start:action.end] *= 1 + 0.6 * swing
+            else:
+                centres[action.start:action.end, MOTIONS.index(label) // 2] += 0.2 * size * swing
+        for frame, centre, radius in zip(frames, centres, radii):
+            covered = inside(shape, size, centre, radius)
+            frame[...] = (1 - covered) * frame + covered * colour
+    return Clip(frames.round().astype(np.uint8), actions)
 
 
-def put(picture: np.ndarray, shape: tuple[np.ndarray, tuple[int, ...]], x: float, y: float, radius: float) -> None:
-    """Draw a shape into a picture, to a sixteenth of a pixel."""
-    corners, colour = shape
-    points = np.rint(16 * (radius * corners + (x, y))).astype(np.int32)
-    cv2.fillPoly(picture, [points], colour, cv2.LINE_AA, shift=4)
+def encode(frames: np.ndarray) -> bytes:
+    """An H.264 file that browsers play and seek in."""
+    file = io.BytesIO()
+    with av.open(file, 'w', format='mp4') as container:
+        stream = container.add_stream('libx264', rate=FPS, options={'crf': '20', 'preset': 'veryfast', 'threads': '1',
+                                                                    'g': str(FPS)})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = 'yuv420p'
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, 'rgb24')))
+        container.mux(stream.encode())
+    return file.getvalue()
 
 
-# ---- files ----------------------------------------------------------------------------------------------------------
+# ---- the folder -----------------------------------------------------------------------------------------------------
 
-def encode(pictures: np.ndarray) -> memoryview:
-    """An MP4 file of H.264, which browsers play."""
-    content = io.BytesIO()
-    with av.open(content, 'w', format='mp4') as container:
-        stream = container.add_stream('libx264', rate=FPS, options={'crf': '18', 'preset': 'veryfast', 'threads': '1'})
-        stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, 'yuv420p'
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
-        container.mux(stream.encode(None))
-    return content.getbuffer()
-
-
-def random_i3d(modality: str, seed: int) -> memoryview:
-    """A file of I3D's parameters under their published names, with random filters that keep the size of what passes."""
+def random_weights(modality: str, seed: int) -> bytes:
+    """I3D whose filters are random, scaled so that values neither vanish nor grow on their way."""
+    network = I3D(modality)
     generator = torch.Generator().manual_seed(seed)
-    state = I3D(modality).state_dict()
-    for name, value in state.items():
-        if name.endswith('conv3d.weight'):
-            value.normal_(0, (2 / value[0].numel()) ** 0.5, generator=generator)
-    content = io.BytesIO()
-    torch.save(state, content)
-    return content.getbuffer()
+    for parameter in network.parameters():
+        if parameter.ndim == 5:
+            deviation = (2 / parameter[0].numel()) ** 0.5
+            parameter.data = torch.randn(parameter.shape, generator=generator) * deviation
+    file = io.BytesIO()
+    torch.save(network.state_dict(), file)
+    return file.getvalue()
 
 
-def annotations(clips: list[Clip], seed: int) -> dict:
-    """gt.json of the test clips."""
-    database = {clip.name: {'subset': 'test', 'duration': clip.num_frames / FPS, 'annotations': [
-        {'label': CLASSES[c], 'segment': [start, end]} for c, start, end in clip.actions]}
-        for clip in clips if clip.split == 'test'}
-    return {'version': f'{VERSION} {seed}', 'database': database}
-
-
-def tags(clips: list[Clip]) -> str:
-    """labels.csv of the training clips."""
-    rows = [f'{clip.name},{CLASSES[c]}\n' for clip in clips if clip.split == 'train'
-            for c in sorted({c for c, _, _ in clip.actions})]
-    return 'video,label\n' + ''.join(rows)
-
-
-def make_clips(folder: Path, seed: int) -> int:
-    """Write what is not there yet; the number of clips rendered.
-
-    Raises InputError where the folder holds something else, or clips of another seed or version.
-    """
-    clips = draw_clips(seed)
-    plan = folder / 'gt.json'
-    if plan.is_file() and read_json(plan) != annotations(clips, seed) or not plan.exists() and folder.is_dir() and any(
-            folder.iterdir()):
-        raise InputError(f'{folder}: holds something else than the {VERSION} {seed}; remove it, or give another folder')
-    for split in NUM_CLIPS:
-        (folder / split).mkdir(parents=True, exist_ok=True)
-    write_json(plan, annotations(clips, seed))
-    write_text(folder / 'labels.csv', tags(clips))
-    for i, modality in enumerate(CHANNELS):
+def write_clips(folder: Path, counts: dict[str, int], seconds: float, size: int, seed: int) -> int:
+    """Write what is not there yet; how many clips that were. Raises InputError where other clips are there."""
+    recipe = {**counts, 'seconds': seconds, 'size': size, 'seed': seed}
+    claim(folder, recipe)
+    written = 0
+    tags = ['video,label']
+    database = {}
+    for part, (split, count) in enumerate(counts.items()):
+        (folder / split).mkdir(exist_ok=True)
+        for i in range(count):
+            name, label = f'{split}_{i:03d}', MOTIONS[i % len(MOTIONS)]
+            path = folder / split / f'{name}.mp4'
+            if split == 'train':
+                tags.append(f'{name},{label}')
+            else:    # `draw_clip` draws the times first, so that they are known without the pictures
+                times = draw_actions(np.random.RandomState([seed, part, i]), round(seconds * FPS), label)
+                database[name] = {'subset': 'test', 'duration': round(seconds * FPS) / FPS, 'annotations': [
+                    {'label': label, 'segment': [start / FPS, end / FPS]} for label, start, end in times]}
+            if not path.exists():
+                clip = draw_clip(np.random.RandomState([seed, part, i]), label, seconds, size)
+                write_bytes(path, encode(clip.frames))
+                written += 1
+    write_text(folder / 'labels.csv', '\n'.join(tags) + '\n')
+    write_json(folder / 'gt.json', {'version': 'clips of moving shapes', 'database': database})
+    for place, modality in enumerate(CHANNELS):
         if not (folder / f'{modality}.pt').exists():
-            write_bytes(folder / f'{modality}.pt', random_i3d(modality, seed + i))
-    missing = [clip for clip in clips if not (folder / clip.split / f'{clip.name}.mp4').exists()]
-    for clip in missing:
-        write_bytes(folder / clip.split / f'{clip.name}.mp4', encode(frames(clip)))
-    return len(missing)
+            write_bytes(folder / f'{modality}.pt', random_weights(modality, seed + place))
+    return written
 
 
-def run(args: argparse.Namespace) -> None:
+def claim(folder: Path, recipe: dict) -> None:
+    """Note the recipe in the folder. Raises InputError where it holds other clips, or anything else."""
     try:
-        rendered = make_clips(args.folder, args.seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        others = any(folder.iterdir())
     except OSError as error:
-        raise InputError(f'{args.folder}: cannot be written: {error.strerror}') from None
-    print(f'{number_of(rendered, "clip")} rendered in {args.folder}')
+        raise InputError(f'{folder}: cannot be made: {error.strerror}') from None
+    note = folder / 'clips.json'
+    if not note.exists():
+        if others:
+            raise InputError(f'{folder}: holds something else; give another folder, or remove it')
+        write_json(note, recipe)
+    elif read_json(note) != recipe:
+        raise InputError(f'{folder}: holds other clips ({read_json(note)}); give another folder, or remove it')
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(argv: list[str] | None) -> None:
     parser = Parser(prog='python -m scripts.make_clips', description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path, help='where to write; made if it is not there')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--train', type=number(int, 1, 10_000), default=24, help='training clips')
+    parser.add_argument('--test', type=number(int, 1, 10_000), default=12, help='test clips')
+    parser.add_argument('--seconds', type=number(float, 5, 3600), default=16, help='of a clip')
+    parser.add_argument('--size', type=number(int, 32, 1024), default=96, help='of its pictures, in pixels')
+    parser.add_argument('--seed', type=number(int, 0, 2 ** 32 - 1), default=0)
     args = parser.parse_args(argv)
-    return run_command(lambda: run(args))
+    if args.size % 8:
+        parser.error('--size must be a multiple of 8')
+    written = write_clips(args.folder, {'train': args.train, 'test': args.test}, args.seconds, args.size, args.seed)
+    total = args.train + args.test
+    print(f'{number_of(written, "clip")} rendered to {args.folder}, {total - written} there already', flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(lambda: run(argv))
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ settings_of_videos() {
     shift
     read_settings '--dataset --exp_name --output_dir --model_file --rgb_weights --flow_weights' "$@"
     DATA_PATH=$OUTPUT_DIR/$EXP_NAME-features
+    VIDEOS=$DATA_PATH/videos
     MORE=()
     local i
     for i in "${!ARGS[@]}"; do
@@ -25,8 +26,8 @@ in_project() {
     PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} "$PYTHON" -P -m "$@"
 }
 
-# extract SPLIT VIDEO_OR_FLAG...: writes features into DATA_PATH, and into VIDEOS beside them links to the videos, for the
-# page. A video that cannot be read has been named; then the others go on, and EXTRACTED is not 0.
+# extract SPLIT VIDEO_OR_FLAG...: writes features into DATA_PATH, and links beside them to the videos, for the page.
+# A video that cannot be read has been named; then the others go on, and EXTRACTED is not 0.
 extract() {
     local split=$1 place
     shift
@@ -34,7 +35,6 @@ extract() {
     in_project extraction "$@" --split "$split" --output "$DATA_PATH" \
         ${RGB_WEIGHTS:+--rgb_weights "$RGB_WEIGHTS"} ${FLOW_WEIGHTS:+--flow_weights "$FLOW_WEIGHTS"} || EXTRACTED=$?
     [ "$EXTRACTED" = 0 ] || [ -e "$DATA_PATH/features/$split" ] || exit "$EXTRACTED"
-    VIDEOS=$DATA_PATH/videos
     mkdir -p "$VIDEOS"
     for place in "$@"; do
         if [ -d "$place" ]; then

@@ -1,24 +1,22 @@
 """own_videos.sh and localize.sh: the clips that are rendered, settings from the data, and what is refused in time."""
 import csv
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
-pytest.importorskip('av')
-pytest.importorskip('cv2')
-
 from data_folder import read_labels
-from eval.files import read_ground_truth
-from extraction.frames import read_frames
-from extraction.i3d import read_weights
-from scripts import check_labels, choose_settings, make_clips, standardize
-from scripts.make_clips import CLASSES, FPS, Clip
-from utils import InputError
+from eval.detection import TIOU
+from eval.files import Detections, read_ground_truth
+from scripts import check_labels, choose_settings, make_clips, score_clips, standardize
+from utils import InputError, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLES = ('DATASET', 'DATA_PATH', 'EXP_NAME', 'OUTPUT_DIR', 'MODEL_FILE', 'RESUME')
@@ -45,107 +43,104 @@ sys.exit(2 if any('broken' in file.stem for file in files) else 0)
 '''
 
 
-# ---- the clips ------------------------------------------------------------------------------------------------------
-
-def clip_of(action, seed=5):
-    return Clip('clip_test_000', 'test', 200, [(CLASSES.index(action), 3., 5.5)], seed)
-
-
-def tracked(clip):
-    """The centre (x, y) and the area of the larger shape in every picture, by its colour."""
-    pictures = make_clips.frames(clip)
-    pure = np.isin(pictures, (20, 235)).all(axis=3)
-    found = []
-    for picture, mask in zip(pictures, pure):
-        colours, counts = np.unique(picture[mask], axis=0, return_counts=True)
-        own = (picture == colours[counts.argmax()]).all(axis=2)
-        y, x = np.nonzero(own)
-        found.append([x.mean(), y.mean(), own.sum() ** 0.5])
-    return np.array(found)
+def decode(path: Path) -> np.ndarray:
+    """The grey frames of a video, (F, H, W)."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format='gray') for frame in container.decode(video=0)]).astype(float)
 
 
-@pytest.mark.parametrize('action, column', [('Bounce', 1), ('Shake', 0), ('Pulse', 2)])
-def test_a_shape_moves_as_its_class_says_within_the_true_times_and_not_outside(action, column):
-    track = tracked(clip_of(action))
-    smooth = np.apply_along_axis(lambda values: np.convolve(values, np.ones(25) / 25, 'same'), 0, track)
-    quick = np.abs(track - smooth)[25:-25]
-    time = np.arange(200)[25:-25] / FPS
-    inside, outside = quick[(time > 3.2) & (time < 5.3)], quick[(time < 2.4) | (time > 6.1)]
-    assert inside[:, column].mean() > 4 * outside[:, column].mean()
-    others = [other for other in range(2) if other != column]
-    assert (inside[:, others].mean(axis=0) < inside[:, column].mean() / 2).all()
+def refusal(capsys, module, *arguments: object) -> str:
+    assert module.main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and error.count('\n') == 1
+    return error
 
 
-def test_files_hold_what_was_drawn_and_only_what_is_missing_is_rendered_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(make_clips, 'NUM_CLIPS', {'train': 3, 'test': 1})
-    monkeypatch.setattr(make_clips, 'random_i3d', lambda modality, seed: memoryview(modality.encode()))
-    clips = make_clips.draw_clips(0)
-    assert make_clips.make_clips(tmp_path, 0) == 4
-    for clip in clips:
-        path = tmp_path / clip.split / f'{clip.name}.mp4'
-        assert sum(1 for _ in read_frames(path)) == clip.num_frames
-        edges = [0.5, *(edge for _, *times in clip.actions for edge in times), clip.num_frames / FPS - 0.5]
-        assert sorted(edges) == edges
+# ---- clips ----------------------------------------------------------------------------------------------------------
 
-    truth = read_ground_truth(tmp_path / 'gt.json')
-    (test,) = [clip for clip in clips if clip.split == 'test']
-    assert truth.videos == [test.name] and truth.subsets == ['test']
-    assert truth.segments.tolist() == [list(times) for _, *times in test.actions]
-    labels = read_labels(tmp_path / 'labels.csv')
-    named = {(labels.videos[v], labels.labels[c]) for v, c in zip(labels.tag_video, labels.tag_label)}
-    assert named == {(clip.name, CLASSES[c]) for clip in clips if clip.split == 'train' for c, _, _ in clip.actions}
-
-    path = tmp_path / 'train' / f'{clips[1].name}.mp4'
-    before = path.read_bytes()
-    path.unlink()
-    assert make_clips.make_clips(tmp_path, 0) == 1 and path.read_bytes() == before
-    with pytest.raises(InputError, match='holds something else'):
-        make_clips.make_clips(tmp_path, 1)
+@pytest.fixture(scope='module')
+def clips(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('rendered') / 'clips'
+    make_clips.write_clips(folder, {'train': 1, 'test': 3}, 8, 64, seed=3)
+    return folder
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
-    (tmp_path / 'mine.mp4').write_bytes(b'x')
-    with pytest.raises(InputError, match='holds something else.*give another folder'):
-        make_clips.make_clips(tmp_path, 0)
-    assert [path.name for path in tmp_path.iterdir()] == ['mine.mp4']
+@pytest.mark.parametrize('place', range(3))
+def test_a_clip_moves_inside_its_true_times_and_hardly_outside(clips, place):
+    truth = read_json(clips / 'gt.json')['database'][f'test_{place:03d}']
+    frames = decode(clips / 'test' / f'test_{place:03d}.mp4')
+    assert len(frames) == truth['duration'] * 25
+    changes = np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2))    # from each frame to the next
+    happens = np.zeros(len(changes), bool)
+    for annotation in truth['annotations']:
+        start, end = (round(25 * edge) for edge in annotation['segment'])
+        assert 0 < start < end < len(frames)
+        happens[start:end] = True
+    second = np.convolve(changes, np.ones(12) / 12, 'valid')    # a swing stands still twice: means of half a second
+    clear = np.convolve(happens, np.ones(12) / 12, 'valid')
+    assert second[clear == 1].min() > 1.3 * second[clear == 0].max()
 
 
-def test_random_filters_are_a_file_that_the_extraction_reads(tmp_path):
-    (tmp_path / 'flow.pt').write_bytes(make_clips.random_i3d('flow', 1))
-    filters = read_weights(tmp_path / 'flow.pt', 'flow').parameters['Conv3d_2c_3x3.conv3d.weight']
-    assert filters.std() == pytest.approx((2 / (64 * 27)) ** 0.5, rel=0.01)
+def test_clips_tell_labels_without_times_to_the_training_and_times_to_the_scoring(clips):
+    rows = list(csv.reader(io.StringIO((clips / 'labels.csv').read_text())))
+    assert rows == [['video', 'label'], ['train_000', 'Bounce']]
+    assert read_labels(clips / 'labels.csv').videos == ['train_000']
+    truth = read_ground_truth(clips / 'gt.json')
+    assert truth.videos == ['test_000', 'test_001', 'test_002'] and set(truth.subsets) == {'test'}
+    assert truth.labels == list(make_clips.MOTIONS)
 
 
-# ---- from the data to settings --------------------------------------------------------------------------------------
+def test_clips_are_those_of_their_seed_and_a_missing_one_is_rendered_again(clips, tmp_path):
+    folder = shutil.copytree(clips, tmp_path / 'clips')
+    before = (folder / 'test' / 'test_001.mp4').read_bytes()
+    (folder / 'test' / 'test_001.mp4').unlink()
+    weights = (folder / 'rgb.pt').stat().st_mtime_ns
+    assert make_clips.write_clips(folder, {'train': 1, 'test': 3}, 8, 64, seed=3) == 1
+    assert (folder / 'test' / 'test_001.mp4').read_bytes() == before
+    assert (folder / 'rgb.pt').stat().st_mtime_ns == weights
+    assert before != (folder / 'test' / 'test_002.mp4').read_bytes()
 
-def write_features(folder, split, name, rows):
+
+def test_clips_do_not_mix_with_others(clips, tmp_path, capsys):
+    assert 'holds other clips' in refusal(capsys, make_clips, clips, '--seed', 4)
+    (tmp_path / 'notes.txt').touch()
+    assert 'holds something else' in refusal(capsys, make_clips, tmp_path)
+
+
+# ---- features and settings -------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def features(tmp_path) -> Path:
+    """A data folder of two training videos and a test video, three columns, of which the last never changes."""
+    random = np.random.RandomState(0)
+    folder = tmp_path / 'features'
+    for split, name, length in (('train', 'a', 30), ('train', 'b', 12), ('test', 'c', 9)):
+        for stream in ('rgb', 'flow'):
+            place = folder / 'features' / split / stream
+            place.mkdir(parents=True, exist_ok=True)
+            rows = random.randn(length, 3).astype(np.float32) * [1, 40, 0] + [1000, 3, 7]
+            np.save(place / f'{name}.npy', rows.astype(np.float32))
+    (folder / 'labels.csv').write_text('video,label\na,Run\nb,Jump\n')
+    return folder
+
+
+def test_features_are_standardized_by_the_training_videos_alone(features, tmp_path, capsys):
+    assert standardize.main([str(features), str(tmp_path / 'new')]) == 0
     for stream in ('rgb', 'flow'):
-        path = folder / 'features' / split / stream / f'{name}.npy'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, rows.astype(np.float32))
+        train = np.concatenate([np.load(features / 'features' / 'train' / stream / f'{name}.npy') for name in 'ab'])
+        test = np.load(features / 'features' / 'test' / stream / 'c.npy').astype(np.float64)
+        mean, deviation = train[:, :2].mean(axis=0, dtype=np.float64), train[:, :2].std(axis=0, dtype=np.float64)
+        found = np.load(tmp_path / 'new' / 'features' / 'test' / stream / 'c.npy')
+        np.testing.assert_allclose(found[:, :2], (test[:, :2] - mean) / deviation, rtol=1e-4, atol=1e-5)
+        assert found.dtype == np.float32 and not found[:, 2].any()
+    assert (tmp_path / 'new' / 'labels.csv').read_text() == (features / 'labels.csv').read_text()
 
 
-def test_standardized_training_rows_have_mean_0_and_deviation_1_and_test_rows_go_with_them(tmp_path):
-    rng, source, dest = np.random.RandomState(0), tmp_path / 'source', tmp_path / 'dest'
-    rows = {name: rng.normal(5, 3, (20, 4)) for name in 'abc'}
-    for name, values in rows.items():
-        values[:, 3] = 7    # a feature that never changes
-        write_features(source, 'test' if name == 'c' else 'train', name, values)
-    (source / 'extraction.json').write_text('{}')
-    assert standardize.standardize(source, dest) == 6
-    a, b, c = (np.load(dest / 'features' / split / 'flow' / f'{name}.npy')
-               for name, split in (('a', 'train'), ('b', 'train'), ('c', 'test')))
-    both = np.concatenate([a, b])
-    np.testing.assert_allclose(both.mean(axis=0), 0, atol=1e-5)
-    np.testing.assert_allclose(both[:, :3].std(axis=0), 1, atol=1e-5)
-    raw = np.concatenate([rows['a'], rows['b']])[:, 0]
-    np.testing.assert_allclose(c[:, 0], (rows['c'][:, 0] - raw.mean()) / raw.std(), atol=1e-4)
-    assert (both[:, 3] == 0).all() and (c[:, 3] == 0).all()
-
-
-def test_standardizing_needs_training_features(tmp_path):
-    with pytest.raises(InputError, match='features/train/rgb; extract them first'):
-        standardize.standardize(tmp_path, tmp_path / 'dest')
+def test_features_that_cannot_be_standardized_are_named(features, tmp_path, capsys):
+    assert 'is read by this command' in refusal(capsys, standardize, features, features)
+    assert 'holds no streams' in refusal(capsys, standardize, tmp_path, tmp_path / 'new')
+    (features / 'features' / 'train' / 'rgb' / 'b.npy').write_bytes(b'no array')
+    assert 'b.npy: not a readable .npy file' in refusal(capsys, standardize, features, tmp_path / 'new')
 
 
 @pytest.mark.parametrize('lengths, wanted', [
@@ -157,6 +152,22 @@ def test_standardizing_needs_training_features(tmp_path):
 def test_settings_follow_the_lengths_and_the_number_of_videos(lengths, wanted):
     chosen = {choice.flag[2:]: choice.value for choice in choose_settings.choose(lengths)}
     assert {name: chosen[name] for name in wanted} == wanted
+
+
+# ---- scores ---------------------------------------------------------------------------------------------------------
+
+def test_moving_the_truth_by_one_snippet_costs_map(clips):
+    truth = read_ground_truth(clips / 'gt.json')
+    exact = Detections(truth.videos, truth.labels, truth.video, truth.label, truth.segments,
+                       np.ones(len(truth.segments)))
+    assert score_clips.average(truth, exact) == 100
+    overlap = [max(0, (end - start - 0.64) / (end - start + 0.64)) for start, end in truth.segments]
+    found = np.mean([[np.mean([o >= t for o, label in zip(overlap, truth.label) if label == c]) for c in range(3)]
+                     for t in TIOU])
+    for seconds in (0.64, -0.64):
+        # all of one score and one label a clip: AP is the share found, squared or less where false ones come first
+        assert score_clips.average(score_clips.moved(truth, seconds), exact) <= 100 * found + 1e-9 < 100
+    assert score_clips.chance(truth, exact) == 0    # the other clips show other motions
 
 
 # ---- the scripts ----------------------------------------------------------------------------------------------------
