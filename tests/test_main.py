@@ -740,7 +740,7 @@ def test_other_settings_than_those_of_the_training_are_said(data, finished, tmp_
     assert 'was trained with --num_segments 16, and is used with 20' in capsys.readouterr().err
 
 
-def test_predictions_in_videos_that_are_not_scored_are_counted_in_a_warning(own_data, finished, tmp_path, capsys):
+def test_detections_in_videos_that_are_not_scored_are_counted_in_a_warning(own_data, finished, tmp_path, capsys):
     annotate(own_data, lambda database: database.pop('test_2'))
     localize(own_data, finished / 'best.pt', tmp_path / 'run')
     assert re.search('warning: .*detections', capsys.readouterr().err)
