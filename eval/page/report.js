@@ -405,9 +405,8 @@ function drawBins(box, what, colour, valuesOf, whole) {
   // The number on a bar: above it, or above the dashed line where that would strike it out.
   const above = top => top - 16 < y(whole) && y(whole) < top + 1 ? Math.min(top, y(whole)) - 5 : top - 5;
   for (const c of characteristics) {
-    const title = c.title.replace(' in the video', '');
-    const centre = Math.min(x + step * c.bins.length / 2, width - 2.7 * title.length);    // inside a narrow window
-    words.push(text(centre, height - 8, title, {...middle, class: 'strong'}));
+    const title = c.title.replace(width < 400 ? /number of | in the video/g : ' in the video', '');    // on a phone
+    words.push(text(x + step * c.bins.length / 2, height - 8, title, {...middle, class: 'strong'}));
     valuesOf(c).forEach((value, b) => {
       const note = `${what} ${percent(value)} %\n${c.title} ${c.ranges[b]}\n${thousands(c.instances[b])} instances`;
       const top = y(value || 0);
