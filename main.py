@@ -9,6 +9,7 @@ All localize the test videos and, where annotations are there, score the detecti
 """
 import argparse
 import math
+import shlex
 import signal
 import sys
 import time
@@ -132,17 +133,26 @@ def known_threshold(args: argparse.Namespace) -> float | None:
     return float(score) if isinstance(score, (int, float)) and abs(score) < 1e308 else None
 
 
-def tell_what_next(args: argparse.Namespace, folder: Path) -> None:
-    """Say where to look and what to try next."""
+def tell_what_next(args: argparse.Namespace, folder: Path, num_steps: int | None = None) -> None:
+    """Say where to look and what to try next: after a training run of so many steps, commands that work as they are."""
     report = folder / 'report.html'
     lines = [f'report: {report}'] if report.exists() else [f'detections: {folder / "detections.csv"}']
-    if not args.inference_only:
-        lines.append(f'curves: tensorboard --logdir {args.output_dir}')
-        lines.append(f'other thresholds: python main.py --inference_only --model_file {folder / "best.pt"} --data_path '
-                     f'{args.data_path} --exp_name {args.exp_name}-inference --class_th 0.2')
-        lines.append(f'longer: python main.py --exp_name {args.exp_name} --output_dir {args.output_dir} --resume '
-                     f'--num_steps N')
+    if num_steps:
+        weights = next(path for path in (folder / 'best.pt', folder / 'last.pt') if path.exists())
+        lines.append(f'curves: {command_line("tensorboard", logdir=args.output_dir)}')
+        lines.append('other thresholds: ' + command_line(
+            'python main.py --inference_only', model_file=weights, data_path=args.data_path,
+            output_dir=args.output_dir, exp_name=f'{args.exp_name}-inference', class_th=0.2))
+        lines.append('longer: ' + command_line(
+            'python main.py --resume', exp_name=args.exp_name, output_dir=args.output_dir, num_steps=2 * num_steps))
     print('\n' + '\n'.join(map(printable, lines)))
+
+
+def command_line(command: str, **flags: object) -> str:
+    """A command with its flags as a shell takes it; the usual output folder is left out."""
+    said = [f'--{name} {shlex.quote(str(value))}' for name, value in flags.items()
+            if (name, value) != ('output_dir', 'outputs')]
+    return ' '.join([command, *said])
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -201,7 +211,7 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
             if not stopped_by:
                 conclude(training, folder, evaluator, run, ranks, args)
                 if run:
-                    tell_what_next(args, folder)
+                    tell_what_next(args, folder, num_steps)
                 return 0
             if run:
                 print(f'{signal.Signals(stopped_by).name} after step {training.progress.step}: go on with the same '

@@ -593,7 +593,7 @@ class Run:
     def log_metrics(self, step: int, epoch: int, evaluation: ScoredEvaluation) -> None:
         """Add to metrics.csv and to the board."""
         scores = evaluation.scores
-        values = [scores.average, evaluation.video_accuracy, scores.num_predictions, *scores.mean_ap.tolist()]
+        values = [scores.average, evaluation.video_accuracy, scores.num_detections, *scores.mean_ap.tolist()]
         self.metrics.append([[step, epoch, *values]])
         with self.writing_events():
             for name, value in zip(self.metric_names, values):

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -212,7 +213,24 @@ def keep_others(path: str | os.PathLike | None, ours: str) -> None:
 # ---- the frame of a command -----------------------------------------------------------------------------------------
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that complains in one line."""
+    """An argument parser that complains in one line, and suggests a flag where one is misspelt."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for argument in sys.argv[1:] if args is None else args:
+            if argument == '--':    # what follows are no flags
+                break
+            self.check_flag(argument.partition('=')[0])
+        return super().parse_known_args(args, namespace)
+
+    def check_flag(self, flag: str) -> None:
+        """Ends with a suggestion where a flag is almost one of this command."""
+        known = list(self._option_string_actions)
+        longer = [name for name in known if name.startswith(flag)]
+        if not flag.startswith('--') or flag in known or self.allow_abbrev and longer:
+            return
+        alike = longer or get_close_matches(flag, known, 1)
+        if alike:
+            self.error(f'there is no flag {shorten(flag)}: did you mean {alike[0]}?')
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'error: {message} (--help tells more)\n')

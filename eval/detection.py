@@ -54,12 +54,12 @@ class Scores(NamedTuple):
     ap: np.ndarray  # (C, K) fractions
     num_videos: int
     num_instances: int
-    num_predictions: int
-    videos_without_prediction: int
+    num_detections: int
+    videos_without_detection: int
     unknown_videos: int  # videos with detections that the ground truth does not list ...
-    predictions_in_unknown_videos: int
+    detections_in_unknown_videos: int
     unknown_labels: int  # ... and predicted labels that it does not use
-    predictions_of_unknown_labels: int
+    detections_of_unknown_labels: int
 
     @property
     def mean_ap(self) -> np.ndarray:
@@ -244,12 +244,12 @@ def evaluate(truth: GroundTruth, detections: Detections, tiou: ArrayLike,
     unknown_video, unknown_label = matches.video < 0, matches.label < 0
     return Scores(
         tiou=thresholds, labels=[truth.labels[c] for c in classes], ap=np.stack(ap),
-        num_videos=len(truth.videos), num_instances=len(truth.segments), num_predictions=len(detections.scores),
-        videos_without_prediction=len(truth.videos) - len(np.unique(matches.video[~unknown_video])),
+        num_videos=len(truth.videos), num_instances=len(truth.segments), num_detections=len(detections.scores),
+        videos_without_detection=len(truth.videos) - len(np.unique(matches.video[~unknown_video])),
         unknown_videos=len(np.unique(detections.video[unknown_video])),
-        predictions_in_unknown_videos=int(unknown_video.sum()),
+        detections_in_unknown_videos=int(unknown_video.sum()),
         unknown_labels=len(np.unique(detections.label[unknown_label])),
-        predictions_of_unknown_labels=int(unknown_label.sum()))
+        detections_of_unknown_labels=int(unknown_label.sum()))
 
 
 def best_threshold(truth: GroundTruth, detections: Detections, tiou: float = 0.5,
@@ -307,7 +307,7 @@ def to_json(scores: Scores) -> dict:
     keys = [tiou_key(threshold) for threshold in scores.tiou]
     return {'average_mAP': scores.average, 'mAP': dict(zip(keys, scores.mean_ap.tolist())),
             'AP': {label: dict(zip(keys, ap)) for label, ap in zip(scores.labels, scores.ap.tolist())},
-            'num_videos': scores.num_videos, 'num_predictions': scores.num_predictions}
+            'num_videos': scores.num_videos, 'num_predictions': scores.num_detections}
 
 
 def averages(scores: Scores) -> dict[str, float]:
@@ -323,8 +323,8 @@ def averages(scores: Scores) -> dict[str, float]:
 def format_table(scores: Scores) -> str:
     """What was scored, mAP in per cent at every threshold, and the averages that papers report."""
     return '\n'.join([
-        f'{number_of(scores.num_videos, "video")} ({scores.videos_without_prediction} without a detection), '
-        f'{number_of(scores.num_instances, "instance")}, {number_of(scores.num_predictions, "detection")}',
+        f'{number_of(scores.num_videos, "video")} ({scores.videos_without_detection} without a detection), '
+        f'{number_of(scores.num_instances, "instance")}, {number_of(scores.num_detections, "detection")}',
         'tIoU   ' + ''.join(f'{tiou_key(threshold):>7}' for threshold in scores.tiou),
         'mAP (%)' + ''.join(f'{value:7.2f}' for value in 100 * scores.mean_ap),
         'average' + ''.join(f'{name:>9} {100 * value:6.2f}' for name, value in averages(scores).items())])
@@ -342,12 +342,12 @@ def format_classes(scores: Scores) -> str:
 
 def warnings(scores: Scores) -> list[str]:
     """A line each for detections in unknown videos and of unknown labels, if there are any."""
-    lines, total = [], scores.num_predictions
+    lines, total = [], scores.num_detections
     if scores.unknown_videos:
-        lines.append(f'{scores.predictions_in_unknown_videos} of {total} detections are false positives: the ground '
+        lines.append(f'{scores.detections_in_unknown_videos} of {total} detections are false positives: the ground '
                      f'truth does not list their video (such videos: {scores.unknown_videos})')
     if scores.unknown_labels:
-        lines.append(f'{scores.predictions_of_unknown_labels} of {total} detections change nothing: the ground '
+        lines.append(f'{scores.detections_of_unknown_labels} of {total} detections change nothing: the ground '
                      f'truth does not use their label (such labels: {scores.unknown_labels})')
     return lines
 

@@ -84,7 +84,7 @@ class Diagnosis(NamedTuple):
     tiou: np.ndarray  # (K,)
     num_videos: int
     num_instances: int
-    num_predictions: int
+    num_detections: int
     profile: np.ndarray  # (K, 10, 6) how many of the m N_c best detections, m = 1..10, are of each of KINDS
     mean_ap: np.ndarray  # (K,) mAP of the kept detections
     gain: np.ndarray  # (K, 5) what it gains without the detections of each of KINDS[1:]
@@ -110,7 +110,7 @@ class Diagnosis(NamedTuple):
 
         One that matched an instance is a true positive also where it is not kept.
         """
-        kinds = np.full((len(self.tiou), self.num_predictions), NOT_JUDGED, np.uint8)
+        kinds = np.full((len(self.tiou), self.num_detections), NOT_JUDGED, np.uint8)
         kinds[:, self.judgement.detection] = self.judgement.kind
         threshold, place = np.nonzero(self.matches.instance >= 0)
         kinds[threshold, self.matches.order[place]] = 0
@@ -256,7 +256,7 @@ def to_json(diagnosis: Diagnosis) -> dict:
 
     return {
         'num_videos': diagnosis.num_videos, 'num_instances': diagnosis.num_instances,
-        'num_predictions': diagnosis.num_predictions, 'num_kept': diagnosis.num_kept,
+        'num_predictions': diagnosis.num_detections, 'num_kept': diagnosis.num_kept,
         'share': {kind: by_tiou(diagnosis.shares[:, -1, k]) for k, kind in enumerate(KINDS)},
         'profile': {key: dict(zip(KINDS, shares.T.tolist())) for key, shares in zip(keys, diagnosis.shares)},
         'mAP_of_kept': by_tiou(diagnosis.mean_ap),
@@ -284,7 +284,7 @@ def format_table(diagnosis: Diagnosis) -> str:
         return row(name, [instances, *shown], '>16')
 
     tious = [*map(tiou_key, diagnosis.tiou), 'mean'] if len(diagnosis.tiou) > 1 else [tiou_key(diagnosis.tiou[0])]
-    lines = [f'{diagnosis.num_videos} videos, {diagnosis.num_instances} instances, {diagnosis.num_predictions} '
+    lines = [f'{diagnosis.num_videos} videos, {diagnosis.num_instances} instances, {diagnosis.num_detections} '
              f'detections, of which {diagnosis.num_kept} are kept: the {DEPTH} N_c best of each class',
              '', row('share of the kept (%), tIoU', tious, '>8')]
     lines += [by_tiou(kind, diagnosis.shares[:, -1, k]) for k, kind in enumerate(KINDS)]

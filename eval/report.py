@@ -133,8 +133,8 @@ def _scores(truth: GroundTruth, detections: Detections, diagnosis: Diagnosis) ->
         'classes': [{'label': c, 'instances': int(instances[c]), 'detections': int(found[c]), 'ap': ap}
                     for c, ap in zip(np.flatnonzero(instances).tolist(), scores.ap.tolist())],
         'facts': f'{scores.num_videos} annotated videos of the subset “{truth.subsets[0]}” '
-                 f'({scores.videos_without_prediction} without a detection), {scores.num_instances} instances of '
-                 f'{len(scores.labels)} classes, {scores.num_predictions} detections',
+                 f'({scores.videos_without_detection} without a detection), {scores.num_instances} instances of '
+                 f'{len(scores.labels)} classes, {scores.num_detections} detections',
         'notes': warnings(scores) + notes(diagnosis),
         'kinds': [*KINDS, 'not judged'],
         'errors': {

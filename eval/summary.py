@@ -39,7 +39,7 @@ NOTE = ("best: the highest of a run's evaluations on the test videos; best of be
 NOTE_ON_SINGLES = 'A group of one run tells nothing about the spread over seeds.'
 NOTE_ON_SEEDS = ('95 %: of the mean over seeds, and of the difference between runs of the same seed; p: how likely '
                  'chance alone makes such a difference')
-NOTE_ON_PUBLISHED = ('a published row lies inside where one more run of the group would be expected to lie, 19 times '
+NOTE_ON_PUBLISHED = ('A published row lies inside where one more run of the group would be expected to lie, 19 times '
                      'of 20; best until a step is the highest until then')
 MAX_STEPS = 10 ** 15  # whole numbers that a table holds exactly
 
@@ -422,7 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def summarize(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    folders = list({path.resolve(): path for given in args.folders for path in runs_in(given)}.values())
+    given = [path for path in args.folders if not is_table(path)] or args.folders
+    folders = list({path.resolve(): path for folder in given for path in runs_in(folder)}.values())
     read = [folder / name for folder in folders for name in ('args.json', 'results.json', 'metrics.csv')]
     keep_inputs([*read, args.published], args.csv, args.markdown, args.latex)
     if not args.overwrite:
@@ -452,6 +453,11 @@ def summarize(args: argparse.Namespace) -> None:
         write_text(args.markdown, format_summary(comparison, tiou, markdown_table, more, notes))
     if args.latex:
         write_text(args.latex, latex_summary(format_summary(comparison, tiou, latex_table, more, notes)))
+
+
+def is_table(path: Path) -> bool:
+    """Whether this is a table that stands beside the runs, which outputs/NAME-seed* names along with them."""
+    return path.suffix in ('.csv', '.md', '.tex') and path.is_file()
 
 
 def runs_in(folder: Path) -> list[Path]:

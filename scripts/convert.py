@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for python scripts/convert.py, which looks here alone
 from data_folder import find_members, no_annotations
 from eval.files import GroundTruth, match_videos, read_ground_truth
 from utils import (InputError, Parser, first_few, is_json, number_of, print_block, quote, read_bytes, run_command,
@@ -324,7 +325,8 @@ def convert(source: Path, dest: Path, annotations: Path | None, copy: bool) -> N
         videos = list(dict.fromkeys(feature.video for feature in features))
         streams = describe({feature.stream for feature in features})
         print_block('found', [f'{streams} of {number_of(len(videos), "video")}',
-                              f'annotations in {annotations}' if annotations else 'no annotations: all are tested'])
+                              f'annotations in {annotations}' if annotations else
+                              'no annotations, --annotations FILE names them: all videos are tested'])
         chosen = choose_videos(source if source.is_dir() else source.parent, truth, videos)
         done = list(write_features(new, features, chosen, copy))
         for split, names in chosen.items():

@@ -157,7 +157,7 @@ def test_without_annotations_all_videos_are_tested(tmp_path, capsys):
     source = write_layout(tmp_path / 'thumos', 'suffixes')
     (tmp_path / 'thumos' / 'annotations' / 'thumos14.json').unlink()
     convert.convert(source, tmp_path / 'data', None, copy=False)
-    assert 'all are tested' in capsys.readouterr().out
+    assert '--annotations FILE names them: all videos are tested' in capsys.readouterr().out
     assert not (tmp_path / 'data' / 'gt.json').exists() and not (tmp_path / 'data' / 'split_train.txt').exists()
     found = find_split(tmp_path / 'data', 'test', read_annotations(tmp_path / 'data'), [], ('rgb', 'flow'))
     assert found.names == sorted(LENGTHS) and not found.problems
@@ -253,9 +253,10 @@ def test_what_cannot_be_meant_is_refused_in_one_line_and_leaves_nothing(tmp_path
     assert sorted(os.listdir()) == there
 
 
-def test_the_command(tmp_path):
+@pytest.mark.parametrize('form', [('-m', 'scripts.convert'), ('scripts/convert.py',)])
+def test_the_command(tmp_path, form):
     source = write_layout(tmp_path / 'thumos', 'joint')
-    command = [sys.executable, '-m', 'scripts.convert', source, tmp_path / 'data', '--copy']
+    command = [sys.executable, *form, source, tmp_path / 'data', '--copy']
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert ended.returncode == 0 and not ended.stderr and '4 arrays copied' in ended.stdout
     check(tmp_path / 'data')

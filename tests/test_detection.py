@@ -76,7 +76,7 @@ def slow_ap(truth: GroundTruth, detections: Detections, tiou: list[float]) -> np
         rows = [i for i in range(len(detections.scores)) if detections.labels[detections.label[i]] == label]
         rows.sort(key=lambda i: -detections.scores[i])
         positives = sum(truth.labels[i] == label for i in truth.label)
-        ranked = []  # of each prediction the instances of its video and class with their tIoU, best first
+        ranked = []  # of each detection the instances of its video and class with their tIoU, best first
         for row in rows:
             video = detections.videos[detections.video[row]]
             own = [i for i in range(len(truth.label))
@@ -212,7 +212,7 @@ def test_classes_without_detections_count_and_classes_without_instances_do_not()
     truth = select_videos(truth, np.array([True, False]))
     scores = evaluate(truth, detections_of(('v', 'a', 0, 1, 1), ('v', 'c', 0, 1, 1)), [0.5])
     assert (scores.labels, scores.ap.tolist(), scores.average) == (['a', 'b'], [[1], [0]], 0.5)
-    assert (scores.unknown_labels, scores.predictions_of_unknown_labels) == (1, 1)
+    assert (scores.unknown_labels, scores.detections_of_unknown_labels) == (1, 1)
 
 
 def test_unknown_videos_are_false_positives_and_unknown_labels_change_nothing():
@@ -224,9 +224,9 @@ def test_unknown_videos_are_false_positives_and_unknown_labels_change_nothing():
     assert evaluate(truth, detections_of(*known, *other), [0.5]).average == 0.5
     scores = evaluate(truth, detections_of(*known, *stray, *other), [0.5])
     assert scores.average == 0.125  # rank 4 of 4, one of two instances
-    assert (scores.num_videos, scores.num_instances, scores.num_predictions) == (2, 2, 6)
-    assert (scores.videos_without_prediction, scores.unknown_videos, scores.predictions_in_unknown_videos) == (1, 2, 3)
-    assert (scores.unknown_labels, scores.predictions_of_unknown_labels) == (2, 2)
+    assert (scores.num_videos, scores.num_instances, scores.num_detections) == (2, 2, 6)
+    assert (scores.videos_without_detection, scores.unknown_videos, scores.detections_in_unknown_videos) == (1, 2, 3)
+    assert (scores.unknown_labels, scores.detections_of_unknown_labels) == (2, 2)
     assert [line[:6] for line in warnings(scores)] == ['3 of 6', '2 of 6']
     assert not warnings(evaluate(truth, detections_of(*known), [0.5]))
 
@@ -326,7 +326,7 @@ def test_the_released_detections(shared, name, mean_ap, average, tmp_path):
 
 
 def test_the_released_detections_against_the_definition(shared):
-    """Two crowded classes, prediction by prediction."""
+    """Two crowded classes, detection by detection."""
     truth = read_ground_truth(shared / 'data' / 'thumos14' / 'gt.json')
     detections = read_detections(shared / 'data' / 'thumos14' / 'released_detections.json')
     truth = scored_subset(truth, detections.videos)

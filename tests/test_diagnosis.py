@@ -56,12 +56,12 @@ def select(detections, rows):
 
 
 def kinds_of(truth, detections, tiou):
-    """{prediction: kind} of the kept ones at one threshold."""
+    """{detection: kind} of the kept ones at one threshold."""
     judgement = judge(truth, detections, [tiou])
     return dict(zip(judgement.detection.tolist(), judgement.kind[0].tolist()))
 
 
-# Two instances of A and one of B; every prediction with its kind at tIoU 0.5.
+# Two instances of A and one of B; every detection with its kind at tIoU 0.5.
 INSTANCES = [('v', 'A', 0, 10), ('v', 'A', 20, 30), ('v', 'B', 40, 50)]
 CASES = [
     (('v', 'A', 0, 10, .95), TRUE),
@@ -91,7 +91,7 @@ def test_every_kind_by_hand():
     # N_A = 2 and N_B = 1: the best three are 0, 1 and the better of B; then come 2, 3 and the other of B; ...
     assert diagnosis.profile[0, :3].tolist() == [[1, 1, 0, 1, 0, 0], [2, 2, 1, 1, 0, 0], [2, 2, 1, 3, 0, 0]]
     np.testing.assert_array_equal(diagnosis.profile[0, -1], [2, 2, 1, 3, 1, 4])
-    assert (diagnosis.num_kept, diagnosis.num_predictions) == (13, 14)
+    assert (diagnosis.num_kept, diagnosis.num_detections) == (13, 14)
     np.testing.assert_allclose(diagnosis.missed, 1 / 3)  # the second of A
     # AP of A is 1 / 2 whatever is removed, of B 1 / 2, and 1 without its localization error.
     np.testing.assert_allclose(diagnosis.mean_ap, 1 / 2)
@@ -153,7 +153,7 @@ def released(shared):
 
 def test_released_detections_give_the_figures_of_detad(released):
     diagnosis = diagnose(*released, [0.5])
-    assert (diagnosis.num_videos, diagnosis.num_predictions, diagnosis.num_kept) == (210, 36195, 29827)
+    assert (diagnosis.num_videos, diagnosis.num_detections, diagnosis.num_kept) == (210, 36195, 29827)
     expected = [7.76, 21.04, 3.12, 29.90, 3.60, 34.58]
     np.testing.assert_allclose(100 * diagnosis.shares[0, -1], expected, atol=0.02, rtol=0)
     assert [c.unknown for c in diagnosis.characteristics] == [0, 0, 0]
@@ -172,7 +172,7 @@ def slow_tiou(a, b):
 
 
 def slow_match(instances, rows, threshold):
-    """{prediction: instance}; both are lists of (video, label, start, end, ...)."""
+    """{detection: instance}; both are lists of (video, label, start, end, ...)."""
     taken = {}
     for p in sorted(range(len(rows)), key=lambda p: -rows[p][4]):
         own = [i for i, g in enumerate(instances) if g[:2] == rows[p][:2]]

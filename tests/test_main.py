@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -93,6 +94,11 @@ def localize(data, weights, output, *flags):
 def finished(data, tmp_path_factory):
     """A training run with evaluations at steps 2, 4 and 6, to be looked at only."""
     return train(data, tmp_path_factory.mktemp('outputs') / 'finished', '--detection_inf_step', 2, '--seed', 3)
+
+
+def next_command(out, name):
+    """The words of a command that a run says to try next."""
+    return shlex.split(re.search(rf'^{name}: python main.py (.*)$', out, re.MULTILINE).group(1))
 
 
 def read_csv(path):
@@ -734,7 +740,7 @@ def test_other_settings_than_those_of_the_training_are_said(data, finished, tmp_
     assert 'was trained with --num_segments 16, and is used with 20' in capsys.readouterr().err
 
 
-def test_predictions_in_videos_that_are_not_scored_are_counted_in_a_warning(own_data, finished, tmp_path, capsys):
+def test_detections_in_videos_that_are_not_scored_are_counted_in_a_warning(own_data, finished, tmp_path, capsys):
     annotate(own_data, lambda database: database.pop('test_2'))
     localize(own_data, finished / 'best.pt', tmp_path / 'run')
     assert re.search('warning: .*detections', capsys.readouterr().err)
@@ -1107,3 +1113,12 @@ def test_seed_minus_one_draws_a_seed_and_says_it(data, tmp_path, capsys):
         seeds.append(json.loads((tmp_path / name / 'args.json').read_text())['seed'])
         assert f'this run has the seed {seeds[-1]}' in capsys.readouterr().out
     assert seeds[0] != seeds[1] and all(seed >= 0 for seed in seeds)
+
+
+def test_commands_to_try_next_work_as_they_are_said(data, tmp_path, capsys):
+    folder = train(data, tmp_path / 'out puts' / 'it is', '--detection_inf_step', 2, steps=2)
+    out = capsys.readouterr().out
+    assert main.main(next_command(out, 'longer')) == 0
+    assert read_csv(folder / 'losses.csv')[-1]['step'] == '4'
+    assert main.main(next_command(out, 'other thresholds')) == 0
+    assert f'report: {folder.with_name("it is-inference")}/report.html' in capsys.readouterr().out

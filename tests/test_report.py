@@ -392,6 +392,22 @@ def test_fits_the_window_in_light_and_dark(chromium, page, width, height, dark):
     assert chromium.errors == []
 
 
+def test_a_window_without_width_breaks_nothing(chromium, page):
+    chromium.open(page)
+    chromium.run("document.body.style.width = '0'; drawAll()")
+    assert chromium.run("document.querySelector('#timeline').clientWidth") < 40  # less than its margins
+    chromium.run("document.body.style.width = ''; drawAll()")
+    assert chromium.run("document.querySelector('#broken').hidden") and chromium.errors == []
+
+
+def test_no_text_of_a_drawing_leaves_its_card_on_a_phone(chromium, page):
+    chromium.open(page, 390, 844)
+    assert chromium.run('''[...document.querySelectorAll('.card svg text')].filter(text => {
+        const [own, card] = [text, text.closest('.card')].map(box => box.getBoundingClientRect());
+        return own.width && (own.left < card.left || own.right > card.right);
+    }).map(text => text.textContent)''') == []
+
+
 @pytest.mark.parametrize('scale', [0, 1e-4, 1e5])
 def test_opens_with_few_detections_and_scores_of_any_size(chromium, tmp_path, scale):
     rows = [{'label': 'Run', 'score': scale * i, 'segment': [i, i + 1.5]} for i in range(4)] if scale else []

@@ -421,6 +421,15 @@ def test_damaged_runs_are_one_line(tmp_path, three, capsys, name, content, compl
     assert str(three[1]) in message and complaint in message
 
 
+def test_tables_beside_the_runs_are_left_out(tmp_path, three, capsys):
+    tables = [tmp_path / 'first-seeds.csv', tmp_path / 'first-seeds.md']
+    assert main([*map(str, three), '--csv', str(tables[0]), '--markdown', str(tables[1])]) == 0
+    expected = capsys.readouterr().out
+    assert main([*map(str, three), *map(str, tables)]) == 0
+    assert capsys.readouterr().out == expected
+    assert 'is not a folder' in error_of(capsys, tables[0])
+
+
 def test_folders_that_are_none(tmp_path, three, capsys):
     assert 'is not a folder' in error_of(capsys, three[0], tmp_path / 'nowhere')
     assert 'is not a folder' in error_of(capsys, three[0] / 'args.json')

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils import InputError, keep_others, read_json, write_json, write_text
+from utils import InputError, Parser, keep_others, read_json, write_json, write_text
 
 # ---- whole files ----------------------------------------------------------------------------------------------------
 
@@ -96,3 +96,32 @@ def test_links_and_devices_stay_what_they_are(tmp_path):
     (tmp_path / 'null').symlink_to('/dev/null')
     write_text(tmp_path / 'null', 'x')
     assert not os.path.isfile('/dev/null')
+
+
+# ---- flags ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def parser() -> Parser:
+    parser = Parser()
+    parser.add_argument('--class_th', type=float)
+    parser.add_argument('--exp_name', required=True)
+    parser.add_argument('names', nargs='*')
+    return parser
+
+
+@pytest.mark.parametrize(('flag', 'meant'), [
+    ('--clas_th', '--class_th'), ('--class-th=0.3', '--class_th'), ('--expname', '--exp_name')])
+def test_a_misspelt_flag_is_told_its_right_name(parser, capsys, flag, meant):
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args([flag, 'x'])
+    lines = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and len(lines) == 1
+    assert lines[0].startswith('error: ') and f'did you mean {meant}?' in lines[0]
+
+
+def test_only_what_looks_like_a_flag_is_suggested_for(parser, capsys):
+    args = parser.parse_args(['--exp_name=--class th', '--class', '0.5', '--', '--clas_th'])
+    assert (args.exp_name, args.class_th, args.names) == ('--class th', 0.5, ['--clas_th'])
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--exp_name', 'x', '--quite_another'])
+    assert 'did you mean' not in capsys.readouterr().err

@@ -405,7 +405,7 @@ function drawBins(box, what, colour, valuesOf, whole) {
   // The number on a bar: above it, or above the dashed line where that would strike it out.
   const above = top => top - 16 < y(whole) && y(whole) < top + 1 ? Math.min(top, y(whole)) - 5 : top - 5;
   for (const c of characteristics) {
-    const title = c.title.replace(' in the video', '');
+    const title = c.title.replace(width < 400 ? /number of | in the video/g : ' in the video', '');    // on a phone
     words.push(text(x + step * c.bins.length / 2, height - 8, title, {...middle, class: 'strong'}));
     valuesOf(c).forEach((value, b) => {
       const note = `${what} ${percent(value)} %\n${c.title} ${c.ranges[b]}\n${thousands(c.instances[b])} instances`;
@@ -569,7 +569,7 @@ function classesOf(video) {
 function drawTimeline() {
   const video = state.video, box = $('#timeline');
   if (!data.videos.length) return;
-  plotWidth = box.clientWidth - LEFT - RIGHT;
+  plotWidth = Math.max(1, box.clientWidth - LEFT - RIGHT);    // a page in the background may have no width
   const rows = detectionsOf[video].filter(row => chosen(detections.label[row]));
   const reached = rows.filter(row => detections.score[row] >= state.threshold);
   const visible = reached.filter(row => !state.hidden.has(kindOf(row, state.tiou)));
@@ -659,7 +659,7 @@ const wide = (height, attributes, ...parts) => picture(LEFT + plotWidth + RIGHT,
 function timeAxis() {
   const parts = ticks(state.from, state.to, Math.max(2, plotWidth / 90)).flatMap(({value, label}) => [
     line(at(value), 0, at(value), 4, {class: 'axis'}), text(at(value), 15, label, {'text-anchor': 'middle'})]);
-  return wide(20, {'aria-hidden': 'true'}, text(2, 15, 's'), ...parts);
+  return wide(20, {'aria-hidden': 'true'}, text(8, 15, 's'), ...parts);
 }
 
 const yAxis = (y, from, to, number) => ticks(from, to, number).flatMap(({value, label}) => [
@@ -700,7 +700,7 @@ function drawClass(video, {label, rows: all, instances: own, tagged, best}) {
   const top = SCORED ? 26 : 10, height = rows.length ? clamp(70 + 2.5 * near.length, 90, 300) : SCORED ? 30 : 0;
   const bottom = Math.min(state.threshold, highest - step);
   const y = score => top + (highest - score) / (highest - bottom) * (height - top - 10);
-  const parts = [...(SCORED ? [text(2, 15, 'truth')] : []), ...bands(annotated, 18, Math.max(0, height - 26))];
+  const parts = [...(SCORED ? [text(8, 15, 'truth')] : []), ...bands(annotated, 18, Math.max(0, height - 26))];
   for (const g of annotated) {
     const [x, width] = clip(instances.start[g], instances.end[g]), found = isFound(g, state.tiou);
     const tip = `${name}\n${seconds(instances.start[g])} to ${seconds(instances.end[g])} s\n` +
