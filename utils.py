@@ -306,6 +306,8 @@ class Section:
 
 
 def show_value(value: object) -> str:
+    if value is None:
+        return 'not set'
     if isinstance(value, list):
         return f'{value[0]:g} to {value[-1]:g}'
     return f'{value:g}' if isinstance(value, float) else str(value)

@@ -213,7 +213,7 @@ def test_videos_and_a_list_go_in_and_times_come_out(project, tmp_path):
     assert ended.returncode == 2, ended.stderr    # one video could not be read, the others were gone on with
     assert extractions(tmp_path) == [f'{videos} --flow dis --split train --output {tmp_path}/out/own_videos-features '
                                      f'--rgb_weights x.pt --flow_weights y.pt']
-    assert 'chosen   --num_segments 40' in ended.stderr and 'num_steps 2 (None)' in ended.stdout
+    assert 'chosen   --num_segments 40' in ended.stderr and 'num_steps 2 (not set)' in ended.stdout
     run = tmp_path / 'out' / 'own_videos'
     with open(run / 'detections.csv', newline='') as file:
         found = {(row['video'], row['label']) for row in csv.DictReader(file)}
