@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from dataset import VideoDataset
 from eval.files import read_detections
 from model import AICL
 from settings import parse_args
+from training import Training
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ['Dive', 'Jump', 'Run']
@@ -363,6 +365,35 @@ def test_best_is_the_first_of_the_best_evaluations_and_last_is_the_last(data, tm
     assert same_weights(output / 'best.pt', shorter / 'last.pt')
     assert not same_weights(output / 'best.pt', output / 'last.pt')
     assert (output / 'detections.json').read_bytes() == (shorter / 'detections.json').read_bytes()
+
+
+def test_a_run_does_not_depend_on_when_its_evaluations_are_judged(data, tmp_path, monkeypatch):
+    judge, begin, order = inference.Evaluator.judge, inference.Judging.begin, []
+
+    def late(evaluator, outcome):
+        time.sleep(0.3)    # a step takes less
+        order.append('judged')
+        return judge(evaluator, outcome)
+
+    def at_once(judging, *args):
+        begin(judging, *args)
+        judging.collect(wait=True)
+
+    def noted(training, batch):
+        order.append('step')
+        return step(training, batch)
+
+    step = Training.step
+    monkeypatch.setattr(Training, 'step', noted)
+    monkeypatch.setattr(inference.Evaluator, 'judge', late)
+    beside = train(data, tmp_path / 'beside' / 'run', '--detection_inf_step', 3, steps=8)
+    assert order[:5] == ['step'] * 5    # two went on while the first evaluation waited
+    monkeypatch.setattr(inference.Judging, 'begin', at_once)
+    order.clear()
+    waited = train(data, tmp_path / 'waited' / 'run', '--detection_inf_step', 3, steps=8)
+    assert order[:5] == ['step', 'step', 'step', 'judged', 'step']
+    for name in ('losses.csv', 'metrics.csv', 'results.json', 'detections.json', 'best.pt', 'last.pt', 'curves.npz'):
+        assert (beside / name).read_bytes() == (waited / name).read_bytes(), name
 
 
 def test_a_run_is_evaluated_at_its_end_whatever_the_interval(data, tmp_path):
