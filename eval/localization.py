@@ -8,6 +8,7 @@ import numpy as np
 
 THRESHOLDS = np.arange(0.1, 1, 0.1)      # with numpy's rounding, as in the reference: the third is 0.30000000000000004
 CHUNK_SAMPLES = 2 ** 17                  # upsampled scores held at once, about 60 bytes each: few enough for the cache
+BLOCK_ROWS = 2 ** 11                     # classes of videos that are suppressed at once: the same for their spans
 
 
 class LocalizationOptions(NamedTuple):
@@ -125,10 +126,20 @@ def localize(selection: np.ndarray, class_probs: np.ndarray, num_snippets: np.nd
     order of their thresholds, then of time. Memory grows with the number of spans only. Source: released code.
     """
     video, label = np.nonzero(predict_classes(class_probs, options.class_th) if classes is None else classes)
+    blocks = []
+    for first in range(0, max(1, len(video)), BLOCK_ROWS):      # one empty block if there is no video
+        some = slice(first, first + BLOCK_ROWS)
+        blocks.append(localize_rows(selection, class_probs, num_snippets, video[some], label[some], options))
+    return Proposals(*map(np.concatenate, zip(*blocks)))
+
+
+def localize_rows(selection: np.ndarray, class_probs: np.ndarray, num_snippets: np.ndarray, video: np.ndarray,
+                  label: np.ndarray, options: LocalizationOptions) -> Proposals:
+    """Localize class label[i] in video[i], for R of them; see `localize`."""
     num_sampled = selection.shape[1]
     step = max(1, int(CHUNK_SAMPLES / (num_sampled * options.scale)))
     chunks = []
-    for first in range(0, max(1, len(video)), step):            # one empty chunk if there is no video
+    for first in range(0, max(1, len(video)), step):
         some = slice(first, first + step)
         rows = selection[video[some], :, label[some]].astype(np.float64)           # (step, T)
         spans = find_spans(upsample(rows, options.scale), options.oic_margin)

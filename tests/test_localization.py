@@ -123,12 +123,13 @@ def test_equals_the_slow_version(seed, scale, margin, soft_nms, dtype, chunk):
     np.testing.assert_allclose(found[:, 4], expected[:, 4], rtol=0, atol=1e-12)
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_chunks_and_blocks_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     inputs = rng.random((5, 40, 3)), rng.dirichlet(np.ones(3), 5), rng.integers(1, 300, 5)
     whole = localize(*inputs, THUMOS14)
-    for chunk in (1, 40 * 24 * 3):
+    for chunk, block in ((1, 2048), (40 * 24 * 3, 2048), (40 * 24 * 3, 4), (1, 1)):
         monkeypatch.setattr(localization, 'CHUNK_SAMPLES', chunk)
+        monkeypatch.setattr(localization, 'BLOCK_ROWS', block)
         for one, other in zip(localize(*inputs, THUMOS14), whole, strict=True):
             np.testing.assert_array_equal(one, other)
 
