@@ -362,8 +362,8 @@ def class_names_of(args: argparse.Namespace, truth: GroundTruth, num_classes: in
     if names:
         warn(f'{path}: lists {len(names)} classes, the weights have {num_classes}; it is left aside')
     if not truth.labels:
-        warn(f'{args.data_path}/gt.json names no class and there is no fitting {path}; classes are named by their '
-             f'number')
+        warn(f'{args.data_path}: nothing there names a class, and there is no fitting {path}; classes are named by '
+             f'their number')
         return [f'class_{c}' for c in range(num_classes)]
     if len(truth.labels) != num_classes:
         raise InputError(f'{args.model_file}: was trained on {num_classes} classes, but {args.data_path}/gt.json has '

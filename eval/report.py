@@ -132,9 +132,9 @@ def _scores(truth: GroundTruth, detections: Detections, diagnosis: Diagnosis) ->
         'averages': dict(spans[-1:] + spans[:-1]),  # the last spans all thresholds
         'classes': [{'label': c, 'instances': int(instances[c]), 'detections': int(found[c]), 'ap': ap}
                     for c, ap in zip(np.flatnonzero(instances).tolist(), scores.ap.tolist())],
-        'facts': f'{scores.num_videos} annotated videos of the subset “{truth.subsets[0]}” '
-                 f'({scores.videos_without_detection} without a detection), {scores.num_instances} instances of '
-                 f'{len(scores.labels)} classes, {scores.num_detections} detections',
+        'facts': f'{scores.num_videos:,} annotated videos of the subset “{truth.subsets[0]}” '
+                 f'({scores.videos_without_detection:,} without a detection), {scores.num_instances:,} instances of '
+                 f'{len(scores.labels)} classes, {scores.num_detections:,} detections',
         'notes': warnings(scores) + notes(diagnosis),
         'kinds': [*KINDS, 'not judged'],
         'errors': {
@@ -151,7 +151,7 @@ def _unscored(detections: Detections, names: list[str]) -> dict:
     """The same where there is nothing to score against."""
     return {
         'tiou': [], 'mean_ap': [], 'averages': {}, 'classes': [], 'errors': None, 'kinds': ['detection'], 'notes': [],
-        'facts': f'{len(names)} videos, {len(detections.scores)} detections of {len(detections.labels)} classes; '
+        'facts': f'{len(names):,} videos, {len(detections.scores):,} detections of {len(detections.labels)} classes; '
                  'no ground truth, so nothing is scored'}
 
 
