@@ -403,8 +403,8 @@ def check_members(root: Path, split: str, members: Members, folder: FeatureFolde
 def inspect_all(folder: FeatureFolder, paths: dict[int, tuple[Path, ...]], split: str, problems: list[str]
                 ) -> dict[int, FeatureFile]:
     """The feature files under the numbers of their videos; of those that cannot be used the problem is noted."""
-    files: dict[int, FeatureFile] = {}
     from tqdm import tqdm    # it takes a fifth of the time in which a wrong command is answered
+    files: dict[int, FeatureFile] = {}
     for i, own in tqdm(paths.items(), desc=f'looking at {split} features', unit='video', leave=False, delay=1):
         with noted(problems):
             file = folder.inspect(own)

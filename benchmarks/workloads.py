@@ -19,8 +19,8 @@ from numpy.random import RandomState
 from dataset import uniform_rows
 from eval.files import Detections, GroundTruth, in_subset, match_videos, read_ground_truth, select_videos
 from main import network_options
-from settings import parse_args
 from model import build_network
+from settings import parse_args
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 SNIPPET_SECONDS = 16 / 25

@@ -29,7 +29,7 @@ def of_others(truth: GroundTruth, places: int) -> GroundTruth:
 
 def average(truth: GroundTruth, detections: Detections) -> float:
     """Average mAP in percent."""
-    return 100 * float(evaluate(truth, detections, TIOU).ap.mean())
+    return 100 * evaluate(truth, detections, TIOU).average
 
 
 def chance(truth: GroundTruth, detections: Detections) -> float:
@@ -47,9 +47,10 @@ def run(argv: list[str] | None) -> None:
     truth = scored_subset(truth, detections.videos)
     if len(truth.videos) < 2:
         raise InputError(f'{args.ground_truth}: needs two clips at least')
-    print(format_table(evaluate(truth, detections, TIOU)))
+    scores = evaluate(truth, detections, TIOU)
+    print(format_table(scores))
     print('Average mAP by the true times, by these moved by one snippet, and by those of other clips (chance): '
-          f'{average(truth, detections):.1f}, later {average(moved(truth, SNIPPET_SECONDS), detections):.1f}, '
+          f'{100 * scores.average:.1f}, later {average(moved(truth, SNIPPET_SECONDS), detections):.1f}, '
           f'earlier {average(moved(truth, -SNIPPET_SECONDS), detections):.1f}, {chance(truth, detections):.1f}')
 
 
