@@ -7,14 +7,15 @@
 `state` and `restore` carry a training from one process to the next, bit for bit on CPU. What a method of this family
 does differently in a step is in `Training.losses`.
 """
+import gc
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dataset import Batch, Share, ShuffledSampler, VideoDataset, loader
@@ -56,6 +57,37 @@ class TrainingState(NamedTuple):
     optimizer: dict    # Adam's own
 
 
+class Recording:
+    """Loss terms and gradients of the batches of one shape, recorded on a GPU and played as one piece.
+
+    Below fp32 a GPU computes the hundreds of kernels of a step in less time than a processor takes to launch them.
+    `measure` maps features (N, T, M D) and labels (N, C) to `Losses`; it has been called before, so that all it needs is
+    loaded. Raises torch.OutOfMemoryError where there is no room for what lies between the kernels.
+    """
+
+    def __init__(self, measure: Callable[[Tensor, Tensor], Losses], parameters: list[nn.Parameter], features: Tensor,
+                 labels: Tensor):
+        self.parameters, self.features, self.labels = parameters, features.clone(), labels.clone()
+        for parameter in parameters:    # their gradients are then the recording's own
+            parameter.grad = None
+        gc.collect()    # an earlier recording that is let go while this one is made would spoil it
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, capture_error_mode='thread_local'):    # others may pin memory meanwhile
+            losses = measure(self.features, self.labels)
+            losses.total.backward()
+            self.terms = torch.stack(losses).detach()
+        self.gradients = [parameter.grad for parameter in parameters]
+
+    def play(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The terms of `Losses` (9,) of a batch, whose gradients the parameters then have."""
+        self.features.copy_(features, non_blocking=True)
+        self.labels.copy_(labels, non_blocking=True)
+        self.graph.replay()
+        for parameter, gradient in zip(self.parameters, self.gradients):
+            parameter.grad = gradient
+        return self.terms.clone()    # the next one is played over it
+
+
 class Training:
     """The network and all that a step changes.
 
@@ -81,6 +113,8 @@ class Training:
         self.num_mined = max(1, options.num_segments // options.contrast_ratio)
         self.forward = self.network if share.count == 1 else DistributedDataParallel(self.network)
         self.measure = torch.compile(self.losses) if options.compile else self.losses
+        self.records = device.type == 'cuda' and share.count == 1
+        self.recordings: dict[tuple[int, ...], Recording | None] = {}    # by the batch's shape; None: seen once
 
     @property
     def steps_per_epoch(self) -> int:
@@ -98,15 +132,40 @@ class Training:
 
         Nothing here waits for the device.
         """
-        features = batch.features.to(self.device, self.dtype, non_blocking=True)
-        labels = batch.labels.to(self.device, self.dtype, non_blocking=True)
-        losses = self.measure(features, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        (losses.total * (batch.weight * self.share.count)).backward()    # the processes' gradients are averaged
+        terms = self.recorded(batch) if self.records else None
+        if terms is None:
+            terms = self.launched(batch)
         self.optimizer.step()
         self.progress.step += 1
         self.progress.position += 1
+        return terms
+
+    def launched(self, batch: Batch) -> Tensor:
+        """Loss terms and gradients of a batch, kernel by kernel."""
+        features = batch.features.to(self.device, self.dtype, non_blocking=True)
+        labels = batch.labels.to(self.device, self.dtype, non_blocking=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.measure(features, labels)
+        (losses.total * (batch.weight * self.share.count)).backward()    # the processes' gradients are averaged
         return torch.stack(losses).detach() * batch.weight
+
+    def recorded(self, batch: Batch) -> Tensor | None:
+        """The same by the recording for this shape, which is made at its second batch; None where there is none."""
+        shape = tuple(batch.features.shape)
+        if shape not in self.recordings:
+            self.recordings[shape] = None
+            return None
+        recording = self.recordings[shape]
+        if recording is None:
+            features = batch.features.to(self.device, self.dtype)
+            labels = batch.labels.to(self.device, self.dtype)
+            try:
+                recording = Recording(self.measure, list(self.network.parameters()), features, labels)
+            except torch.OutOfMemoryError:
+                self.records, self.recordings = False, {}
+                return None
+            self.recordings[shape] = recording
+        return recording.play(batch.features, batch.labels)
 
     def batches(self, train_set: VideoDataset, num_workers: int = 0) -> Iterator[Batch]:
         """Batches of one epoch after the other, without end, from where the training stands."""
