@@ -1,5 +1,6 @@
 """From a network and a test set to detections, their scores, and the files and pictures that show them."""
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from utils import InputError, first_few, number_of, quote, warn, write_text
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+SWITCH_SECONDS = 0.0005    # that an evaluation may go on while a step waits for it: Python's own is ten times as long
 
 Bins = Mapping[str, Sequence[float]]    # of the error diagnosis, see eval.diagnosis
 
@@ -284,9 +287,12 @@ class Judging:
         self.waiting: list[Judged] = []
 
     def __enter__(self) -> 'Judging':
+        self.switch_seconds = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        sys.setswitchinterval(self.switch_seconds)
         if kind is None or issubclass(kind, (InputError, KeyboardInterrupt)):    # what was found is kept
             self.collect(wait=True)
         self.thread.shutdown(wait=False, cancel_futures=True)

@@ -57,6 +57,14 @@ def pad_videos(x: Tensor, dtype: torch.dtype) -> Tensor:
     return padded
 
 
+def taps_first(weight: Tensor) -> Tensor:
+    """A weight (H, M D, 3) as it is, but in memory one tap after the other, a matrix (H, M D) each.
+
+    So each tap is ready for a product, and so is the place of its gradient: neither is transposed in a step.
+    """
+    return weight.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+
+
 def taps_of(weight: Tensor, num_parts: int) -> Tensor:
     """Weights (H, M D, 3) as a matrix for each of M parts of the features and each tap: a view (M, 3, H, D)."""
     return weight.unflatten(1, (num_parts, -1)).permute(1, 3, 0, 2)
@@ -77,14 +85,16 @@ class TemporalEmbedding(torch.autograd.Function):
     """ReLU of a convolution over time, kernel 3, zero padding: a matrix product of the whole batch for every tap.
 
     weight (H, M D, 3), bias (H,) and M padded parts of the features, (N, T + 1, D) each -> (N, T, H). The products are
-    in the type of the parts, all else in that of the weight. Faster than Conv1d: each operand is laid out once, and
-    neither the weights nor what comes back to them is transposed.
+    in the type of the parts, all else in that of the weight. Faster than Conv1d where the weight lies `taps_first`.
     """
 
     @staticmethod
     def forward(ctx, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
-        output = lay_out(bias.expand(*parts[0].shape[:2], -1), parts[0].dtype)
-        for part, taps in zip(parts, lay_out(taps_of(weight, len(parts)), parts[0].dtype)):
+        dtype, matrices = parts[0].dtype, taps_of(weight, len(parts))
+        if matrices.dtype != dtype:
+            matrices = lay_out(matrices, dtype)
+        output = lay_out(bias.expand(*parts[0].shape[:2], -1), dtype)
+        for part, taps in zip(parts, matrices):
             for (rows, read), tap in zip(joined_rows(output, part), taps):
                 rows.addmm_(read, tap.t())
         embedding = F.relu(output[:, :-1]).to(weight.dtype)
@@ -97,12 +107,14 @@ class TemporalEmbedding(torch.autograd.Function):
         weight, embedding, *parts = ctx.saved_tensors
         before_relu = torch.ops.aten.threshold_backward(gradient, embedding, 0)
         output = pad_videos(before_relu, parts[0].dtype)
-        of_taps = output.new_empty(len(parts), 3, len(weight), parts[0].shape[-1])
+        of_weight = torch.empty_like(weight)
+        place = taps_of(of_weight, len(parts))
+        of_taps = place if place.dtype == output.dtype else output.new_empty(place.shape)
         for part, matrices in zip(parts, of_taps):
             for (rows, read), of_tap in zip(joined_rows(output, part), matrices):
                 torch.mm(rows.t(), read, out=of_tap)
-        of_weight = torch.empty_like(weight)
-        taps_of(of_weight, len(parts)).copy_(of_taps)
+        if of_taps is not place:
+            place.copy_(of_taps)
         of_bias = output.sum(dim=(0, 1), dtype=weight.dtype)
         if not ctx.needs_input_grad[2]:    # as in training: features are data
             return of_weight, of_bias, *[None] * len(parts)
@@ -130,6 +142,9 @@ class ActionnessModule(nn.Module):
             setattr(self, f'action_module_{modality}', nn.Sequential(
                 nn.Conv1d(feature_dim, hidden_dim, 3, padding=1), nn.ReLU()))
             setattr(self, f'cls_{modality}', nn.Conv1d(hidden_dim, 1, 1))
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d) and module.kernel_size == (3,):
+                module.weight.data = taps_first(module.weight.data)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """features (N, T, M D) -> embedding (N, T, H), CAS (N, T, C), and by modality embeddings, attentions (N, T)."""

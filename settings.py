@@ -96,8 +96,6 @@ def get_parser(description: str | None = None) -> FlagParser:
     run.flag('--device', default='auto', traits=(RESUME, DIFFER), help='auto, cpu, cuda or cuda:N')
     run.flag('--precision', choices=PRECISIONS, default='fp32',
              help='tf32 and bf16 speed up the large products on a GPU; fp64 is for comparisons')
-    run.flag('--compile', action='store_true', traits=(RESUME, DIFFER),
-             help='compile the training step (torch.compile)')
     run.flag('--resume', action='store_true', traits=(RESUME, DIFFER),
              help='go on where the run of this name stopped, or begin it')
     run.flag('--overwrite', action='store_true', traits=(RESUME, DIFFER), help='replace the run of this name')

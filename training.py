@@ -36,7 +36,6 @@ class TrainingOptions(NamedTuple):
     lr: float
     weight_decay: float    # L2, inside Adam
     seed: int
-    compile: bool          # by torch.compile
 
 
 @dataclass
@@ -61,8 +60,8 @@ class Recording:
     """Loss terms and gradients of the batches of one shape, recorded on a GPU and played as one piece.
 
     Below fp32 a GPU computes the hundreds of kernels of a step in less time than a processor takes to launch them.
-    `measure` maps features (N, T, M D) and labels (N, C) to `Losses`; it has been called before, so that all it needs is
-    loaded. Raises torch.OutOfMemoryError where there is no room for what lies between the kernels.
+    `measure` maps features (N, T, M D) and labels (N, C) to `Losses`; it has been called before, so that all that it
+    needs is loaded. Raises torch.OutOfMemoryError where there is no room for what lies between the kernels.
     """
 
     def __init__(self, measure: Callable[[Tensor, Tensor], Losses], parameters: list[nn.Parameter], features: Tensor,
@@ -112,7 +111,6 @@ class Training:
         self.dtype = next(self.network.parameters()).dtype
         self.num_mined = max(1, options.num_segments // options.contrast_ratio)
         self.forward = self.network if share.count == 1 else DistributedDataParallel(self.network)
-        self.measure = torch.compile(self.losses) if options.compile else self.losses
         self.records = device.type == 'cuda' and share.count == 1
         self.recordings: dict[tuple[int, ...], Recording | None] = {}    # by the batch's shape; None: seen once
 
@@ -130,7 +128,7 @@ class Training:
     def step(self, batch: Batch) -> Tensor:
         """Take one step of the optimiser; the terms of `Losses` (9,), on the device, weighted by this share.
 
-        Nothing here waits for the device.
+        Nothing here waits for the device, but for the recording of a shape, once.
         """
         terms = self.recorded(batch) if self.records else None
         if terms is None:
@@ -145,7 +143,7 @@ class Training:
         features = batch.features.to(self.device, self.dtype, non_blocking=True)
         labels = batch.labels.to(self.device, self.dtype, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.measure(features, labels)
+        losses = self.losses(features, labels)
         (losses.total * (batch.weight * self.share.count)).backward()    # the processes' gradients are averaged
         return torch.stack(losses).detach() * batch.weight
 
@@ -160,7 +158,7 @@ class Training:
             features = batch.features.to(self.device, self.dtype)
             labels = batch.labels.to(self.device, self.dtype)
             try:
-                recording = Recording(self.measure, list(self.network.parameters()), features, labels)
+                recording = Recording(self.losses, list(self.network.parameters()), features, labels)
             except torch.OutOfMemoryError:
                 self.records, self.recordings = False, {}
                 return None
@@ -245,6 +243,9 @@ class Training:
         self.progress = Progress(**state.progress)
         groups = self.optimizer.state_dict()['param_groups']
         self.optimizer.load_state_dict({'state': state.optimizer['state'], 'param_groups': groups})
+        for parameter, moments in self.optimizer.state.items():    # in memory as their parameter lies there
+            for name in ('exp_avg', 'exp_avg_sq'):
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
         set_random_state(state.random)
 
 

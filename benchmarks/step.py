@@ -38,6 +38,8 @@ def make_training(size: Size, device: torch.device, *flags: str, convolutions: b
                         [args.num_segments] * args.batch_size, device)
     if convolutions:
         training.network.actionness_module.__class__ = ConvolutionModule    # the same parameters
+        for parameter in training.network.parameters():    # as such layers have them in memory
+            parameter.data = parameter.data.contiguous()
     return training
 
 
@@ -96,12 +98,15 @@ def step(data: object, rounds: int, device: torch.device, sizes: tuple[Size, ...
 
 
 def step_rows(size: Size, precision: str, rounds: int, device: torch.device) -> list[Row]:
-    """One recipe in one precision: launched, and by Conv1d layers or, on a GPU, compiled."""
+    """One recipe in one precision: and, on a processor, by Conv1d layers."""
     batch, name = make_batch(size, device), f'{size.dataset}, {precision}'
     flags, calls = ('--precision', precision), products(size, device, precision)
     trainings = {'own': make_training(size, device, *flags)}
-    if device.type == 'cuda':
-        trainings['by `--compile`'] = make_training(size, device, *flags, '--compile')
+    if device.type == 'cuda':    # what a run has after its first steps
+        for _ in range(3):
+            trainings['own'].step(batch)
+        trainings['kernel by kernel'] = make_training(size, device, *flags)
+        trainings['kernel by kernel'].records = False
     elif precision == 'fp32':
         trainings['by `Conv1d` layers'] = make_training(size, device, convolutions=True)
     for variant, training in trainings.items():

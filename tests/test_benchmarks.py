@@ -270,10 +270,9 @@ def test_whole_processes_and_the_table_that_they_write(drawn, monkeypatch):
 
 
 def test_what_is_measured_on_a_gpu_runs_here_too(drawn, monkeypatch):
-    monkeypatch.setattr(torch, 'compile', lambda function: function)
     monkeypatch.setattr(cuda, 'precisions', lambda device: ('fp32',))
     monkeypatch.setattr(cuda, 'run', lambda *command: float(main(list(map(str, command[2:])))))    # saves the imports
-    rows_of('schedule', cuda.schedule(drawn, 1, CPU, TINY, epochs=1), 2)
+    rows_of('schedule', cuda.schedule(drawn, 1, CPU, TINY, epochs=1), 1)
     monkeypatch.setattr('model.precision_advice', lambda *_: '')    # a processor without bf16 would be refused it
     monkeypatch.setattr(cuda, 'precisions', lambda device: ('fp32', 'bf16'))
     rows = cuda.agreement(drawn, 1, CPU, TINY, steps=2)
