@@ -185,9 +185,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_with_a_warning(tmp_pat
     write_checkpoint(tmp_path, trained(2))
     path = tmp_path / 'checkpoint.pt'
     whole = path.read_bytes()
-    weight = trained(2).training.model[f'{PREFIX}base_module.0.weight'].numpy().tobytes()
+    bias = trained(2).training.model[f'{PREFIX}base_module.0.bias'].numpy().tobytes()
     changed = bytearray(whole)
-    changed[whole.index(weight)] ^= 1    # loads without complaint, with another number in it
+    changed[whole.index(bias)] ^= 1    # loads without complaint, with another number in it
     if damage == 'absent':
         path.unlink()
     else:

@@ -4,6 +4,8 @@ import random
 import numpy as np
 import torch
 
+from benchmarks.step import make_batch, make_training
+from benchmarks.workloads import Size
 from model import read_weights
 from run import save
 from training import random_state, rows_state, seed_everything, set_random_state, set_rows_state
@@ -39,3 +41,22 @@ def test_generators_go_on_where_their_state_was_taken(tmp_path):
     set_random_state(state['random'])
     set_rows_state(rows, state['rows'])
     assert draw(rows) == expected
+
+
+def test_moments_of_an_older_checkpoint_are_brought_to_the_memory_order_of_their_weights():
+    size, cpu = Size('thumos14', 4, 4, 3, 6, ('--hidden_dim', '5', '--num_segments', '24')), torch.device('cpu')
+    batch, ends = make_batch(size, cpu), []
+    for order in (torch.preserve_format, torch.contiguous_format):    # as it is, and as it was before
+        training = make_training(size, cpu)
+        training.step(batch)
+        training.step(batch)
+        state = training.state()
+        for moments in state.optimizer['state'].values():
+            for name in ('exp_avg', 'exp_avg_sq'):
+                moments[name] = moments[name].clone(memory_format=order)
+        training = make_training(size, cpu)
+        training.restore(state._replace(model={name: value.clone() for name, value in state.model.items()}))
+        training.step(batch)
+        ends.append([value.detach().clone() for value in training.network.parameters()])
+    for now, before in zip(*ends):
+        assert torch.equal(now, before)
