@@ -9,9 +9,11 @@ fault is looked up only once something is wrong. Limits: a time lies within `MAX
 """
 import gc
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from functools import partial
+from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ import orjson
 
 from utils import InputError, parse_json, quote, read_bytes, write_bytes, write_text
 
+BLOCK = 1000  # rows that are gone through at once: half a megabyte
 MAX_SECONDS = 1e12  # beyond it (30,000 years) a time is a mistake, and lengths could overflow
 SUBSETS = {'train': 'training', 'val': 'validation', 'test': 'testing'}
 
@@ -111,7 +114,7 @@ def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
     An annotation without "segment" is a tag: it says that something happens in the video, not when. Raises InputError
     naming file, video and mend for anything that is not of the form above.
     """
-    return _read(path, {'database': ground_truth_of}, 'ground truth')
+    return _read(path, {'database': _ground_truth}, 'ground truth')
 
 
 def read_detections(path: str | os.PathLike) -> Detections:
@@ -119,27 +122,61 @@ def read_detections(path: str | os.PathLike) -> Detections:
 
     Raises InputError naming file, video and mend for anything that is not of the form above.
     """
-    return _read(path, {'results': detections_of}, 'detections')
+    return _read(path, {'results': _detections}, 'detections')
 
 
 def read_either(path: str | os.PathLike) -> GroundTruth | Detections:
     """Reads a file of ground truth or of detections, whichever it is."""
-    return _read(path, {'database': ground_truth_of, 'results': detections_of}, 'ground truth or detections')
+    return _read(path, {'database': _ground_truth, 'results': _detections}, 'ground truth or detections')
 
 
 @without_collection()
 def _read(path: str | os.PathLike, forms: dict[str, Callable], kind: str) -> Any:
-    """What a file holds by the first of the `forms` whose key it has, an object with an entry a video."""
-    content = _load(path)
+    """What a file holds, by the first of the `forms` whose key it has.
+
+    orjson drops the first of the values of a key given twice without a word. But every key has its colon: where the
+    file has no more colons than keys were found, none was dropped. Names with colons and objects elsewhere need a
+    second look: what was read is written again, and as many colons must come out as went in. If not, and for a file
+    with anything wrong, Python's parser has the word. It alone reads NaN, nesting beyond 254 and escaped surrogates,
+    and names a key given twice.
+    """
+    content = read_bytes(path)
+    try:
+        value = orjson.loads(content)
+        found, keys = _interpret(value, path, forms, kind)
+        colons = content.count(b':')
+        if keys == colons:
+            return found
+        escaped = b'\\u003' in content  # perhaps a colon, which would come out as such
+        if not escaped and orjson.dumps(value).count(b':') == colons:
+            return found
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, InputError):
+        pass
+    return _interpret(parse_json(content, path), path, forms, kind)[0]
+
+
+def _interpret(value: Any, path: str | os.PathLike, forms: dict[str, Callable], kind: str) -> tuple[Any, int]:
+    """What a value holds, by the first of the `forms` whose key it has, and the number of keys that were seen in it."""
     for key, form in forms.items():
-        if type(content) is dict and type(content.get(key)) is dict:
-            return form(content[key], path)
-    keys = ' or '.join(f'{{"{key}": {{video: ...}}}}' for key in forms)
-    raise InputError(f'{path}: not a file of {kind}: it needs {keys}')
+        if type(value) is dict and type(value.get(key)) is dict:
+            found, keys = form(value[key], path)
+            return found, keys + len(value) + sum(len(inner) for inner in value.values() if type(inner) is dict)
+    needed = ' or '.join(f'{{"{key}": {{video: ...}}}}' for key in forms)
+    raise InputError(f'{path}: not a file of {kind}: it needs {needed}')
 
 
 def ground_truth_of(database: dict[str, Any], path: str | os.PathLike = 'ground truth') -> GroundTruth:
     """What `read_ground_truth` gives for the value of "database"; messages name it by `path`."""
+    return _ground_truth(database, path)[0]
+
+
+def detections_of(results: dict[str, Any], path: str | os.PathLike = 'detections') -> Detections:
+    """What `read_detections` gives for the value of "results"; messages name it by `path`."""
+    return _detections(results, path)[0]
+
+
+def _ground_truth(database: dict[str, Any], path: str | os.PathLike) -> tuple[GroundTruth, int]:
+    """The ground truth, and how many keys its videos and its annotations have."""
     _check_videos(path, database)
     entries = list(database.values())
 
@@ -154,22 +191,37 @@ def ground_truth_of(database: dict[str, Any], path: str | os.PathLike = 'ground 
     _check_types(annotations, {list, type(None)}, where, '"annotations" must be a list, or null')
 
     lists = dict(zip(database, (rows or [] for rows in annotations)))
-    rows, video, labels, label, segments = _columns(path, lists, 'annotation', tags=True)
-    timed = np.fromiter(('segment' in row for row in rows), bool, len(rows))
+    video = _videos_of_rows(lists)
+    label, segments, timed = np.zeros(len(video), np.int64), np.zeros((len(video), 2)), np.zeros(len(video), bool)
+    numbers, keys = _numbering(), sum(map(len, entries))
+    for at, rows, where_row in _blocks(path, lists, 'annotation'):
+        label[at] = _labels(rows, numbers, where_row)
+        segments[at] = _segments([row.get('segment', [0, 0]) for row in rows], where_row)
+        timed[at] = ['segment' in row for row in rows]
+        keys += sum(map(len, rows))
+    labels, label = _sort_labels(path, numbers, label)
     durations = np.where((seconds > 0) & (seconds <= MAX_SECONDS), seconds, np.nan)
-    return GroundTruth(list(database), [subset or '' for subset in subsets], durations, labels, video[timed],
-                       label[timed], segments[timed], video[~timed], label[~timed])
+    truth = GroundTruth(list(database), [subset or '' for subset in subsets], durations, labels, video[timed],
+                        label[timed], segments[timed], video[~timed], label[~timed])
+    return truth, keys
 
 
-def detections_of(results: dict[str, Any], path: str | os.PathLike = 'detections') -> Detections:
-    """What `read_detections` gives for the value of "results"; messages name it by `path`."""
+def _detections(results: dict[str, Any], path: str | os.PathLike) -> tuple[Detections, int]:
+    """The detections, and how many keys they have."""
     _check_videos(path, results)
     _check_types(results.values(), {list}, lambda index: f'{path}: video {quote(list(results)[index])}',
                  'must have a list of detections')
-    rows, video, labels, label, segments = _columns(path, results, 'detection')
-    scores = _numbers(_values(rows, 'score', 'score300'))
-    _check(np.isfinite(scores), _where(path, results, 'detection'), 'needs a "score" that is a finite number')
-    return Detections(list(results), labels, video, label, segments, scores)
+    video = _videos_of_rows(results)
+    label, segments, scores = np.zeros(len(video), np.int64), np.zeros((len(video), 2)), np.zeros(len(video))
+    numbers, keys = _numbering(), 0
+    for at, rows, where in _blocks(path, results, 'detection'):
+        label[at] = _labels(rows, numbers, where)
+        segments[at] = _segments(_values(rows, 'segment'), where)
+        scores[at] = _numbers(_values(rows, 'score', 'score300'))
+        _check(np.isfinite(scores[at]), where, 'needs a "score" that is a finite number')
+        keys += sum(map(len, rows))
+    labels, label = _sort_labels(path, numbers, label)
+    return Detections(list(results), labels, video, label, segments, scores), keys
 
 
 @without_collection()
@@ -209,24 +261,6 @@ def _writable(name: str) -> str:
     return name.encode('utf-8', 'backslashreplace').decode()
 
 
-def _load(path: str | os.PathLike) -> Any:
-    """The value of a JSON file as `utils.read_json` gives it, sooner.
-
-    orjson keeps the last of the values of a key given twice without a word. So what it read is written again: if fewer
-    colons come out than went in, a key was dropped. Then, and for everything that orjson does not read, Python's parser
-    has the word. It alone reads NaN, nesting beyond 254 and escaped surrogates, and names what is wrong.
-    """
-    content = read_bytes(path)
-    try:
-        value = orjson.loads(content)
-        escaped = b'\\u003a' in content or b'\\u003A' in content  # colons that would come out as such
-        if not escaped and orjson.dumps(value).count(b':') == content.count(b':'):
-            return value
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        pass
-    return parse_json(content, path)
-
-
 def _check_videos(path: str | os.PathLike, videos: dict[str, Any]) -> None:
     """Raises InputError for a video under both its spellings, and for a name that is no text."""
     for name in videos:
@@ -235,27 +269,67 @@ def _check_videos(path: str | os.PathLike, videos: dict[str, Any]) -> None:
     _check_names(path, videos)
 
 
-def _columns(path: str | os.PathLike, lists: dict[str, list], kind: str, tags: bool = False) -> tuple:
-    """The rows (R) of all videos, their video (R,), the labels (C), their label (R,) and their segments (R, 2).
+def _videos_of_rows(lists: dict[str, list]) -> np.ndarray:
+    """The index of its video for each row, (R,) int64."""
+    return np.repeat(np.arange(len(lists)), np.fromiter(map(len, lists.values()), np.int64, len(lists)))
 
-    Where `tags` are allowed a row may lack "segment", and has one from 0 to 0.
+
+def _blocks(path: str | os.PathLike, lists: dict[str, list], kind: str
+            ) -> Iterator[tuple[slice, list[dict], Callable[[int], str]]]:
+    """The rows of all videos in blocks: their place among all, the rows, and what tells where one of them stands.
+
+    In blocks, because a block stays in the processor's cache while its columns are taken out one by one. All rows do
+    not: each column would wait for the memory again.
     """
-    where, rows = _where(path, lists, kind), list(chain.from_iterable(lists.values()))
-    _check_types(rows, {dict}, where, 'must be an object {"label": ..., "segment": [start, end]}')
+    waiting, start = chain.from_iterable(lists.values()), 0
+    while rows := list(islice(waiting, BLOCK)):
+        where = partial(_where, path, lists, kind, start)
+        _check_types(rows, {dict}, where, 'must be an object {"label": ..., "segment": [start, end]}')
+        yield slice(start, start + len(rows)), rows, where
+        start += len(rows)
+
+
+def _where(path: str | os.PathLike, lists: dict[str, list], kind: str, start: int, index: int) -> str:
+    """The file, the video and the place in its list of the row with an index in the block from row `start` on."""
+    index += start
+    for video, rows in lists.items():
+        if index < len(rows):
+            break
+        index -= len(rows)
+    return f'{path}: video {quote(video)}, {kind} {index + 1}'
+
+
+def _numbering() -> defaultdict[str, int]:
+    """Numbers for names: a new name gets the next number."""
+    return defaultdict(count().__next__)
+
+
+def _labels(rows: list[dict], numbers: defaultdict[str, int], where: Callable[[int], str]) -> np.ndarray:
+    """The number of each row's label."""
     names = _values(rows, 'label')
     _check_types(names, {str}, where, 'needs a "label" that is a text')
-    pairs = [row.get('segment', [0, 0]) for row in rows] if tags else _values(rows, 'segment')
+    return np.fromiter(map(numbers.__getitem__, names), np.int64, len(names))
+
+
+def _sort_labels(path: str | os.PathLike, numbers: dict[str, int], label: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The labels in order, and for the column of their numbers the column of their places in that order."""
+    labels = sorted(numbers)
+    _check_names(path, labels)
+    place = {name: index for index, name in enumerate(labels)}
+    places = np.fromiter(map(place.__getitem__, numbers), np.int64, len(numbers))
+    return labels, places[label]
+
+
+def _segments(pairs: list, where: Callable[[int], str]) -> np.ndarray:
+    """The segments (R, 2) of rows."""
     pair = 'needs a "segment": [start, end]'
     _check_types(pairs, {list}, where, pair)
     _check(np.fromiter(map(len, pairs), np.int64, len(pairs)) == 2, where, pair)
     segments = _numbers(list(chain.from_iterable(pairs))).reshape(-1, 2)
-    _check((np.abs(segments) <= MAX_SECONDS).all(axis=1), where,
+    inside = np.abs(segments) <= MAX_SECONDS
+    _check(inside[:, 0] & inside[:, 1], where,
            f'"segment" must hold two finite numbers of seconds, at most {MAX_SECONDS:g}')
-    labels = sorted(set(names))
-    _check_names(path, labels)
-    index = {name: i for i, name in enumerate(labels)}
-    video = np.repeat(np.arange(len(lists)), np.fromiter(map(len, lists.values()), np.int64, len(lists)))
-    return rows, video, labels, np.fromiter(map(index.__getitem__, names), np.int64, len(names)), segments
+    return segments
 
 
 def _values(rows: list[dict], key: str, other_key: str = '') -> list:
@@ -274,19 +348,8 @@ def _numbers(values: list) -> np.ndarray:
         except (ValueError, OverflowError):  # not a number, or a whole one beyond float64
             return np.nan
     if set(map(type, values)) <= {float}:
-        return np.array(values, np.float64)
+        return np.fromiter(values, np.float64, len(values))
     return np.fromiter(map(number, values), np.float64, len(values))
-
-
-def _where(path: str | os.PathLike, lists: dict[str, list], kind: str) -> Callable[[int], str]:
-    """A function that tells the file, the video and the place in its list of the row with a given index."""
-    def where(index: int) -> str:
-        for video, rows in lists.items():
-            if index < len(rows):
-                break
-            index -= len(rows)
-        return f'{path}: video {quote(video)}, {kind} {index + 1}'
-    return where
 
 
 def _check(good: np.ndarray | Sequence[bool], where: Callable[[int], str], complaint: str) -> None:

@@ -1,15 +1,18 @@
 """The files of the field: what is read, what is refused and with which words, and what is written."""
 import csv
+import gc
 import json
+from contextlib import contextmanager
 
 import numpy as np
+import orjson
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import eval.files
 from eval.files import (
+    BLOCK,
     Detections,
     match_videos,
     read_detections,
@@ -19,7 +22,7 @@ from eval.files import (
     write_detections,
     write_detections_csv,
 )
-from utils import InputError, quote, read_json
+from utils import InputError, quote
 
 ROW = {'label': 'x', 'segment': [0, 1], 'score': 0.5}
 
@@ -107,10 +110,54 @@ def test_what_json_cannot_hold_is_not_written(tmp_path, value):
     '{"results": {"v": [%s, {"label": "x", "segment": [0, 1], "score": 1, "": {"k": 1, "k": ":"}}]}}',
     '{"results": {"v": [{"label": "a:b", "segment": [0, 1], "score": 1, "label": "c:d"}]}}',
     r'{"results": {"v": [{"label": "a\u003ab", "segment": [0, 1], "score": 1, "label": "c\u003Ad"}]}}',
-    r'{"results": {"v": [{"label": "x", "segment": [0, 1], "score": 1, "lab\u0065l": "y"}]}}'])
+    r'{"results": {"v": [{"label": "x", "segment": [0, 1], "score": 1, "lab\u0065l": "y"}]}}',
+    '{"results": {"v": [%s]}, "results": {}}', '{"results": {}, "results": {"v": [%s]}}',
+    '{"results": {"v": [%s]}, "external_data": {"k": 1, "k": 1}}',
+    '{"results": {"v": [%s]}, "external_data": [{"k": {"k": 1, "k": 1}}]}',
+    '{"results": {"v": [{"label": {"a": {"b": 1}}, "label": "x", "segment": [0, 1], "score": 1}]}}',
+    '{"results": {"v": [{"label": "x", "segment": [0, 1], "segment": [0, 1]}]}}',  # and without a score
+    '{"results": {"v": [{"k": 1, "k": 1}, 3]}}', '{"database": {"v": {}, "v": {}}}'])
 def test_a_key_given_twice_is_refused_wherever_it_stands(tmp_path, text):
     path = written(tmp_path, text.replace('%s', json.dumps(ROW)))
     assert 'stands twice' in message(read_detections, path)
+
+
+def test_the_garbage_collector_is_as_before_also_after_a_damaged_file(tmp_path):
+    enabled = gc.isenabled()
+    try:
+        for switch in gc.disable, gc.enable:
+            switch()
+            before = gc.isenabled()
+            read_detections(written(tmp_path, {'results': {'v': [ROW]}}))
+            assert gc.isenabled() == before
+            for damaged in '{"results": {"v": [3]}}', '{"results": ', '{"results": {}, "results": {}}':
+                message(read_detections, written(tmp_path, damaged))
+                assert gc.isenabled() == before
+    finally:
+        (gc.enable if enabled else gc.disable)()
+
+
+def test_files_of_several_blocks_are_read_and_their_faults_found_in_any(tmp_path):
+    lists = {'a': BLOCK - 1, 'none': 0, 'b': 2, 'c': BLOCK + 1}
+    rows = [{'label': str(i % 7), 'segment': [i, i + 0.5], 'score': i} for i in range(2 * BLOCK + 2)]
+    left = iter(rows)
+    results = {video: [next(left) for _ in range(size)] for video, size in lists.items()}
+    found = read_detections(written(tmp_path, {'results': results}))
+    assert found.segments.tolist() == [row['segment'] for row in rows]
+    assert found.scores.tolist() == [row['score'] for row in rows]
+    assert [found.labels[i] for i in found.label] == [row['label'] for row in rows]
+    assert np.bincount(found.video).tolist() == list(lists.values())
+    truth = read_ground_truth(written(tmp_path, {'database': {
+        video: {'annotations': rows} for video, rows in results.items()}}))
+    assert truth.segments.tolist() == found.segments.tolist() and truth.video.tolist() == found.video.tolist()
+    assert truth.labels == found.labels and truth.label.tolist() == found.label.tolist()
+
+    for video, place in ('a', 0), ('a', BLOCK - 2), ('b', 0), ('b', 1), ('c', 0), ('c', BLOCK - 1), ('c', BLOCK):
+        for fault in {'label': 3}, {'segment': [0]}, {'score': None}:
+            faulty = {**results, video: [*results[video]]}
+            faulty[video][place] = {**ROW, **fault}
+            said = message(read_detections, written(tmp_path, {'results': faulty}))
+            assert f'video {video!r}, detection {place + 1}: ' in said and f'"{[*fault][0]}"' in said
 
 
 def test_names_with_colons_are_names(tmp_path):
@@ -293,6 +340,18 @@ ENTRIES = VALUES | st.fixed_dictionaries({}, optional={
 VIDEOS = st.text(max_size=4) | st.sampled_from(['v_a', 'a'])
 FILES = st.builds(lambda database, results: json.dumps({'database': database, 'results': results}).encode(),
                   st.dictionaries(VIDEOS, ENTRIES, max_size=3), st.dictionaries(VIDEOS, LISTS, max_size=3))
+
+
+@contextmanager
+def only_pythons_parser():
+    def refuse(content):
+        raise orjson.JSONDecodeError('', '', 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(orjson, 'loads', refuse)
+        yield
+
+
 WITH_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -305,17 +364,39 @@ def test_any_file_is_read_or_refused_in_one_line_as_with_pythons_parser(tmp_path
             found = read(path)
         except InputError:
             said = message(read, path)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(eval.files, '_load', read_json)
+            with only_pythons_parser():
                 assert message(read, path) == said
         else:
             assert np.isfinite(found.segments).all() and found.segments.shape == (len(found.video), 2)
             assert found.labels == sorted({found.labels[i] for i in found.label})
             assert np.isfinite(getattr(found, 'scores', 0)).all()
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(eval.files, '_load', read_json)
+            with only_pythons_parser():
                 for column, other in zip(found, read(path), strict=True):
                     np.testing.assert_array_equal(column, other)
+
+
+class Twice(dict):
+    """An object that json.dumps writes with each of its keys twice."""
+
+    def items(self):
+        return [pair for pair in super().items() for _ in range(2)]
+
+
+@WITH_FOLDER
+@given(content=FILES, place=st.integers(0, 20))
+def test_a_key_given_twice_in_any_object_of_any_file_is_refused(tmp_path, content, place):
+    objects = 0
+
+    def nth_twice(value):
+        nonlocal objects
+        objects += 1
+        return Twice(value) if value and objects == place + 1 else value
+
+    text = json.dumps(json.loads(content, object_hook=nth_twice))
+    path = written(tmp_path, text)
+    if text != json.dumps(json.loads(content)):
+        for read in read_ground_truth, read_detections:
+            assert 'stands twice' in message(read, path)
 
 
 @WITH_FOLDER
