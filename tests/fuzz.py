@@ -97,7 +97,7 @@ def damaged_tensor(rng: random.Random, tensor: torch.Tensor) -> torch.Tensor:
         return tensor[None]
     if kind == 4:
         return tensor.flatten()[0].expand(tensor.shape)
-    tensor = tensor.clone()
+    tensor = tensor.clone(memory_format=torch.contiguous_format)
     tensor.view(-1)[rng.randrange(tensor.numel())] = rng.choice([0, 1, 255, 17])
     return tensor
 
