@@ -98,7 +98,7 @@ def step(data: object, rounds: int, device: torch.device, sizes: tuple[Size, ...
 
 
 def step_rows(size: Size, precision: str, rounds: int, device: torch.device) -> list[Row]:
-    """One recipe in one precision: and, on a processor, by Conv1d layers."""
+    """One recipe in one precision, and beside it by Conv1d layers or, on a GPU, without a recording."""
     batch, name = make_batch(size, device), f'{size.dataset}, {precision}'
     flags, calls = ('--precision', precision), products(size, device, precision)
     trainings = {'own': make_training(size, device, *flags)}

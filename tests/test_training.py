@@ -60,3 +60,22 @@ def test_moments_of_an_older_checkpoint_are_brought_to_the_memory_order_of_their
         ends.append([value.detach().clone() for value in training.network.parameters()])
     for now, before in zip(*ends):
         assert torch.equal(now, before)
+
+
+def test_where_a_recording_finds_no_room_the_steps_go_on_kernel_by_kernel(monkeypatch):
+    size, cpu = Size('thumos14', 4, 4, 3, 6, ('--hidden_dim', '5', '--num_segments', '24')), torch.device('cpu')
+    batch, tried, ends = make_batch(size, cpu), [], []
+
+    def refuse(*_):
+        tried.append(1)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr('training.Recording', refuse)
+    for records in (False, True):
+        training = make_training(size, cpu)
+        training.records = records
+        terms = torch.stack([training.step(batch) for _ in range(4)])
+        ends.append([terms, *(value.detach() for value in training.network.parameters())])
+    for launched, refused in zip(*ends):
+        assert torch.equal(launched, refused)
+    assert len(tried) == 1 and not training.records    # at the second batch, and never again
