@@ -203,10 +203,13 @@ def kill_a_worker():
     multiprocessing.active_children()[0].kill()
 
 
-def test_a_killed_worker_is_one_line(data, tmp_path, log, expected):
+def test_a_killed_worker_is_one_line(tmp_path, log):
     folder = tmp_path / 'run'
     killed = Call('training.aicl_losses', 4, Do(kill_a_worker))
-    argv = command(data, folder, '--num_workers', 2, '--cache', 'none', '--detection_inf_step', 'never', steps=12)
+    # 16 batches in the first epoch: a worker that has handed over all of its own would be missed by nobody.
+    many = write_data(tmp_path / 'many', num_train=16)
+    argv = command(many, folder, '--num_workers', 2, '--cache', 'none', '--detection_inf_step', 'never',
+                   '--batch_size', 1, steps=16)
     assert status(start(argv, log, killed, checkpoint_seconds=0)) == 2
     message = error_of(log)
     assert '--num_workers' in message and '--resume' in message
