@@ -21,7 +21,8 @@ from tqdm import tqdm
 from data_folder import (Split, Summary, TimeBase, find_split, has_test_videos, missing_annotations, no_annotations,
                          noted, read_annotations)
 from eval.files import GroundTruth
-from features import LAYOUTS, MAX_UNEVEN_ROWS, MODALITIES
+from features import MAX_UNEVEN_ROWS
+from settings import LAYOUTS, MODALITIES
 from utils import InputError, Parser, first_few, number, number_of, print_block, run_command, shorten, warn
 
 SHARE = {'device': 0.6, 'ram': 0.7}    # of the free memory that `auto` gives to features; the rest is for the network

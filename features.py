@@ -14,10 +14,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from eval.files import match_videos
+from settings import MODALITIES
 from utils import InputError, shorten
 
-MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}
-LAYOUTS = ('auto', 'two-stream', 'paired', 'joint', 'single')
 SPLIT_FOLDERS = {'train': ('train', 'training'), 'test': ('test', 'testing', 'validation', 'val')}
 I3D_WIDTH = 1024       # features of one stream of the usual network
 MAX_UNEVEN_ROWS = 2    # RGB and flow of one video may differ by so many rows: the extractors round differently

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_folder import find_split, has_test_videos, missing_annotations, read_annotations
+from eval.detection import check_tiou
 from eval.diagnosis import BINS
 from eval.files import GroundTruth
 from eval.localization import LocalizationOptions
 from eval.subtitles import write_subtitles
-from features import MODALITIES
-from settings import DIFFER, RECIPES, RESUME, describe_recipe, get_parser, get_settings, say_what_is_special
+from settings import (DIFFER, MODALITIES, RECIPES, RESUME, describe_recipe, get_parser, get_settings,
+                      say_what_is_special)
 from utils import (InputError, first_few, number_of, print_block, printable, read_json, run_command, shorten, warn,
                    write_json)
 
@@ -74,6 +75,14 @@ def check_paths(args: argparse.Namespace) -> None:
         raise InputError(f'--data_path {args.data_path}: not a folder')
     if args.videos and not Path(args.videos).is_dir():
         raise InputError(f'--videos {args.videos}: not a folder')
+
+
+def check_thresholds(tiou: list[float]) -> None:
+    """Raises InputError where these are no thresholds to score at."""
+    try:
+        check_tiou(tiou)
+    except InputError as error:
+        raise InputError(f'--tiou: {error}') from None
 
 
 def open_videos(args: argparse.Namespace, split: str, truth: GroundTruth, class_names: list[str],
@@ -414,6 +423,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> int:
         check_paths(args)
+        check_thresholds(args.tiou)
         from dataset import has_lost_worker, lost_worker
         from model import precision_advice
         from run import Ranks, pick_device

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_folder import find_split, missing_annotations, read_annotations
-from features import MODALITIES
-from settings import RECIPES
+from settings import MODALITIES, RECIPES
 from utils import Parser, number_of, run_command
 
 THUMOS14 = RECIPES['thumos14']

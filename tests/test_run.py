@@ -22,10 +22,10 @@ import training
 from data_folder import find_split
 from dataset import VideoDataset
 from eval.files import read_ground_truth
-from features import MODALITIES
 from model import AICL, load_weights, num_classes_of, read_weights
 from run import (FILES, Checkpoint, Lock, Ranks, StopSignal, Table, check_folder, digest, digest_features,
                  keep_data, pick_device, read_checkpoint, save, write_checkpoint)
+from settings import MODALITIES
 from training import Training, TrainingState
 from utils import InputError, write_bytes
 
