@@ -25,8 +25,8 @@ from eval.localization import LocalizationOptions
 from eval.subtitles import write_subtitles
 from settings import (DIFFER, MODALITIES, RECIPES, RESUME, describe_recipe, get_parser, get_settings,
                       say_what_is_special)
-from utils import (InputError, first_few, number_of, print_block, printable, read_json, run_command, shorten, warn,
-                   write_json)
+from utils import (InputError, first_few, number_of, pick, print_block, printable, read_json, run_command, shorten,
+                   warn, write_json)
 
 # torch takes a second to import, tqdm a part of it. They and the rooms that need them are imported where they are used,
 # so that a wrong flag or a missing folder is answered at once.
@@ -37,32 +37,13 @@ if TYPE_CHECKING:
 
     from dataset import VideoDataset
     from inference import Evaluation, Evaluator
-    from model import NetworkOptions
     from run import Checkpoint, PendingLosses, Ranks, Run
-    from training import Training, TrainingOptions
+    from training import Training
 
 CHECKPOINT_SECONDS = 60    # between two checkpoints, at least
 
 
 # ---- from arguments to what the rooms take ---------------------------------------------------------------------------
-
-def pick(kind: Any, args: argparse.Namespace, **others: Any) -> Any:
-    """A NamedTuple of the arguments that have its fields' names, and of `others`."""
-    own = {name: getattr(args, name) for name in kind._fields if name not in others}
-    return kind(**own, **others)
-
-
-def network_options(args: argparse.Namespace) -> 'NetworkOptions':
-    from model import NetworkOptions
-    return pick(NetworkOptions, args, modalities=MODALITIES[args.modal])
-
-
-def training_options(args: argparse.Namespace) -> 'TrainingOptions':
-    from losses import LossWeights
-    from training import TrainingOptions
-    weights = LossWeights(**{name: getattr(args, f'lambda_{name}') for name in LossWeights._fields})
-    return pick(TrainingOptions, args, network=network_options(args), loss_weights=weights)
-
 
 def folder_of(args: argparse.Namespace) -> Path:
     return Path(args.output_dir) / args.exp_name
@@ -98,7 +79,7 @@ def get_evaluator(args: argparse.Namespace, test_set: 'VideoDataset', truth: Gro
     from inference import Evaluator, scored_videos
     scored = scored_videos(args.data_path, truth, test_set)
     return Evaluator(test_set, scored, args.num_segments, args.batch_size, args.num_workers,
-                     pick(LocalizationOptions, args), args.known_labels, args.tiou, ranks.share, ranks.gather)
+                     pick(LocalizationOptions, vars(args)), args.known_labels, args.tiou, ranks.share, ranks.gather)
 
 
 def describe(args: argparse.Namespace, datasets: 'dict[str, VideoDataset]', device: 'torch.device') -> None:
@@ -171,7 +152,7 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     from dataset import check_batches
     from run import (Checkpoint, Lock, Run, begin_run, check_folder, check_same_run, describe_data, describe_machine,
                      find_checkpoint, keep_data, make_folder)
-    from training import Training
+    from training import Training, training_options
 
     # 1. The data. Nothing here draws a random number.
     folder = folder_of(args)
@@ -191,8 +172,8 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     evaluator = get_evaluator(args, test_set, truth, ranks)
 
     # 2. The network, its optimiser, the order of the batches.
-    training = Training(training_options(args), train_set.feature_dim, len(train_set.class_names), train_set.lengths,
-                        device, ranks.share)
+    training = Training(training_options(vars(args)), train_set.feature_dim, len(train_set.class_names),
+                        train_set.lengths, device, ranks.share)
     num_steps = args.num_steps or args.num_epochs * training.steps_per_epoch
 
     # 3. The run: a new one, or one to go on with.
@@ -384,7 +365,7 @@ def class_names_of(args: argparse.Namespace, truth: GroundTruth, num_classes: in
 def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> int:
     """Localize the test videos with given weights and score the detections; the exit status."""
     from dataset import check_batches
-    from model import build_network, load_weights, num_classes_of, read_weights, unwrap
+    from model import build_network, load_weights, network_options, num_classes_of, read_weights, unwrap
     from run import Lock, arguments_and_versions, keep_data, make_folder
 
     folder = folder_of(args)
@@ -395,7 +376,7 @@ def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     test_set = open_videos(args, 'test', truth, class_names, device)
     check_batches([test_set], args.num_segments, args.batch_size, args.num_workers, ranks.share)
     evaluator = get_evaluator(args, test_set, truth, ranks)
-    network = build_network(network_options(args), test_set.feature_dim, len(class_names), device)
+    network = build_network(network_options(vars(args)), test_set.feature_dim, len(class_names), device)
     load_weights(network, state, args.model_file)
     make_folder(folder)
     with Lock(folder) if ranks.is_first else nullcontext():

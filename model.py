@@ -9,16 +9,17 @@ import os
 import stat
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from utils import InputError, first_few, number_of, shorten, warn
+from settings import MODALITIES
+from utils import InputError, first_few, number_of, pick, shorten, warn
 
 
 class Outputs(NamedTuple):
@@ -235,6 +236,11 @@ class NetworkOptions(NamedTuple):
     topk_ratio: int                # k = T // topk_ratio snippets of a class make its video logit
     modalities: tuple[str, ...]    # ('rgb', 'flow'), or one of them
     precision: str                 # 'fp32', 'tf32', 'bf16' (of the large products) or 'fp64'
+
+
+def network_options(values: Mapping[str, Any]) -> NetworkOptions:
+    """The options that the flags of these names and values ask for."""
+    return pick(NetworkOptions, values, modalities=MODALITIES[values['modal']])
 
 
 def build_network(options: NetworkOptions, feature_dim: int, num_classes: int, device: torch.device) -> AICL:

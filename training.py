@@ -9,7 +9,7 @@ does differently in a step is in `Training.losses`.
 """
 import gc
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,8 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dataset import Batch, Share, ShuffledSampler, VideoDataset, loader
 from losses import Losses, LossWeights, aicl_losses
-from model import NetworkOptions, build_network, find_fault, is_plain, load_weights, mine, pseudo_targets
-from utils import InputError
+from model import (NetworkOptions, build_network, find_fault, is_plain, load_weights, mine, network_options,
+                   pseudo_targets)
+from utils import InputError, pick
 
 
 class TrainingOptions(NamedTuple):
@@ -36,6 +37,12 @@ class TrainingOptions(NamedTuple):
     lr: float
     weight_decay: float    # L2, inside Adam
     seed: int
+
+
+def training_options(values: Mapping[str, Any]) -> TrainingOptions:
+    """The options that the flags of these names and values ask for; a loss weight X is that of the flag lambda_X."""
+    weights = LossWeights(**{name: values[f'lambda_{name}'] for name in LossWeights._fields})
+    return pick(TrainingOptions, values, network=network_options(values), loss_weights=weights)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import secrets
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -322,6 +322,12 @@ def number(kind: type, low: float, high: float = 1e9) -> Callable[[str], Any]:
         return value
     parse.__name__ = kind.__name__    # argparse names the type by it when `kind` itself refuses the text
     return parse
+
+
+def pick(kind: Any, values: Mapping[str, Any], **others: Any) -> Any:
+    """A NamedTuple of the values that have its fields' names, and of `others`."""
+    own = {name: values[name] for name in kind._fields if name not in others}
+    return kind(**own, **others)
 
 
 def run_command(command: Callable[[], int | None]) -> int:

@@ -16,12 +16,13 @@ from benchmarks import workloads
 from benchmarks.step import step
 from benchmarks.table import Row, Times, take_turns, timed
 from benchmarks.workloads import ACTIVITYNET, SHARED, THUMOS14, Size
-from data_folder import read_annotations
-from dataset import ShuffledSampler, loader
+from data_folder import find_split, read_annotations
+from dataset import ShuffledSampler, VideoDataset, loader
 from eval.detection import TIOU, evaluate, scored_subset
 from eval.files import GroundTruth, in_subset, read_detections, read_ground_truth, select_videos, write_detections
 from eval.localization import LocalizationOptions, Proposals, localize
-from main import open_videos, pick
+from settings import MODALITIES
+from utils import pick
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_DETECTIONS = 36_195      # of the authors' released file
@@ -147,7 +148,7 @@ def localizer(truth: GroundTruth, size: Size, times: int = 1) -> Callable[[], Pr
     args = size.arguments()
     selection, probabilities, lengths = (
         np.concatenate([part] * times) for part in workloads.draw_selection(truth, args.num_segments))
-    return partial(localize, selection, probabilities, lengths, pick(LocalizationOptions, args))
+    return partial(localize, selection, probabilities, lengths, pick(LocalizationOptions, vars(args)))
 
 
 # ---- loading --------------------------------------------------------------------------------------------------------
@@ -167,9 +168,8 @@ def loading(data: Path, rounds: int, device: torch.device, size: Size = THUMOS14
 
     def epoch(root: Path, cache: str) -> Callable[[], int]:
         """A function that loads an epoch of full training batches and returns their number."""
-        args = size.arguments('--data_path', str(root), '--cache', cache)
         truth = read_annotations(root)
-        videos = open_videos(args, 'train', truth, truth.labels, torch.device('cpu'))
+        videos = VideoDataset(find_split(root, 'train', truth, truth.labels, MODALITIES['all']), cache)
         sampler = ShuffledSampler(videos.lengths, args.num_segments, args.batch_size, True, np.random.RandomState(0))
         return lambda: sum(1 for _ in loader(videos, sampler))
 

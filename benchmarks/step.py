@@ -10,9 +10,8 @@ from torch import Tensor
 from benchmarks.table import Row, Times, take_turns, timed
 from benchmarks.workloads import ACTIVITYNET, THUMOS14, Size
 from dataset import Batch
-from main import training_options
 from model import ActionnessModule, product_speed
-from training import Training
+from training import Training, training_options
 
 STEP_TARGETS = {('thumos14', 'fp32'): '<= 1.25 x'}    # of all others 1.5 x
 FORWARD_TARGET = '<= 1.15 x'
@@ -34,7 +33,7 @@ class ConvolutionModule(ActionnessModule):
 def make_training(size: Size, device: torch.device, *flags: str, convolutions: bool = False) -> Training:
     """A training as main.py makes it with these flags; with `convolutions` its network computes by Conv1d layers."""
     args = size.arguments(*flags)
-    training = Training(training_options(args), size.feature_dim, size.num_classes,
+    training = Training(training_options(vars(args)), size.feature_dim, size.num_classes,
                         [args.num_segments] * args.batch_size, device)
     if convolutions:
         training.network.actionness_module.__class__ = ConvolutionModule    # the same parameters

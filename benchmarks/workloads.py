@@ -18,8 +18,7 @@ from numpy.random import RandomState
 
 from dataset import uniform_rows
 from eval.files import Detections, GroundTruth, in_subset, match_videos, read_ground_truth, select_videos
-from main import network_options
-from model import build_network
+from model import build_network, network_options
 from settings import parse_args
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
@@ -220,7 +219,7 @@ def thumos14(folder: Path, size: Size = THUMOS14, dtype: type = np.float32) -> P
 def matched_filter(prototypes: dict[str, np.ndarray], size: Size) -> dict:
     """Weights under the released names: one hidden unit a class answers 1 where the class shows clearly."""
     torch.manual_seed(0)
-    options = network_options(size.arguments())
+    options = network_options(vars(size.arguments()))
     state = build_network(options, size.feature_dim, size.num_classes, torch.device('cpu')).state_dict()
     for value in state.values():
         value.mul_(0.02)

@@ -88,7 +88,7 @@ def test_two_dictionaries_are_scored(folder):
 
 
 def test_an_array_of_features_is_localized(folder):
-    keep = 'np.savez("found.npz", *localize(*parts, pick(LocalizationOptions, args)))'
+    keep = 'np.savez("found.npz", *localize(*parts, pick(LocalizationOptions, vars(args))))'
     found = run(folder, EXAMPLES[4], keep)
     assert not found
     trained = network().eval()
