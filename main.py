@@ -17,25 +17,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_folder import find_split, has_test_videos, missing_annotations, read_annotations
-from eval.detection import check_tiou
-from eval.diagnosis import BINS
-from eval.files import GroundTruth
-from eval.localization import LocalizationOptions
-from eval.subtitles import write_subtitles
 from settings import (DIFFER, MODALITIES, RECIPES, RESUME, describe_recipe, get_parser, get_settings,
                       say_what_is_special)
 from utils import (InputError, first_few, number_of, pick, print_block, printable, read_json, run_command, shorten,
                    warn, write_json)
 
-# torch takes a second to import, tqdm a part of it. They and the rooms that need them are imported where they are used,
-# so that a wrong flag or a missing folder is answered at once.
+# torch takes a second to import, numpy a sixth of one. The rooms that need them are imported where they are used, so
+# that --help, a wrong flag and a missing folder are answered at once.
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from tqdm import tqdm
 
     from dataset import VideoDataset
+    from eval.files import GroundTruth
     from inference import Evaluation, Evaluator
     from run import Checkpoint, PendingLosses, Ranks, Run
     from training import Training
@@ -60,22 +55,25 @@ def check_paths(args: argparse.Namespace) -> None:
 
 def check_thresholds(tiou: list[float]) -> None:
     """Raises InputError where these are no thresholds to score at."""
+    from eval.detection import check_tiou
     try:
         check_tiou(tiou)
     except InputError as error:
         raise InputError(f'--tiou: {error}') from None
 
 
-def open_videos(args: argparse.Namespace, split: str, truth: GroundTruth, class_names: list[str],
+def open_videos(args: argparse.Namespace, split: str, truth: 'GroundTruth', class_names: list[str],
                 device: 'torch.device') -> 'VideoDataset':
+    from data_folder import find_split
     from dataset import VideoDataset
     found = find_split(Path(args.data_path), split, truth, class_names, MODALITIES[args.modal], args.layout,
                        loose=args.inference_only)
     return VideoDataset(found, args.cache, device)
 
 
-def get_evaluator(args: argparse.Namespace, test_set: 'VideoDataset', truth: GroundTruth,
+def get_evaluator(args: argparse.Namespace, test_set: 'VideoDataset', truth: 'GroundTruth',
                   ranks: 'Ranks') -> 'Evaluator':
+    from eval.localization import LocalizationOptions
     from inference import Evaluator, scored_videos
     scored = scored_videos(args.data_path, truth, test_set)
     return Evaluator(test_set, scored, args.num_segments, args.batch_size, args.num_workers,
@@ -102,6 +100,8 @@ def describe(args: argparse.Namespace, datasets: 'dict[str, VideoDataset]', devi
 def show_detections(evaluation: 'Evaluation', folder: Path, args: argparse.Namespace, title: str,
                     subtitle: str) -> None:
     """Write the report page, and subtitles where they are wanted."""
+    from eval.diagnosis import BINS
+    from eval.subtitles import write_subtitles
     from inference import Page
     min_score = args.min_score if args.min_score is not None else known_threshold(args)
     videos = Path(args.videos) if args.videos else None
@@ -149,6 +149,7 @@ def command_line(command: str, **flags: object) -> str:
 
 def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> int:
     """Train, evaluate on the way and at the end; the exit status, 128 + signal where one ended the run early."""
+    from data_folder import has_test_videos, missing_annotations, read_annotations
     from dataset import check_batches
     from run import (Checkpoint, Lock, Run, begin_run, check_folder, check_same_run, describe_data, describe_machine,
                      find_checkpoint, keep_data, make_folder)
@@ -337,7 +338,7 @@ def conclude(training: 'Training', folder: Path, evaluator: 'Evaluator', run: 'R
 
 # ---- inference ------------------------------------------------------------------------------------------------------
 
-def class_names_of(args: argparse.Namespace, truth: GroundTruth, num_classes: int) -> list[str]:
+def class_names_of(args: argparse.Namespace, truth: 'GroundTruth', num_classes: int) -> list[str]:
     """Names of the classes of a checkpoint: labels.txt beside the weights, else the labels of gt.json, else numbers."""
     path = Path(args.model_file).with_name('labels.txt')
     try:
@@ -364,6 +365,7 @@ def class_names_of(args: argparse.Namespace, truth: GroundTruth, num_classes: in
 
 def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> int:
     """Localize the test videos with given weights and score the detections; the exit status."""
+    from data_folder import read_annotations
     from dataset import check_batches
     from model import build_network, load_weights, network_options, num_classes_of, read_weights, unwrap
     from run import Lock, arguments_and_versions, keep_data, make_folder

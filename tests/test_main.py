@@ -266,6 +266,17 @@ def test_required_flags_are_named(capsys):
     assert '--data_path' in refused(capsys, ['--exp_name', 'x'], '--data_path')
 
 
+@pytest.mark.parametrize('flags, status', [
+    (['--help'], 0), (['--num_seg', '9'], 2), (['--data_path', 'nowhere', '--exp_name', 'x', '--num_steps', '1'], 2)])
+def test_help_a_wrong_flag_and_a_missing_folder_wait_for_neither_numpy_nor_torch(flags, status):
+    code = ('import sys, main\n'
+            'try: sys.exit(main.main(sys.argv[1:]))\n'
+            'finally: print("imported:", *{"numpy", "torch"} & {*sys.modules})')
+    done = subprocess.run([sys.executable, '-c', code, *flags], cwd=ROOT, text=True, capture_output=True)
+    assert done.stdout.splitlines()[-1] == 'imported:', done
+    assert done.returncode == status and done.stderr.count('\n') == (status == 2), done
+
+
 # ---- training -------------------------------------------------------------------------------------------------------
 
 def test_a_training_run_leaves_every_file_of_the_contract(finished):
