@@ -4,9 +4,8 @@ A flag is declared once, in `get_parser`, with all that others must know of it. 
 else that of the run that goes on or whose weights are used, else that of the recipe, else its default.
 """
 import argparse
-import secrets
+import os
 import textwrap
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +19,7 @@ LAYOUTS = ('auto', 'two-stream', 'paired', 'joint', 'single')
 
 # ---- the recipes ----------------------------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """What differs between the data sets (supplement of the paper); every value has a flag of its own."""
     tiou: list[float]
     num_segments: int = 50
@@ -53,7 +51,7 @@ RECIPES = {
     'activitynet1.2': Recipe(tiou=ACTIVITYNET_TIOU),
     'activitynet1.3': Recipe(tiou=ACTIVITYNET_TIOU, hidden_dim=1024),
 }
-IN_RECIPE = [field.name for field in fields(Recipe) if field.name not in ('bins', 'source')]    # each has a flag
+IN_RECIPE = [name for name in Recipe._fields if name not in ('bins', 'source')]    # each has a flag
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
@@ -211,7 +209,7 @@ def get_settings(argv: list[str] | None = None, description: str | None = None) 
     if values['num_steps'] is values['num_epochs'] is None:
         parser.error('one of --num_steps and --num_epochs is needed: args.json has neither')
     if values['seed'] == -1:
-        values['seed'] = secrets.randbelow(2 ** 32)
+        values['seed'] = int.from_bytes(os.urandom(4))
     for name, value in values.items():
         if isinstance(value, str) and not is_text(value):
             parser.error(f'argument --{name}: {shorten(value)} is not UTF-8, as all texts that are written; rename it')

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import secrets
 import sys
 import warnings
 from collections import Counter
@@ -142,7 +141,7 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
     """
     place = Path(os.path.realpath(path))
     # Of this process alone, so that two that write one file never mix; `clear_temporary` knows the pattern.
-    temporary = place.with_name(f'.{place.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.tmp')
+    temporary = place.with_name(f'.{place.name[:40]}.{os.getpid()}-{os.urandom(4).hex()}.tmp')
     try:
         if place.exists() and not place.is_file():  # /dev/null, a pipe: nothing to rename over
             place.write_bytes(content)
