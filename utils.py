@@ -1,4 +1,7 @@
-"""The ground that every room stands on: bad input, messages, whole files, the frame of a command. No torch here."""
+"""The ground that every room stands on: bad input, messages, whole files, the frame of a command.
+
+Neither numpy nor torch here: they take long to import.
+"""
 import argparse
 import io
 import json
