@@ -3,10 +3,11 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from utils import InputError, Parser, keep_others, read_json, write_json, write_text
+from utils import InputError, Parser, keep_others, pick, read_json, write_json, write_text
 
 # ---- whole files ----------------------------------------------------------------------------------------------------
 
@@ -125,3 +126,15 @@ def test_only_what_looks_like_a_flag_is_suggested_for(parser, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(['--exp_name', 'x', '--quite_another'])
     assert 'did you mean' not in capsys.readouterr().err
+
+
+def test_options_are_picked_from_the_values_of_all_flags_by_name():
+    class Options(NamedTuple):
+        width: int
+        precision: str
+        streams: tuple[str, ...]
+
+    values = {'precision': 'fp32', 'streams': 'all', 'lr': 0.1, 'width': 3}
+    assert pick(Options, values, streams=('rgb',)) == Options(width=3, precision='fp32', streams=('rgb',))
+    with pytest.raises(KeyError, match='width'):
+        pick(Options, {'precision': 'fp32'}, streams=())
