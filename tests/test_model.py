@@ -1,10 +1,13 @@
 """The network and the mining against torch's own convolutions and slow loops over videos, snippets and classes."""
+import platform
+import resource
+
 import pytest
 import torch
 from torch import nn
 
-from model import (AICL, Mined, TemporalEmbedding, mine, pad_videos, precision_advice, product_speed,
-                   pseudo_targets)
+from model import (AICL, Mined, NetworkOptions, TemporalEmbedding, build_network, mine, pad_videos, precision_advice,
+                   product_speed, pseudo_targets)
 from utils import InputError
 
 D, C, H = 5, 4, 6    # features a modality, classes, hidden width
@@ -315,6 +318,22 @@ def test_the_shortest_sequences_pass_through_network_targets_and_mining(length):
     mined = mine(out.actionness_aware, out.actionness_agnostic, max(1, length // 20))
     assert targets.sum(1).ge(1).all()
     assert all(((0 <= index) & (index < length)).all() for index in mined)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alone can be told to keep freed memory')
+def test_memory_that_a_step_frees_is_there_for_the_next_one():
+    build_network(NetworkOptions(H, 1 / 3, 8, ('rgb',), 'fp32'), D, C, torch.device('cpu'))
+
+    def pages_of(num_bytes):
+        """Pages that the system hands out while so much memory is written and freed again."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.zeros(num_bytes, dtype=torch.uint8).add_(1)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    piece = 100 * 2 ** 20
+    for _ in range(5):    # until a place for it is found
+        pages_of(piece)
+    assert sum(pages_of(piece) for _ in range(5)) < piece / resource.getpagesize()
 
 
 # ---- what a precision gains -----------------------------------------------------------------------------------------
