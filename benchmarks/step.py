@@ -110,7 +110,8 @@ def step_rows(size: Size, precision: str, rounds: int, device: torch.device) -> 
         trainings['by `Conv1d` layers'] = make_training(size, device, convolutions=True)
     for variant, training in trainings.items():
         calls[variant] = partial(training.step, batch)
-        calls[f'{variant} forward'] = forward_pass(training, batch)
+        if variant == 'own' or device.type == 'cpu':    # on a GPU no forward pass is recorded
+            calls[f'{variant} forward'] = forward_pass(training, batch)
     if device.type == 'cuda':
         calls = {what: repeated(call, 20) for what, call in calls.items()}
     times = take_turns(calls, rounds, synchronize)
@@ -121,6 +122,7 @@ def step_rows(size: Size, precision: str, rounds: int, device: torch.device) -> 
             timed(f'forward pass, {name}; limit: its products by `torch.mm`', times['own forward'], forward,
                   FORWARD_TARGET)]
     for variant in list(trainings)[1:]:
-        rows += [timed(f'training step, {name}, {variant}', times[variant], whole),
-                 timed(f'forward pass, {name}, {variant}', times[f'{variant} forward'], forward)]
+        rows.append(timed(f'training step, {name}, {variant}', times[variant], whole))
+        if f'{variant} forward' in times:
+            rows.append(timed(f'forward pass, {name}, {variant}', times[f'{variant} forward'], forward))
     return rows
