@@ -32,9 +32,10 @@ READ_ONLY = 'import json, sys, numpy; [json.load(open(path)) for path in sys.arg
 
 def run(*command: object) -> float:
     """Seconds of a Python command, from its start to its end; fails as it fails."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     start = time.perf_counter()
     ended = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True,
-                           env=os.environ | {'PYTHONPATH': str(ROOT)})
+                           env=os.environ | {'PYTHONPATH': path})
     seconds = time.perf_counter() - start
     if ended.returncode:
         raise RuntimeError(f'{" ".join(map(str, command))} failed:\n{ended.stderr}')
