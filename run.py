@@ -565,10 +565,16 @@ class Run:
     def log_losses(self, rows: list[LossRow]) -> None:
         """Add to losses.csv and to the board."""
         self.losses.append([[row.step, row.epoch, *row.terms] for row in rows])
+        for row in rows:
+            self.add_points(row.step, {f'loss/{name}': value for name, value in zip(Losses._fields, row.terms)})
+
+    def add_points(self, step: int, values: dict[str, float]) -> None:
+        """Add a point to each of these curves on the board, in one event: one each takes six times as long."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        writer: Any = self.board.file_writer    # torch does not tell its type
         with self.writing_events():
-            for row in rows:
-                for name, value in zip(Losses._fields, row.terms):
-                    self.board.add_scalar(f'loss/{name}', value, row.step)
+            writer.add_summary(Summary(value=points), step)
 
     def keep(self, step: int, epoch: int, evaluation: Evaluation, weights: dict) -> None:
         """Keep weights and evaluation as the last ones, and as the best if their average mAP is the largest yet.
@@ -595,9 +601,7 @@ class Run:
         scores = evaluation.scores
         values = [scores.average, evaluation.video_accuracy, scores.num_detections, *scores.mean_ap.tolist()]
         self.metrics.append([[step, epoch, *values]])
-        with self.writing_events():
-            for name, value in zip(self.metric_names, values):
-                self.board.add_scalar(name.replace('@', '/'), value, step)
+        self.add_points(step, {name.replace('@', '/'): value for name, value in zip(self.metric_names, values)})
 
     def draw_in_turn(self, step: int, evaluation: Evaluation) -> None:
         """Draw an evaluation for TensorBoard, unless the one before was drawn less than FIGURE_SECONDS ago."""

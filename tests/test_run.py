@@ -666,7 +666,7 @@ def test_events_that_cannot_be_written_are_named_in_one_line(data, tmp_path, cap
 
     def full(writer, content):
         count[0] += 1
-        if count[0] > 20:
+        if count[0] > 5:
             raise OSError(28, 'No space left on device')
         write(writer, content)
 
