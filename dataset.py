@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, get_worker_info
 from tqdm import tqdm
@@ -38,21 +39,21 @@ class Batch(NamedTuple):
 
 # ---- sampling -------------------------------------------------------------------------------------------------------
 
-def uniform_rows(length: int, num_segments: int) -> np.ndarray:
-    """The first row of each of T equal cells of a video of L rows: (T,) int64, the reference's test sampling."""
+def uniform_rows(lengths: ArrayLike, num_segments: int) -> np.ndarray:
+    """The first row of each of T equal cells of videos of L rows: (..., T) int64, the reference's test sampling."""
+    length = np.asarray(lengths)[..., None]
     return (np.arange(num_segments) * length / num_segments).astype(np.int64)
 
 
-def random_rows(length: int, num_segments: int, rng: np.random.RandomState) -> np.ndarray:
-    """One random row of each of T equal cells of a video of L rows: (T,) int64, the reference's training sampling.
+def random_rows(lengths: ArrayLike, num_segments: int, rng: np.random.RandomState) -> np.ndarray:
+    """One random row of each of T equal cells of videos of L rows: (..., T), the reference's training sampling.
 
-    Draws what the reference draws one by one with `choice`: nothing for L == T or for a cell of one row.
+    Draws video by video what the reference draws one by one with `choice`: nothing for L == T or a cell of one row.
     """
-    rows = uniform_rows(length, num_segments)
-    if length == num_segments:
-        return rows
-    last = np.append(rows[1:], length - 1)    # quirk: both ends are included, so neighbouring cells share one
-    return rng.randint(rows, last + 1)
+    length = np.asarray(lengths)[..., None]
+    rows = uniform_rows(lengths, num_segments)
+    last = np.append(rows[..., 1:], length - 1, axis=-1)    # quirk: both ends are included, so neighbours share one
+    return rng.randint(rows, np.where(length == num_segments, rows, last) + 1)
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ class Share:
 class Draw(NamedTuple):
     """What a process samples of one batch: n videos, the rows of each, and its share of the batch's videos."""
     videos: list[int]
-    rows: list[np.ndarray]    # (T,) int64 each
+    rows: np.ndarray    # (n, T) int64
     weight: float
 
 
-def take_share(videos: list[int], rows: list[np.ndarray], share: Share) -> Draw:
+def take_share(videos: list[int], rows: np.ndarray, share: Share) -> Draw:
     """A process's share of a batch. Where there are too few videos it takes part with the first one, at weight 0."""
     own = slice(share.rank, None, share.count)
     weight = len(videos[own]) / len(videos)
@@ -82,7 +83,7 @@ class UniformSampler:
     """Draws of the videos in their order with uniform rows, as a test samples them."""
 
     def __init__(self, lengths: list[int], num_segments: int, batch_size: int, share: Share = Share()):
-        self.lengths, self.num_segments, self.share = lengths, num_segments, share
+        self.lengths, self.num_segments, self.share = np.array(lengths), num_segments, share
         self.batches = BatchSampler(SequentialSampler(lengths), batch_size, drop_last=False)
 
     def __len__(self) -> int:
@@ -90,7 +91,7 @@ class UniformSampler:
 
     def __iter__(self) -> Iterator[Draw]:
         for videos in self.batches:
-            rows = [uniform_rows(self.lengths[video], self.num_segments) for video in videos]
+            rows = uniform_rows(self.lengths[videos], self.num_segments)
             yield take_share(videos, rows, self.share)
 
 
@@ -103,7 +104,7 @@ class ShuffledSampler:
 
     def __init__(self, lengths: list[int], num_segments: int, batch_size: int, drop_last: bool,
                  rng: np.random.RandomState, share: Share = Share()):
-        self.lengths, self.num_segments, self.rng, self.share = lengths, num_segments, rng, share
+        self.lengths, self.num_segments, self.rng, self.share = np.array(lengths), num_segments, rng, share
         self.batches = BatchSampler(RandomSampler(lengths), batch_size, drop_last)
         self.left_out = 0
 
@@ -117,7 +118,7 @@ class ShuffledSampler:
     def __iter__(self) -> Iterator[Draw]:
         left_out, self.left_out = self.left_out, 0
         for place, videos in enumerate(self.batches):
-            rows = [random_rows(self.lengths[video], self.num_segments, self.rng) for video in videos]
+            rows = random_rows(self.lengths[videos], self.num_segments, self.rng)
             if place >= left_out:
                 yield take_share(videos, rows, self.share)
 
@@ -229,13 +230,13 @@ class VideoDataset(Dataset):
 
     def sample(self, draw: Draw) -> Tensor:
         """The drawn rows: (N, T, M D) float32, on the device where the table is there."""
-        shape, table = (len(draw.videos), len(draw.rows[0]), self.num_features), self.table
+        shape, table = (*draw.rows.shape, self.num_features), self.table
         if table is None:
             features = allocate(shape, np.dtype(np.float32))
             for video, wanted, out in zip(draw.videos, draw.rows, features.numpy()):
                 self.files[video].read(wanted, out)
             return features
-        rows = torch.from_numpy(np.concatenate([self.offsets[v] + wanted for v, wanted in zip(draw.videos, draw.rows)]))
+        rows = torch.from_numpy((self.offsets[draw.videos][:, None] + draw.rows).ravel())
         if table.is_cuda:
             rows = rows.pin_memory().to(table.device, non_blocking=True)    # pinned: nothing waits for the copy
             return table.index_select(0, rows).float().view(shape)

@@ -71,7 +71,7 @@ def open_set(folder, split='train', **options):
 def features(videos, name):
     """All rows of a video as the data set gives them."""
     i = videos.names.index(name)
-    return videos.__getitems__(Draw([i], [np.arange(videos.lengths[i])], 1)).features[0].numpy()
+    return videos.__getitems__(Draw([i], np.arange(videos.lengths[i])[None], 1)).features[0].numpy()
 
 
 def complaint(call, *args, **options):
@@ -108,6 +108,12 @@ def test_rows_stay_in_their_cells(length, num_segments, seed):
     assert uniform.tolist() == [i * length // num_segments for i in range(num_segments)]
     rows = random_rows(length, num_segments, np.random.RandomState(seed))
     assert (rows >= uniform).all() and (rows <= np.append(uniform[1:], length - 1)).all()
+
+
+def test_rows_of_many_videos_are_those_of_each_in_turn():
+    lengths, together, alone = [7, 1, 20, 9, 9, 2614], np.random.RandomState(3), np.random.RandomState(3)
+    assert uniform_rows(lengths, 9).tolist() == [uniform_rows(length, 9).tolist() for length in lengths]
+    assert random_rows(lengths, 9, together).tolist() == [random_rows(length, 9, alone).tolist() for length in lengths]
 
 
 def test_rows_of_the_tiniest_videos():
@@ -354,7 +360,7 @@ def test_a_bad_number_is_named_with_file_and_row(folder, value, cache):
 
     def read_rows():
         train = open_set(folder, cache=cache)
-        train.__getitems__(Draw([0], [np.array([3, 20, 20, 29])], 1))
+        train.__getitems__(Draw([0], np.array([[3, 20, 20, 29]]), 1))
 
     row = 20 if cache == 'none' else 17    # `none` looks at the rows that it reads
     assert complaint(read_rows) == f'{path}: NaN or infinite feature in row {row}; extract it again'
