@@ -256,14 +256,16 @@ class Evaluator:
         if self.truth is None:
             return Evaluation(detections, curves, accuracy, durations)
 
-        scores = localized = evaluate(self.truth, detections, self.tiou)
+        matches = match(self.truth, detections, self.tiou)
+        at_half = matches.at(self.tiou.index(0.5)) if 0.5 in self.tiou else None
+        scores = localized = evaluate(self.truth, detections, self.tiou, matches)
         has_features = np.zeros(len(self.truth.videos), bool)
         known = match_videos(test_set.names, self.truth.videos)
         has_features[known[known >= 0]] = True
         if not has_features.all():
             localized = evaluate(select_videos(self.truth, has_features), detections, self.tiou)
         return ScoredEvaluation(detections, curves, accuracy, durations, self.truth, scores, localized,
-                                best_threshold(self.truth, detections))
+                                best_threshold(self.truth, detections, 0.5, at_half))
 
 
 class Judged(NamedTuple):

@@ -46,6 +46,10 @@ class Matches(NamedTuple):
     order: np.ndarray  # (P,) the detections that count: class by class, inside a class by falling score
     instance: np.ndarray  # (K, P) the instance that detection `order[p]` matched, -1 for a false positive
 
+    def at(self, k: int) -> 'Matches':
+        """Those at one of the thresholds alone."""
+        return self._replace(instance=self.instance[[k]])
+
 
 class Scores(NamedTuple):
     """Average precision of C classes at K thresholds, and what was scored."""

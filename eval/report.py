@@ -157,9 +157,8 @@ def _unscored(detections: Detections, names: list[str]) -> dict:
 
 def _best_f1(truth: GroundTruth, detections: Detections, diagnosis: Diagnosis) -> float | None:
     """The score at which F1 is best at the tIoU nearest to 0.5; None where nothing is found."""
-    middle = np.abs(diagnosis.tiou - 0.5).argmin()
-    matches = diagnosis.matches._replace(instance=diagnosis.matches.instance[[middle]])
-    best = best_threshold(truth, detections, diagnosis.tiou[middle], matches)
+    middle = int(np.abs(diagnosis.tiou - 0.5).argmin())
+    best = best_threshold(truth, detections, diagnosis.tiou[middle], diagnosis.matches.at(middle))
     return best and best.score
 
 

@@ -293,6 +293,8 @@ def test_the_best_threshold_is_that_of_all_scores(scene, tiou):
             precision, recall = true / counted, true / len(truth.segments)
             best = score, precision, recall, 2 * precision * recall / (precision + recall)
     found = best_threshold(truth, detections, tiou)
+    several = sorted({0.05, tiou, 0.7})
+    assert found == best_threshold(truth, detections, tiou, match(truth, detections, several).at(several.index(tiou)))
     assert (found is None) == (best is None)
     if best:
         assert found == pytest.approx(best)
