@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from eval.curves import read_curves
 from eval.files import read_detections
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason='needs root, to mount')
+BALLAST = []    # memory that nobody else shall have
 
 
 @pytest.fixture
@@ -178,10 +180,14 @@ def test_a_feature_file_that_goes_in_mid_run(data, tmp_path, log, expected, faul
 
 
 def limit_memory(more):
-    """Let this process have so many bytes more than it has now."""
+    """Let this process have so many bytes more than it uses now: what it has freed and keeps is taken away as well."""
     pages = int(Path('/proc/self/statm').read_text().split()[0])
     size = pages * resource.getpagesize() + more
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    with suppress(MemoryError):
+        while True:
+            BALLAST.append(bytearray(2 ** 18))
+    del BALLAST[len(BALLAST) - more // 2 ** 18:]
 
 
 @pytest.mark.parametrize('more', [2 ** 20, *(pytest.param(n, marks=pytest.mark.long) for n in (0, 2 ** 22, 2 ** 24))])
