@@ -262,8 +262,10 @@ def keep_freed_memory() -> None:
     Else the system takes it back, and hands it out again page by page, cleared: up to a tenth of a step on a processor.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-    if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 2 ** 28)
+    if mallopt is None:
+        return
+    # Older glibc refuses more than 32 MB: mallopt(3). Set alone, the second threshold would leave the first at 128 kB.
+    if mallopt(M_MMAP_THRESHOLD, 2 ** 28) or mallopt(M_MMAP_THRESHOLD, 2 ** 25):
         mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
 
 

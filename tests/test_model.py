@@ -1,13 +1,14 @@
 """The network and the mining against torch's own convolutions and slow loops over videos, snippets and classes."""
 import platform
 import resource
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from model import (AICL, Mined, NetworkOptions, TemporalEmbedding, build_network, mine, pad_videos, precision_advice,
-                   product_speed, pseudo_targets)
+from model import (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, AICL, Mined, NetworkOptions, TemporalEmbedding, build_network,
+                   keep_freed_memory, mine, pad_videos, precision_advice, product_speed, pseudo_targets)
 from utils import InputError
 
 D, C, H = 5, 4, 6    # features a modality, classes, hidden width
@@ -334,6 +335,23 @@ def test_memory_that_a_step_frees_is_there_for_the_next_one():
     for _ in range(5):    # until a place for it is found
         pages_of(piece)
     assert sum(pages_of(piece) for _ in range(5)) < piece / resource.getpagesize()
+
+
+@pytest.mark.parametrize('most, kept', [(2 ** 40, 2 ** 28), (2 ** 25, 2 ** 25), (2 ** 19, None)])
+def test_an_older_libc_keeps_what_it_can(monkeypatch, most, kept):
+    """One that maps pieces from 128 kB on anew each time, since it was told of the heap's end alone, is slower."""
+    set_to = {}
+
+    def mallopt(parameter, value):
+        accepted = parameter == M_TRIM_THRESHOLD or value <= most
+        if accepted:
+            set_to[parameter] = value
+        return int(accepted)
+
+    monkeypatch.setattr('model.ctypes.CDLL', lambda name: SimpleNamespace(mallopt=mallopt))
+    keep_freed_memory()
+    assert set_to.get(M_MMAP_THRESHOLD) == kept
+    assert (M_TRIM_THRESHOLD in set_to) == (kept is not None)
 
 
 # ---- what a precision gains -----------------------------------------------------------------------------------------
