@@ -72,11 +72,6 @@ def taps_of(weight: Tensor, num_parts: int) -> Tensor:
     return weight.unflatten(1, (num_parts, -1)).permute(1, 3, 0, 2)
 
 
-def lay_out(view: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a view shows as a new tensor of its own, contiguous and of another type."""
-    return view.to(dtype, copy=True, memory_format=torch.contiguous_format)
-
-
 def joined_rows(output: Tensor, part: Tensor) -> list[tuple[Tensor, Tensor]]:
     """For each of the three taps the rows of a padded output that it adds to, and those of the input that it reads."""
     output, part = output.flatten(0, 1), part.flatten(0, 1)
@@ -94,7 +89,7 @@ class TemporalEmbedding(torch.autograd.Function):
     def forward(ctx, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
         dtype, matrices = parts[0].dtype, taps_of(weight, len(parts))
         if matrices.dtype != dtype:
-            matrices = lay_out(matrices, dtype)
+            matrices = matrices.to(dtype, memory_format=torch.contiguous_format)
         output = bias.to(dtype).expand(*parts[0].shape[:2], -1).contiguous()
         for part, taps in zip(parts, matrices):
             for (rows, read), tap in zip(joined_rows(output, part), taps):
