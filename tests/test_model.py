@@ -1,16 +1,19 @@
 """The network and the mining against torch's own convolutions and slow loops over videos, snippets and classes."""
 import platform
-import resource
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from model import (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, AICL, Mined, NetworkOptions, TemporalEmbedding, build_network,
-                   keep_freed_memory, mine, pad_videos, precision_advice, product_speed, pseudo_targets)
+from model import (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, AICL, Mined, TemporalEmbedding, keep_freed_memory, mine,
+                   pad_videos, precision_advice, product_speed, pseudo_targets)
 from utils import InputError
 
+ROOT = Path(__file__).resolve().parents[1]
 D, C, H = 5, 4, 6    # features a modality, classes, hidden width
 
 RECIPE = {'fusion_weight': 1 / 3, 'topk_ratio': 8}    # of THUMOS14
@@ -323,18 +326,26 @@ def test_the_shortest_sequences_pass_through_network_targets_and_mining(length):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alone can be told to keep freed memory')
 def test_memory_that_a_step_frees_is_there_for_the_next_one():
-    build_network(NetworkOptions(H, 1 / 3, 8, ('rgb',), 'fp32'), D, C, torch.device('cpu'))
+    """In a process of its own: in this one an allocation that failed may have sent others past the main heap."""
+    code = """
+import resource
+import torch
+from model import NetworkOptions, build_network
 
-    def pages_of(num_bytes):
-        """Pages that the system hands out while so much memory is written and freed again."""
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.zeros(num_bytes, dtype=torch.uint8).add_(1)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+build_network(NetworkOptions(6, 1 / 3, 8, ('rgb',), 'fp32'), 5, 4, torch.device('cpu'))
 
-    piece = 100 * 2 ** 20
-    for _ in range(5):    # until a place for it is found
-        pages_of(piece)
-    assert sum(pages_of(piece) for _ in range(5)) < piece / resource.getpagesize()
+def pages_of(num_bytes):    # that the system hands out while so much memory is written and freed again
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(num_bytes, dtype=torch.uint8).add_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+piece = 100 * 2 ** 20
+for _ in range(5):    # until a place for it is found
+    pages_of(piece)
+assert sum(pages_of(piece) for _ in range(5)) < piece / resource.getpagesize()
+"""
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize('most, kept', [(2 ** 40, 2 ** 28), (2 ** 25, 2 ** 25), (2 ** 19, None)])
