@@ -95,7 +95,7 @@ def parse_json(content: bytes, path: str | os.PathLike) -> Any:
     except RecursionError:
         raise InputError(f'{path}: nested too deep to be read') from None
     except ValueError as error:  # not UTF-8, not JSON, a key twice, a number without end
-        reason = str(error).partition(';')[0] if content else 'it is empty'
+        reason = str(error).partition('; use sys.')[0] if content else 'it is empty'    # that is for programmers
         raise InputError(f'{path}: not a JSON file that can be used: {reason}') from None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from eval.files import (
@@ -384,6 +384,7 @@ class Twice(dict):
 
 @WITH_FOLDER
 @given(content=FILES, place=st.integers(0, 20))
+@example(content=b'{"database": {";": null}, "results": {}}', place=0)
 def test_a_key_given_twice_in_any_object_of_any_file_is_refused(tmp_path, content, place):
     objects = 0
 
