@@ -4,10 +4,14 @@
 """
 import argparse
 import math
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +31,7 @@ from settings import LAYOUTS, MODALITIES
 from utils import InputError, Parser, first_few, number, number_of, print_block, run_command, shorten, warn
 
 SHARE = {'device': 0.6, 'ram': 0.7}    # of the free memory that `auto` gives to features; the rest is for the network
+STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP    # they end a run
 
 
 class Batch(NamedTuple):
@@ -295,13 +300,41 @@ def loader(dataset: VideoDataset, sampler: UniformSampler | ShuffledSampler, num
         num_workers, pin_memory = 0, False
     draws: Any = sampler    # DataLoader expects lists of indices, and passes on what it gets
     try:
-        for batch in DataLoader(dataset, batch_sampler=draws, num_workers=num_workers, pin_memory=pin_memory,
-                                collate_fn=as_it_is):
+        with signals_held_back():    # one to all processes, as from Slurm or `timeout`, is the main one's alone
+            batches = iter(DataLoader(dataset, batch_sampler=draws, num_workers=num_workers, pin_memory=pin_memory,
+                                      collate_fn=as_it_is, worker_init_fn=obey_the_main_process))
+        for batch in batches:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
     except (ConnectionError, EOFError, FileNotFoundError) as error:    # between this process and a worker
         raise lost_worker(error) from None
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Here the signals that end a run wait; processes that start here are never reached by them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def obey_the_main_process(worker: int) -> None:
+    """In a worker, even while a read hangs: end where the main process says so, or at a second SIGINT."""
+    main_process = multiprocessing.parent_process()
+
+    def listen() -> None:
+        interrupts = 0
+        while True:
+            received = signal.sigwaitinfo(STOP_SIGNALS)
+            interrupts += received.si_signo == signal.SIGINT
+            if main_process and received.si_pid == main_process.pid or interrupts == 2:
+                os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)    # where it is not a fork, which has them blocked
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def has_lost_worker(error: RuntimeError) -> bool:

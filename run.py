@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dataset import Share, UniformSampler, VideoDataset
+from dataset import STOP_SIGNALS, Share, UniformSampler, VideoDataset
 from eval.detection import tiou_key
 from eval.files import GroundTruth
 from features import SPLIT_FOLDERS, split_folders
@@ -142,13 +142,12 @@ class Ranks:
 
 class StopSignal:
     """Remembers SIGINT, SIGTERM or SIGHUP, so that a run can end after its step; a second SIGINT interrupts at once."""
-    NUMBERS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
     def __init__(self) -> None:
         self.number = 0
 
     def __enter__(self) -> 'StopSignal':
-        self.before = {number: signal.getsignal(number) for number in self.NUMBERS}
+        self.before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         if self.before[signal.SIGHUP] == signal.SIG_IGN:    # by nohup: the user wants it to go on
             del self.before[signal.SIGHUP]
         for number in self.before:

@@ -92,6 +92,7 @@ def _work(argv: list[str], log: Path, checkpoint_seconds: float, armed: list) ->
     for descriptor in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method('fork', force=True)    # for its workers, as in a run of its own
     import main
     main.CHECKPOINT_SECONDS = checkpoint_seconds
     for call in armed:

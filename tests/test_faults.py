@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from runs import Call, command, contents, differences, start, status
 from test_main import write_data
 
+from dataset import STOP_SIGNALS
 from eval.curves import read_curves
 from eval.files import read_detections
 
@@ -220,6 +222,43 @@ def test_a_killed_worker_is_one_line(tmp_path, log):
     message = error_of(log)
     assert '--num_workers' in message and '--resume' in message
     check_whole(folder)
+
+
+def send(number, *processes):
+    """From a process that is not the main one: what `timeout`, Slurm or a terminal sends to all."""
+    subprocess.run(['kill', f'-{number}', *map(str, processes)], check=True)
+
+
+def signal_workers():
+    for number in STOP_SIGNALS:
+        send(number.value, *(worker.pid for worker in multiprocessing.active_children()))
+
+
+def signal_this_worker():
+    for number in STOP_SIGNALS:
+        send(number.value, os.getpid())
+
+
+@pytest.mark.parametrize('when', [Call('training.aicl_losses', 4, Do(signal_workers)),
+                                  Call('dataset.obey_the_main_process', 1, Do(signal_this_worker))])
+def test_workers_pass_over_the_signals_that_end_a_run(tmp_path, log, when):
+    """Else a run that is asked to end finds them dead, and ends with an error."""
+    many = write_data(tmp_path / 'many', num_train=16)
+    argv = command(many, tmp_path / 'run', '--num_workers', 2, '--cache', 'none', '--detection_inf_step', 'never',
+                   '--batch_size', 1, steps=16)
+    assert status(start(argv, log, when)) == 0, log.read_text()
+
+
+def interrupt_and_hang():
+    while True:
+        send('INT', os.getpid(), os.getppid())
+        time.sleep(1)
+
+
+def test_a_second_interrupt_ends_a_run_whose_worker_hangs(tmp_path, log, data):
+    hangs = Call('dataset.VideoDataset.__getitems__', 1, Do(interrupt_and_hang))
+    assert status(start(command(data, tmp_path / 'run', '--num_workers', 1, '--cache', 'none'), log, hangs)) == 130
+    assert 'Traceback' not in log.read_text()
 
 
 def spoil(value):
