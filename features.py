@@ -201,7 +201,8 @@ def find_folder(root: Path, split: str, modalities: tuple[str, ...], layout: str
     if not found:
         raise InputError(lonely_stream(paths, modalities) or
                          f'{root}: no {split} features found; expected features/{split}/rgb/*.npy and '
-                         f'features/{split}/flow/*.npy, or {split}/*.npy')
+                         f'features/{split}/flow/*.npy, or {split}/*.npy'
+                         + (f' (looked for --layout {layout})' if layout != 'auto' else ''))
     folder = max(found, key=lambda folder: sum(map(bool, folder.locate(names))) if names else 0)
     for stream in folder.streams:
         if not stream.stems:
@@ -213,7 +214,7 @@ def lonely_stream(paths: list[Path], modalities: tuple[str, ...]) -> str:
     """A complaint about the first folder that has one modality without the other; empty where there is none."""
     for path in paths:
         there = [modality for modality in modalities if (path / modality).is_dir()]
-        if there:
+        if 0 < len(there) < len(modalities):
             return f'{path}: has {there[0]} but not the other modality; add it or use --modal {there[0]}'
     return ''
 

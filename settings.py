@@ -72,7 +72,10 @@ def run_name(text: str) -> str:
 
 
 def step_interval(text: str) -> int:
-    return 0 if text == 'never' else number(int, 0)(text)
+    try:
+        return 0 if text == 'never' else number(int, 0)(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of steps nor 'never'") from None
 
 
 def get_parser(description: str | None = None) -> FlagParser:
@@ -154,7 +157,7 @@ def get_parser(description: str | None = None) -> FlagParser:
                    help='of a video with labels, localize these and no other class')
 
     outputs = parser.section('what comes out')
-    outputs.flag('--min_score', type=float, traits=(RESUME, DIFFER),
+    outputs.flag('--min_score', type=number(float, -1e9), traits=(RESUME, DIFFER),
                  help='score from which detections are shown in the report and in subtitles; detections.json holds all '
                       '(without it: that of best F1 on the test videos of the training, where it is known)')
     outputs.flag('--videos', traits=(RESUME, DIFFER), metavar='DIR',

@@ -77,3 +77,11 @@ def test_features_that_lie_in_no_tree(tmp_path):
     assert 'no features found' in complaint(find_loose_features, tmp_path, BOTH, 'auto')
     (tmp_path / 'half/rgb').mkdir(parents=True)
     assert '--modal rgb' in complaint(find_loose_features, tmp_path / 'half', BOTH, 'auto')
+
+
+@pytest.mark.parametrize('modalities', [BOTH, ('rgb',)])
+def test_streams_where_another_layout_is_asked_for_are_not_called_incomplete(tmp_path, modalities):
+    for stream in BOTH:
+        save(tmp_path / f'train/{stream}/X.npy', 4, 3)
+    message = complaint(find_folder, tmp_path, 'train', modalities, 'joint', None)
+    assert 'other modality' not in message and '--layout joint' in message

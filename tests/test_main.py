@@ -237,7 +237,8 @@ def test_help_names_every_flag(capsys):
     (['--oic_margin', '-1'], '--oic_margin'), (['--seed', '-2'], '--seed'), (['--seed', str(2 ** 32)], '--seed'),
     (['--num_workers', '-1'], '--num_workers'), (['--log_every', '0'], '--log_every'), (['--tiou', '0'], '--tiou'),
     (['--tiou', '1.5'], '--tiou'), (['--tiou', '0.5', '0.5'], '--tiou: a tI'),
-    (['--inference_only'], '--model_file'),
+    (['--min_score', 'nan'], '--min_score'), (['--min_score', 'inf'], '--min_score'),
+    (['--detection_inf_step', 'sometimes'], "nor 'never'"), (['--inference_only'], '--model_file'),
     (['--model_file', 'w.pt'], '--inference_only'), (['--lr'], '--lr'), (['--exp_name', ''], '--exp_name'),
     (['--exp_name', '.'], '--exp_name'), (['--exp_name', 'a/../../b'], '--exp_name'),
     (['--exp_name', '/tmp/b'], '--exp_name')])
