@@ -187,7 +187,15 @@ def write_picture(path: str | os.PathLike, figure: 'Figure') -> None:
 
 
 def keep_inputs(inputs: Iterable[str | os.PathLike | None], *outputs: str | os.PathLike | None) -> None:
-    """Raises InputError where a command would write over a file that it reads. None stands for a file not given."""
+    """Raises InputError where a command would write over a file that it reads, or over one that it has just written.
+
+    None stands for a file not given.
+    """
+    files = Counter(os.path.realpath(path) for path in outputs
+                    if path is not None and (os.path.isfile(path) or not os.path.exists(path)))    # not /dev/null
+    for path, times in files.items():
+        if times > 1:
+            raise InputError(f'{path}: is named for more than one output; give each a name of its own')
     there = [path for path in inputs if path is not None and os.path.exists(path)]
     for written in outputs:
         for read in there:

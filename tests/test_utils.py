@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from utils import InputError, Parser, keep_others, pick, read_json, write_json, write_text
+from utils import InputError, Parser, keep_inputs, keep_others, pick, read_json, write_json, write_text
 
 # ---- whole files ----------------------------------------------------------------------------------------------------
 
@@ -73,6 +73,12 @@ def test_only_files_of_the_own_kind_are_written_over(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InputError, match='of another kind'):
             keep_others(path, 'ours')
+
+
+def test_two_outputs_of_one_command_are_two_files(tmp_path):
+    keep_inputs([None], tmp_path / 'a', None, None, tmp_path / 'b', '/dev/null', '/dev/null')
+    with pytest.raises(InputError, match='a: is named for more than one output'):
+        keep_inputs([None], tmp_path / 'a', tmp_path / 'folder' / '..' / 'a')
 
 
 def test_not_a_number_is_never_written(tmp_path):
