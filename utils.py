@@ -226,11 +226,21 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line, and suggests a flag where one is misspelt."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        for argument in sys.argv[1:] if args is None else args:
+        arguments = sys.argv[1:] if args is None else list(args)
+        self.check_texts(arguments)
+        for argument in arguments:
             if argument == '--':    # what follows are no flags
                 break
             self.check_flag(argument.partition('=')[0])
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(arguments, namespace)
+
+    def check_texts(self, arguments: list[str]) -> None:
+        """Ends with a message where an argument is empty: to a path that would be the working folder, or not given."""
+        for before, argument in zip([self.prog, *arguments], arguments):
+            flag, sign, value = argument.partition('=')
+            if not argument or flag.startswith('--') and sign and not value:
+                self.error(f'nothing is given for {shorten(flag)}' if sign else
+                           f'the argument after {shorten(before)} is empty: is a variable of the shell not set?')
 
     def check_flag(self, flag: str) -> None:
         """Ends with a suggestion where a flag is almost one of this command."""

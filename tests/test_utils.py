@@ -134,6 +134,16 @@ def test_only_what_looks_like_a_flag_is_suggested_for(parser, capsys):
     assert 'did you mean' not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(('arguments', 'words'), [
+    (['--num_steps', ''], 'after --num_steps is empty'), (['--num_steps='], 'nothing is given for --num_steps'),
+    (['a', ''], 'after a is empty'), ([''], 'after program is empty'), (['--', ''], 'after -- is empty')])
+def test_an_empty_argument_is_no_file_and_no_number(parser, capsys, arguments, words):
+    parser.prog = 'program'
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(arguments)
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
 def test_options_are_picked_from_the_values_of_all_flags_by_name():
     class Options(NamedTuple):
         width: int
