@@ -74,7 +74,10 @@ def open_videos(args: argparse.Namespace, split: str, truth: 'GroundTruth', clas
 def get_evaluator(args: argparse.Namespace, test_set: 'VideoDataset', truth: 'GroundTruth',
                   ranks: 'Ranks') -> 'Evaluator':
     from eval.localization import LocalizationOptions
+    from eval.report import find_videos
     from inference import Evaluator, scored_videos
+    if args.videos:
+        find_videos(args.videos, test_set.names)    # a wrong folder is said before the work, not hours later
     scored = scored_videos(args.data_path, truth, test_set)
     return Evaluator(test_set, scored, args.num_segments, args.batch_size, args.num_workers,
                      pick(LocalizationOptions, vars(args)), args.known_labels, args.tiou, ranks.share, ranks.gather)

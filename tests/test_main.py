@@ -1067,6 +1067,10 @@ def test_videos_without_annotations_get_a_page_a_table_and_subtitles_from_the_th
 
 def test_a_missing_folder_of_videos_is_said_before_the_work(data, tmp_path, capsys):
     refused(capsys, words(data, tmp_path / 'run', '--videos', tmp_path / 'nowhere'), '--videos', 'nowhere')
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / 'of_somebody_else.mp4').touch()
+    refused(capsys, words(data, tmp_path / 'run', '--videos', tmp_path / 'other'), 'other: holds no file of these')
+    assert not (tmp_path / 'run').exists()
 
 
 # ---- features that lie in no tree -----------------------------------------------------------------------------------
