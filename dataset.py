@@ -495,7 +495,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--layout', choices=LAYOUTS, default='auto', help='of the feature files')
     parser.add_argument('--deep', action='store_true', help='read every feature and look for NaN and infinity')
     args = parser.parse_args(argv)
-    if not Path(args.data_path).is_dir():
+    if not os.path.isdir(args.data_path):    # False for a name that is too long as well
         parser.error(f'{args.data_path}: not a folder')
     return run_command(lambda: check(args))
 

@@ -687,7 +687,8 @@ def test_check_warns_of_what_training_would_not_notice(folder, capsys):
 
 
 @pytest.mark.parametrize('words, part', [
-    (['/nowhere/at/all'], 'not a folder'), ([], 'DIR'), (['.', '--feature_fps', '0'], 'feature_fps'),
+    (['/nowhere/at/all'], 'not a folder'), (['x' * 300], 'not a folder'), ([], 'DIR'),
+    (['.', '--feature_fps', '0'], 'feature_fps'),
     (['.', '--expect', '20', '200'], '--expect'), (['.', '--feature_fps', 'nan'], 'feature_fps')])
 def test_bad_usage_of_the_check(capsys, words, part):
     with pytest.raises(SystemExit) as end:
