@@ -310,18 +310,22 @@ def convert(source: Path, dest: Path, annotations: Path | None, copy: bool) -> N
     if dest.resolve().is_relative_to(source.resolve()):
         raise InputError(f'{dest}: lies in {source}, which is left as it is; give another folder')
     new = dest.with_name(f'.{dest.name}.{os.getpid()}.new')    # it becomes DEST once it is whole
-    new.mkdir(parents=True)
+    try:
+        new.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f'{dest}: cannot be made: {error.strerror}') from None
     try:
         if source.is_dir():
             features = find_features(source)
             annotations = annotations or find_annotations(source)
+            truth = read_ground_truth(annotations) if annotations else no_annotations()
             if annotations:
                 write_bytes(new / 'gt.json', read_bytes(annotations))
         else:
             annotations = annotations or source.with_name(source.name.partition('-')[0] + '-Annotations')
             features, ground_truth = read_wtalc(source, annotations)
             write_json(new / 'gt.json', ground_truth)
-        truth = read_ground_truth(new / 'gt.json') if (new / 'gt.json').exists() else no_annotations()
+            truth = read_ground_truth(new / 'gt.json')
         videos = list(dict.fromkeys(feature.video for feature in features))
         streams = describe({feature.stream for feature in features})
         print_block('found', [f'{streams} of {number_of(len(videos), "video")}',
@@ -342,7 +346,7 @@ def convert(source: Path, dest: Path, annotations: Path | None, copy: bool) -> N
 
 
 def main() -> None:
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(prog='python -m scripts.convert', description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument('source', type=Path, metavar='SOURCE')
     parser.add_argument('dest', type=Path, metavar='DEST')
     parser.add_argument('--annotations', type=Path, metavar='FILE', help='a gt.json, or the folder of W-TALC; where '

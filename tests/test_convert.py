@@ -262,6 +262,20 @@ def test_the_command(tmp_path, form):
     check(tmp_path / 'data')
 
 
+def test_annotations_that_are_none_are_named_as_they_were_given(tmp_path):
+    source = write_layout(tmp_path / 'thumos', 'joint')
+    (tmp_path / 'mine.json').write_text('{')
+    with pytest.raises(InputError, match=f'^{tmp_path}/mine.json: not a JSON file'):
+        convert.convert(source, tmp_path / 'data', tmp_path / 'mine.json', copy=False)
+
+
+def test_a_destination_that_cannot_be_made_is_named(tmp_path):
+    source = write_layout(tmp_path / 'thumos', 'joint')
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(InputError, match='file/data: cannot be made: Not a directory'):
+        convert.convert(source, tmp_path / 'file' / 'data', None, copy=False)
+
+
 def test_a_destination_in_the_source_is_refused(tmp_path):
     source = write_layout(tmp_path / 'thumos', 'joint')
     with pytest.raises(InputError, match='left as it is'):
