@@ -175,6 +175,8 @@ def main() -> int:
     parser.add_argument('folder', type=Path, help='where to write; made if it is not there')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
+    if not 0 <= args.seed < 2 ** 32:
+        parser.error(f'argument --seed: {args.seed} is not between 0 and {2 ** 32 - 1}')
     try:
         written = write_sample(args.folder, args.seed)
     except OSError as error:

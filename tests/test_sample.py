@@ -93,6 +93,13 @@ def test_another_sample_is_replaced_and_nothing_is_left_over(sample, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['sample']
 
 
+@pytest.mark.parametrize('seed', ['-1', str(2 ** 32), 'nan'])
+def test_what_is_no_seed_is_refused(tmp_path, seed):
+    refused = run(tmp_path / 'sample', '--seed', seed)
+    assert refused.returncode == 2 and 'argument --seed: ' in refused.stderr and 'Traceback' not in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('content', ['', '[]', '{"version": "1.3", "database": {}}'])
 def test_a_folder_of_something_else_is_refused_and_kept(tmp_path, content):
     (tmp_path / 'gt.json').write_text(content)
