@@ -16,9 +16,11 @@
 #SBATCH --signal=TERM@120
 #SBATCH --output=slurm-%j.log
 set -euo pipefail
-cd "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the folder of the project}"
-. scripts/setup.sh
+. "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}/scripts/setup.sh" # Slurm runs a copy that lies elsewhere
 
+show_help "$@"
+[ "${SLURM_SUBMIT_DIR:-}" ] || fail 'submit this with sbatch, from the folder of the project.'
+cd "$SLURM_SUBMIT_DIR"
 read_settings '--dataset --data_path --exp_name --output_dir' "$@"
 [ "$SAMPLE" = no ] || fail 'give DATA_PATH: the synthetic sample is too small for a cluster.'
 export TORCH_INDEX=${TORCH_INDEX-} # the machine that installs may see no GPU

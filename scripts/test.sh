@@ -11,6 +11,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+show_help "$@"
 find_python requirements-dev.txt
 cd "$ROOT"
 "$PYTHON" -m ruff check --quiet
