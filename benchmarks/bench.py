@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 
 from benchmarks import cpu, cuda
 from benchmarks.table import Row, table
+from utils import Parser, number, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,11 +58,11 @@ def save(folder: Path, kind: str, where: str, groups: dict[str, list[Row]], load
 
 def main(argv: list[str] | None = None) -> int:
     kinds = {'cpu': cpu.GROUPS, 'cuda': cuda.GROUPS}
-    parser = argparse.ArgumentParser(prog='bash scripts/bench.sh', description=__doc__.partition('\n')[0])
+    parser = Parser(prog='bash scripts/bench.sh', description=__doc__.partition('\n')[0])
     parser.add_argument('kind', nargs='?', choices=kinds, default='cpu')
     parser.add_argument('groups', nargs='*', metavar='GROUP',
                         help='; '.join(f'{kind}: {" ".join(groups)}' for kind, groups in kinds.items()))
-    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--rounds', type=number(int, 1), default=7)
     parser.add_argument('--data', type=Path, default=ROOT / 'data' / 'bench', help='where the data are kept')
     parser.add_argument('--results', type=Path, default=ROOT / 'benchmarks' / 'results')
     args = parser.parse_args(argv)
@@ -69,6 +71,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f'{args.kind} has no group {", ".join(unknown)}; it has {", ".join(groups)}')
     if args.kind == 'cuda' and not torch.cuda.is_available():
         parser.error('torch sees no CUDA device here')
+    return run_command(lambda: measure(args, groups))
+
+
+def measure(args: argparse.Namespace, groups: dict[str, Callable]) -> None:
+    """Measure the groups and keep what comes out; results that cannot be kept are refused before the work."""
+    args.results.mkdir(parents=True, exist_ok=True)
     device = torch.device(args.kind)
     for name in args.groups or groups:
         load = os.getloadavg()[0]
@@ -76,7 +84,6 @@ def main(argv: list[str] | None = None) -> int:
         save(args.results, args.kind, machine(device), {name: rows}, load)
         print(f'\n{name}\n{table(rows)}', flush=True)
     print(f'\nin {args.results / args.kind}.json and .md')
-    return 0
 
 
 if __name__ == '__main__':

@@ -280,8 +280,18 @@ def test_what_is_measured_on_a_gpu_runs_here_too(drawn, monkeypatch):
     assert rows[0].values == [0.] and rows[0].met and 0 < rows[1].values[0] < 5    # the same device; another precision
 
 
-@pytest.mark.parametrize('arguments', [['cpu', 'nothing'], ['tpu']] + ([] if torch.cuda.is_available() else [['cuda']]))
+@pytest.mark.parametrize('arguments', [['cpu', 'nothing'], ['tpu'], ['cpu', '--rounds', '0']] + (
+    [] if torch.cuda.is_available() else [['cuda']]))
 def test_bad_usage(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         bench.main(arguments)
     assert ended.value.code == 2 and 'error:' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('flag', ['--data', '--results'])
+def test_a_place_that_is_a_file_is_refused_before_anything_is_measured(tmp_path, capsys, flag):
+    (tmp_path / 'file').write_text('mine')
+    places = {'--data': str(tmp_path / 'data'), '--results': str(tmp_path / 'results'), flag: str(tmp_path / 'file')}
+    assert bench.main(['cpu', 'loading', '--rounds', '1', *(word for pair in places.items() for word in pair)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith('error: ') and str(tmp_path / 'file') in err and err.count('\n') == 1
