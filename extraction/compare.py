@@ -28,7 +28,7 @@ from extraction.flow_pool import METHODS, FlowPool, centre
 from extraction.frames import decode, parse_resize, read_frames
 from extraction.i3d import CHANNELS, EPSILON, WIDTH, build_i3d, introduce, read_weights, where_to_get
 from extraction.snippets import SNIPPET_FRAMES, Network, snippets, to_clip
-from utils import InputError, Parser, keep_inputs, number, print_block, run_command, shorten, write_json
+from utils import InputError, Parser, keep_inputs, keep_others, number, print_block, run_command, shorten, write_json
 
 
 class Grid(NamedTuple):
@@ -203,8 +203,8 @@ def read_rows(path: str) -> np.ndarray:
         rows = np.load(path, allow_pickle=False)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
-    except (ValueError, EOFError) as error:
-        raise InputError(f'{path}: not a .npy file of numbers: {shorten(error)}') from None
+    except (ValueError, EOFError):
+        raise InputError(f'{path}: not a .npy file of numbers; download it again') from None
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] not in (WIDTH, 2 * WIDTH) or not len(rows):
         shape = getattr(rows, 'shape', 'several arrays')
         raise InputError(f'{path}: holds {shape}, not (L, {WIDTH}) or (L, {2 * WIDTH}) features of I3D')
@@ -233,6 +233,7 @@ def get_parser() -> Parser:
     parser.add_argument('--rgb_weights', help='I3D for RGB')
     parser.add_argument('--flow_weights', help='I3D for flow')
     parser.add_argument('--output', metavar='FILE', help='write all variants as JSON')
+    parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no such list')
     parser.add_argument('--rows', type=number(int, 1), default=5, help='compare the first rows only (default: 5)')
     grid = parser.add_argument_group('recipes: all values that are given are tried')
     default = Grid()
@@ -267,6 +268,8 @@ def table(comparisons: list[Comparison], published: dict[str, np.ndarray]) -> It
 
 def run(args: argparse.Namespace) -> None:
     keep_inputs([args.video, *args.published, args.rgb_weights, args.flow_weights], args.output)
+    if not args.overwrite:
+        keep_others(args.output, r'{\s*"video": .*\s*"published_rows"')
     published = read_published(args.published)
     files = {stream: getattr(args, f'{stream}_weights') for stream in CHANNELS if stream in published}
     if missing := [stream for stream, file in files.items() if file is None]:

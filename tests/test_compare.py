@@ -136,7 +136,13 @@ def test_the_command_finds_the_recipe_through_the_network_and_writes_it(video, w
     np.save(tmp_path / 'joint.npy', np.concatenate(streams, axis=1))
     capsys.readouterr()
     output = tmp_path / 'out.json'
-    assert main([str(video), str(tmp_path / 'joint.npy'), '--output', str(output), *weights, *SMALL]) == 0
+    output.write_text('mine')
+    argv = [str(video), str(tmp_path / 'joint.npy'), '--output', str(output), *weights, *SMALL]
+    assert main(argv) == 2 and output.read_text() == 'mine'
+    assert 'is a file of another kind' in capsys.readouterr().err
+    assert main([*argv, '--overwrite']) == 0
+    capsys.readouterr()
+    assert main(argv) == 0    # its own list
     content = json.loads(output.read_text())
     assert content['published_rows'] == {'rgb': 3, 'flow': 3}
     for stream, quantized in (('rgb', None), ('flow', False)):
