@@ -93,7 +93,8 @@ class ScoredEvaluation(Evaluation):
     def to_json(self) -> dict:
         localized = to_json(self.localized)
         threshold = {} if self.threshold is None else {'threshold': self.threshold._asdict()}
-        return {**to_json(self.scores), 'video_accuracy': self.video_accuracy, **threshold,
+        # What comes first tells it from the scores that eval.detection writes, and may write over.
+        return {'video_accuracy': self.video_accuracy, **to_json(self.scores), **threshold,
                 'num_ground_truth_videos': self.scores.num_videos,
                 'localized_only': {name: localized[name] for name in ('average_mAP', 'mAP', 'num_videos')},
                 **super().to_json()}

@@ -20,6 +20,7 @@ import main
 import run
 import training
 from dataset import VideoDataset
+from eval import detection
 from eval.files import read_detections
 from model import AICL
 from settings import parse_args
@@ -335,6 +336,14 @@ def check_block(block, keys):
         assert 0 <= block['mAP'][key] <= 1
     assert block['average_mAP'] == pytest.approx(np.mean(list(block['mAP'].values())))
     assert 0 <= block['video_accuracy'] <= 1 and block['num_videos'] == 3 and block['num_predictions'] > 0
+
+
+def test_scoring_detections_does_not_write_over_the_results_of_an_inference(data, finished, tmp_path, capsys):
+    output = localize(data, finished / 'best.pt', tmp_path / 'again')
+    before = (output / 'results.json').read_bytes()
+    files = [str(data / 'gt.json'), str(output / 'detections.json'), '--output', str(output / 'results.json')]
+    assert detection.main(files) == 2
+    assert 'another kind' in capsys.readouterr().err and (output / 'results.json').read_bytes() == before
 
 
 def test_results_json_has_the_shape_of_the_contract(data, finished, tmp_path):
