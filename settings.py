@@ -242,7 +242,8 @@ def find_arguments(given: dict[str, Any]) -> Path | None:
         folder = Path(given['model_file']).parent if given.get('model_file') else folder
     elif not given.get('resume'):
         return None
-    return folder / 'args.json' if (folder / 'args.json').is_file() else None
+    # False, and no error, where a folder may not be entered or a name is too long: that is said when it is used.
+    return folder / 'args.json' if os.path.isfile(folder / 'args.json') else None
 
 
 def read_arguments(parser: FlagParser, path: Path | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -281,7 +282,7 @@ def find_weights(parser: FlagParser, values: dict[str, Any]) -> str:
     """The weights in the folder of this name, as the released code would find them."""
     folder = Path(values['output_dir']) / values['exp_name']
     for name in ('CAS_Only.pkl', 'best.pt'):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return str(folder / name)
     return parser.error(f'--inference_only needs --model_file: {folder} has neither CAS_Only.pkl nor best.pt')
 

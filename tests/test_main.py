@@ -1074,6 +1074,13 @@ def test_videos_without_annotations_get_a_page_a_table_and_subtitles_from_the_th
     assert not any(' --> ' in (none / 'subtitles' / f'{name}.vtt').read_text() for name in found.videos)
 
 
+@pytest.mark.parametrize('flags', [
+    ['--exp_name', 'x' * 300, '--resume'], ['--exp_name', 'x' * 300, '--inference_only'],
+    ['--exp_name', 'x', '--inference_only', '--model_file', f'{"x" * 300}/best.pt']])
+def test_names_that_are_too_long_for_a_file_are_refused_in_one_line(data, tmp_path, capsys, flags):
+    refused(capsys, ['--data_path', str(data), '--output_dir', str(tmp_path), *flags], 'x' * 60)
+
+
 def test_a_missing_folder_of_videos_is_said_before_the_work(data, tmp_path, capsys):
     refused(capsys, words(data, tmp_path / 'run', '--videos', tmp_path / 'nowhere'), '--videos', 'nowhere')
     (tmp_path / 'other').mkdir()
