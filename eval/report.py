@@ -357,6 +357,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('-o', '--output', required=True, metavar='FILE', help='the page, an .html')
     parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no report')
     args = parser.parse_intermixed_args(arguments)
+    for flag in ('subset', 'tiou', 'bins'):
+        if not args.ground_truth and getattr(args, flag) is not parser.get_default(flag):
+            parser.error(f'--{flag} says how to score, and without a GT.json before the detections nothing is scored')
     return run_command(lambda: report_file(args))
 
 

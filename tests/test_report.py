@@ -215,6 +215,9 @@ def test_curves_of_another_data_set_are_refused(files):
     (['gt.json', 'detections.json', '-o', 'r.html', '--tiou', '2'], 'tIoU'),
     (['gt.json', 'detections.json', '-o', 'r.html', '--subset', 'training'], 'training'),
     (['gt.json', 'detections.json'], '--output'),
+    (['detections.json', '-o', 'r.html', '--subset', 'test'], '--subset'),
+    (['detections.json', '-o', 'r.html', '--tiou', '0.5'], '--tiou'),
+    (['detections.json', '-o', 'r.html', '--bins', 'activitynet'], '--bins'),
 ])
 def test_bad_usage_is_one_line_and_status_2(files, capsys, arguments, said):
     try:
