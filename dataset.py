@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -269,7 +270,10 @@ def free_shared_memory() -> float:
 
 def check_batches(datasets: list[VideoDataset], num_segments: int, batch_size: int, num_workers: int,
                   share: Share) -> None:
-    """Raises InputError where a batch, or all batches that workers hold ready, cannot fit in memory."""
+    """Raises InputError where a batch, or all batches that workers hold ready, cannot fit in memory.
+
+    Warns where there are more workers than processors.
+    """
     sizes = [4 * num_segments * videos.num_features * min(-(-batch_size // share.count), len(videos))
              for videos in datasets]
     free = free_memory()
@@ -283,6 +287,10 @@ def check_batches(datasets: list[VideoDataset], num_segments: int, batch_size: i
         raise InputError(f'--num_workers {num_workers}: their batches take {needed / 1e6:.0f} MB of shared memory, but '
                          f'/dev/shm has {free / 1e6:.0f} MB free; use --num_workers 0, or give more (docker run '
                          f'--shm-size)')
+    processors = len(os.sched_getaffinity(0))
+    if num_workers > processors:
+        warn(f'--num_workers {num_workers}: {number_of(processors, "processor")} may be used here; more readers '
+             f'help only where the disk is slow to answer')
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
@@ -300,7 +308,9 @@ def loader(dataset: VideoDataset, sampler: UniformSampler | ShuffledSampler, num
         num_workers, pin_memory = 0, False
     draws: Any = sampler    # DataLoader expects lists of indices, and passes on what it gets
     try:
-        with signals_held_back():    # one to all processes, as from Slurm or `timeout`, is the main one's alone
+        # A signal to all processes, as from Slurm or `timeout`, is the main one's alone.
+        with signals_held_back(), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'This DataLoader will create')    # of many workers: `check_batches` tells
             batches = iter(DataLoader(dataset, batch_sampler=draws, num_workers=num_workers, pin_memory=pin_memory,
                                       collate_fn=as_it_is, worker_init_fn=obey_the_main_process))
         for batch in batches:

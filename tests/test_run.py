@@ -660,6 +660,14 @@ def test_batches_that_cannot_fit_are_refused_before_the_start(data, finished, tm
     assert not (tmp_path / 'run').exists()
 
 
+def test_more_workers_than_processors_are_told_once_in_one_line(data, tmp_path, capsys, monkeypatch, recwarn):
+    monkeypatch.setattr('os.sched_getaffinity', lambda process: {0})
+    train(data, tmp_path / 'run', '--num_workers', 2, '--cache', 'none', steps=1)
+    told = [line for line in capsys.readouterr().err.splitlines() if '--num_workers 2: 1 processor ' in line]
+    assert len(told) == 1 and told[0].startswith('warning: ')
+    assert not [warning for warning in recwarn if 'DataLoader' in str(warning.message)]
+
+
 def test_events_that_cannot_be_written_are_named_in_one_line(data, tmp_path, capsys, monkeypatch):
     from tensorboard.summary.writer.record_writer import RecordWriter
     write, count = RecordWriter.write, [0]
