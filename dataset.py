@@ -288,7 +288,7 @@ def check_batches(datasets: list[VideoDataset], num_segments: int, batch_size: i
                          f'/dev/shm has {free / 1e6:.0f} MB free; use --num_workers 0, or give more (docker run '
                          f'--shm-size)')
     processors = len(os.sched_getaffinity(0))
-    if num_workers > processors:
+    if handed_over and num_workers > processors:
         warn(f'--num_workers {num_workers}: {number_of(processors, "processor")} may be used here; more readers '
              f'help only where the disk is slow to answer')
 

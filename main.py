@@ -71,13 +71,17 @@ def open_videos(args: argparse.Namespace, split: str, truth: 'GroundTruth', clas
     return VideoDataset(found, args.cache, device)
 
 
+def check_videos(args: argparse.Namespace, test_set: 'VideoDataset') -> None:
+    """Raises InputError where --videos has none of the test videos: the report would say so, but hours later."""
+    from eval.report import find_videos
+    if args.videos:
+        find_videos(args.videos, test_set.names)
+
+
 def get_evaluator(args: argparse.Namespace, test_set: 'VideoDataset', truth: 'GroundTruth',
                   ranks: 'Ranks') -> 'Evaluator':
     from eval.localization import LocalizationOptions
-    from eval.report import find_videos
     from inference import Evaluator, scored_videos
-    if args.videos:
-        find_videos(args.videos, test_set.names)    # a wrong folder is said before the work, not hours later
     scored = scored_videos(args.data_path, truth, test_set)
     return Evaluator(test_set, scored, args.num_segments, args.batch_size, args.num_workers,
                      pick(LocalizationOptions, vars(args)), args.known_labels, args.tiou, ranks.share, ranks.gather)
@@ -172,6 +176,7 @@ def train(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     if train_set.feature_dim != test_set.feature_dim:
         raise InputError(f'{args.data_path}: training features are {train_set.feature_dim} wide a modality, '
                          f'test features {test_set.feature_dim}')
+    check_videos(args, test_set)
     check_batches([train_set, test_set], args.num_segments, args.batch_size, args.num_workers, ranks.share)
     evaluator = get_evaluator(args, test_set, truth, ranks)
 
@@ -379,6 +384,7 @@ def infer(args: argparse.Namespace, device: 'torch.device', ranks: 'Ranks') -> i
     truth = read_annotations(Path(args.data_path))
     class_names = class_names_of(args, truth, num_classes_of(state, args.model_file))
     test_set = open_videos(args, 'test', truth, class_names, device)
+    check_videos(args, test_set)
     check_batches([test_set], args.num_segments, args.batch_size, args.num_workers, ranks.share)
     evaluator = get_evaluator(args, test_set, truth, ranks)
     network = build_network(network_options(vars(args)), test_set.feature_dim, len(class_names), device)

@@ -187,11 +187,12 @@ def test_bad_usage(project, args, environment, named):
     assert named in error_of(project.run('train.sh', *args, **environment))
 
 
-@pytest.mark.parametrize('name', ['train', 'inference', 'seeds', 'ablation', 'slurm', 'test'])
+@pytest.mark.parametrize('call', ['bash scripts/train.sh', 'bash scripts/inference.sh', 'bash scripts/seeds.sh',
+                                  'bash scripts/ablation.sh', 'bash scripts/test.sh', 'sbatch scripts/slurm.sh'])
 @pytest.mark.parametrize('arguments', [['-h'], ['2', '--help']])
-def test_help_is_the_head_of_the_script_and_runs_nothing(project, name, arguments):
-    ended = project.run(f'{name}.sh', *arguments)
-    assert ended.returncode == 0 and not ended.stderr and f' scripts/{name}.sh' in ended.stdout
+def test_help_is_the_head_of_the_script_and_runs_nothing(project, call, arguments):
+    ended = project.run(Path(call).name, *arguments)
+    assert ended.returncode == 0 and not ended.stderr and call in ended.stdout
     assert 'set -euo' not in ended.stdout and 'data_path' not in ended.stdout and not (project.root / 'data').exists()
 
 
