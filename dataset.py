@@ -1,16 +1,15 @@
-"""Features and annotations from disk, sampling to T snippets, batches.
+"""Sampling of videos to T snippets, batches, and the loader.
 
-    python dataset.py DIR [--dataset NAME] [--deep]     checks a data folder before anyone trains on it
+    train_set = build_dataset(DataOptions.from_args(args), 'train', gt, gt.labels, cache='ram')
+    sampler = ShuffledSampler(train_set.lengths, 750, 16, drop_last=False, rng=np.random.RandomState(1))
+    for batch in make_loader(train_set, sampler):    # Batch
 """
 import argparse
-import math
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,115 +23,121 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, get_worker_info
 from tqdm import tqdm
 
-from data_folder import (Split, Summary, TimeBase, find_split, has_test_videos, missing_annotations, no_annotations,
-                         noted, read_annotations)
-from eval.files import GroundTruth
-from features import MAX_UNEVEN_ROWS
-from settings import LAYOUTS, MODALITIES
-from utils import InputError, Parser, first_few, number, number_of, print_block, run_command, shorten, warn
+from config import MODALITIES
+from formats.annotations import GroundTruth
+from formats.data_folder import Split, find_split
+from formats.features import MAX_UNEVEN_ROWS
+from utils import InputError, plural, preview, truncate, warn
 
-SHARE = {'device': 0.6, 'ram': 0.7}    # of the free memory that `auto` gives to features; the rest is for the network
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP    # they end a run
+MEMORY_FRACTION = {'device': 0.6, 'ram': 0.7}    # of the free memory that --cache auto gives to features
 
 
 class Batch(NamedTuple):
-    """N videos sampled to T snippets: this process's share of a batch."""
+    """N videos sampled to T snippets: this process's shard of a batch."""
+
     features: Tensor    # (N, T, M D), float32
     labels: Tensor      # (N, C) multi-hot, float32
     videos: list[int]   # N indices into the data set
-    weight: float       # share of the whole batch's videos that these are; 1 where one process takes them all
+    weight: float       # fraction of the whole batch's videos that these are; 1 in a single process
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------------
 
-def uniform_rows(lengths: ArrayLike, num_segments: int) -> np.ndarray:
-    """The first row of each of T equal cells of videos of L rows: (..., T) int64, the reference's test sampling."""
+def uniform_indices(lengths: ArrayLike, num_segments: int) -> np.ndarray:
+    """Return the first row of each of T equal cells for videos of L rows: (..., T) int64. The reference's test sampling."""
     length = np.asarray(lengths)[..., None]
     return (np.arange(num_segments) * length / num_segments).astype(np.int64)
 
 
-def random_rows(lengths: ArrayLike, num_segments: int, rng: np.random.RandomState) -> np.ndarray:
-    """One random row of each of T equal cells of videos of L rows: (..., T), the reference's training sampling.
+def random_indices(lengths: ArrayLike, num_segments: int, rng: np.random.RandomState) -> np.ndarray:
+    """Draw one row of each of T equal cells for videos of L rows: (..., T). The reference's training sampling.
 
-    Draws video by video what the reference draws one by one with `choice`: nothing for L == T or a cell of one row.
+    The stream of random numbers is that of the reference, which calls `choice` cell by cell: nothing is drawn for
+    L == T or for a cell of one row.
     """
     length = np.asarray(lengths)[..., None]
-    rows = uniform_rows(lengths, num_segments)
-    last = np.append(rows[..., 1:], length - 1, axis=-1)    # quirk: both ends are included, so neighbours share one
-    return rng.randint(rows, np.where(length == num_segments, rows, last) + 1)
+    first = uniform_indices(lengths, num_segments)
+    last = np.append(first[..., 1:], length - 1, axis=-1)    # quirk: both ends are included, so cells share one
+    return rng.randint(first, np.where(length == num_segments, first, last) + 1)
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which part of every batch a process takes: of `count` processes number `rank`, from 0, every count-th video."""
+class Shard:
+    """Which videos of every batch a process takes: those from `rank` on, in steps of `count`."""
+
     rank: int = 0
     count: int = 1
 
 
-class Draw(NamedTuple):
-    """What a process samples of one batch: n videos, the rows of each, and its share of the batch's videos."""
+class BatchIndices(NamedTuple):
+    """What a process samples for one batch: n videos and the rows of each."""
+
     videos: list[int]
     rows: np.ndarray    # (n, T) int64
-    weight: float
+    weight: float       # fraction of the batch's videos
 
 
-def take_share(videos: list[int], rows: np.ndarray, share: Share) -> Draw:
-    """A process's share of a batch. Where there are too few videos it takes part with the first one, at weight 0."""
-    own = slice(share.rank, None, share.count)
+def shard_batch(videos: list[int], rows: np.ndarray, shard: Shard) -> BatchIndices:
+    """Return this rank's shard of a batch.
+
+    A rank without videos computes the first one with weight 0, so that all ranks take part in every step.
+    """
+    own = slice(shard.rank, None, shard.count)
     weight = len(videos[own]) / len(videos)
-    if not weight:    # every process takes every step, or the others would wait for it for ever
+    if not weight:
         own = slice(0, 1)
-    return Draw(videos[own], rows[own], weight)
+    return BatchIndices(videos[own], rows[own], weight)
 
 
 class UniformSampler:
-    """Draws of the videos in their order with uniform rows, as a test samples them."""
+    """Batches of the videos in order with uniform rows, for testing."""
 
-    def __init__(self, lengths: list[int], num_segments: int, batch_size: int, share: Share = Share()):
-        self.lengths, self.num_segments, self.share = np.array(lengths), num_segments, share
+    def __init__(self, lengths: list[int], num_segments: int, batch_size: int, shard: Shard = Shard()):
+        self.lengths, self.num_segments, self.shard = np.array(lengths), num_segments, shard
         self.batches = BatchSampler(SequentialSampler(lengths), batch_size, drop_last=False)
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[BatchIndices]:
         for videos in self.batches:
-            rows = uniform_rows(self.lengths[videos], self.num_segments)
-            yield take_share(videos, rows, self.share)
+            rows = uniform_indices(self.lengths[videos], self.num_segments)
+            yield shard_batch(videos, rows, self.shard)
 
 
 class ShuffledSampler:
-    """Draws of the videos in an order from torch's global generator with random rows from `rng`, as training samples.
+    """Batches in an order from torch's global generator with random rows from `rng`, for training.
 
     Everything random is drawn here, in the main process and in the order of the batches, so that neither the number of
-    workers nor that of processes changes a run: each process draws all and takes its share of every batch.
+    workers nor that of processes changes a run: each process draws all batches and takes its shard of every one.
     """
 
     def __init__(self, lengths: list[int], num_segments: int, batch_size: int, drop_last: bool,
-                 rng: np.random.RandomState, share: Share = Share()):
-        self.lengths, self.num_segments, self.rng, self.share = np.array(lengths), num_segments, rng, share
+                 rng: np.random.RandomState, shard: Shard = Shard()):
+        self.lengths, self.num_segments, self.rng, self.shard = np.array(lengths), num_segments, rng, shard
         self.batches = BatchSampler(RandomSampler(lengths), batch_size, drop_last)
-        self.left_out = 0
+        self.num_skipped = 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def leave_out(self, num_batches: int) -> None:
-        """Let the next epoch, and that one alone, draw its first batches without giving them."""
-        self.left_out = num_batches
+    def skip_batches(self, num_batches: int) -> None:
+        """Draw the first batches of the next epoch without yielding them."""
+        self.num_skipped = num_batches
 
-    def __iter__(self) -> Iterator[Draw]:
-        left_out, self.left_out = self.left_out, 0
-        for place, videos in enumerate(self.batches):
-            rows = random_rows(self.lengths[videos], self.num_segments, self.rng)
-            if place >= left_out:
-                yield take_share(videos, rows, self.share)
+    def __iter__(self) -> Iterator[BatchIndices]:
+        num_skipped, self.num_skipped = self.num_skipped, 0
+        for i, videos in enumerate(self.batches):
+            rows = random_indices(self.lengths[videos], self.num_segments, self.rng)
+            if i >= num_skipped:
+                yield shard_batch(videos, rows, self.shard)
 
 
-# ---- the data set ---------------------------------------------------------------------------------------------------
+# ---- memory ------------------------------------------------------------------------------------------------------
 
 def free_memory() -> float:
-    """Bytes of memory that this process may still take: what the machine has free, or its control group."""
+    """Return the bytes of memory available to this process: of the machine, or of its control group."""
     try:
         lines = Path('/proc/meminfo').read_text().splitlines()
         free = [1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
@@ -150,180 +155,179 @@ def free_memory() -> float:
         for folder in (own, *own.parents):
             try:
                 stat = dict(line.split() for line in (folder / 'memory.stat').read_text().splitlines())
-                used = int((folder / usage).read_text()) - int(stat['inactive_file'])    # page cache gives way
+                used = int((folder / usage).read_text()) - int(stat['inactive_file'])    # the page cache can be freed
                 free.append(int((folder / limit).read_text()) - used)
-            except (OSError, KeyError, ValueError):    # above the root, or 'max'
+            except (OSError, KeyError, ValueError):    # above the root, or no limit
                 continue
-    return max(0, min(free)) / int(os.environ.get('LOCAL_WORLD_SIZE', 1))    # each process of a machine keeps its own
+    return max(0, min(free)) / int(os.environ.get('LOCAL_WORLD_SIZE', 1))    # each local process has its own cache
 
 
 def choose_cache(cache: str, num_bytes: int, device: torch.device) -> str:
-    """Where `num_bytes` of features are kept: 'device', 'ram' or 'none'; 'auto' takes the first that fits.
+    """Return where features are kept, 'device', 'ram' or 'none'; 'auto' picks the first that fits.
 
-    Raises InputError where a choice of the user cannot hold them.
+    Raises InputError where an explicit choice does not fit.
     """
     free = {'device': torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else 0, 'ram': free_memory()}
     if cache == 'auto':
-        return next((place for place in free if num_bytes <= SHARE[place] * free[place]), 'none')
+        return next((place for place in free if num_bytes <= MEMORY_FRACTION[place] * free[place]), 'none')
     if cache == 'device' and device.type != 'cuda':
-        cache = 'ram'    # the memory of this device
+        cache = 'ram'
     if num_bytes > free.get(cache, num_bytes):
         raise InputError(f'--cache {cache}: the features take {num_bytes / 1e9:.1f} GB, but {free[cache] / 1e9:.1f} GB '
                          f'are free; use --cache auto or none')
     return cache
 
 
+# ---- the data set ---------------------------------------------------------------------------------------------------
+
+class DataOptions(NamedTuple):
+    """Which features of a data folder are read."""
+
+    data_path: Path
+    modalities: tuple[str, ...]
+    layout: str
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> 'DataOptions':
+        """Pick the options from the command line."""
+        return cls(Path(args.data_path), MODALITIES[args.modal], args.layout)
+
+
 class VideoDataset(Dataset):
     """The videos of one split, their features and their multi-hot labels.
 
-    names: V, spelled as in the annotations where these know them; lengths: V; class_names: C; labels: (V, C);
-    durations: (V,) seconds, NaN where unknown;
-    cache: 'ram' or 'device' where all rows are kept in one table in memory, 'none' where they are read when sampled.
-    `__getitems__` takes a Draw of a sampler and gives a Batch, the same whatever the cache.
+    names: V, spelled as in the annotations if they list them; lengths: V; class_names: C; labels: (V, C);
+    durations: (V,) seconds, NaN where unknown.
+    cache: 'ram' or 'device' keeps all features in memory, 'none' reads the sampled rows from disk, 'auto' picks.
+    `__getitems__` maps the BatchIndices of a sampler to a Batch, the same for every cache.
     """
 
-    def __init__(self, split: Split, cache: str, device: torch.device = torch.device('cpu')):
+    def __init__(self, split: Split, cache: str = 'auto', device: torch.device = torch.device('cpu')):
         self.split = split.require()
-        self.warn_of_left_out()
-        self.class_names, self.durations = self.split.class_names, self.split.durations
-        self.names, self.files, self.labels = self.split.names, self.split.files, torch.from_numpy(self.split.labels)
-        self.layout, self.folder = self.split.folder.layout, self.split.folder.path
+        self.warn_excluded_videos()
+        self.class_names, self.durations = split.class_names, split.durations
+        self.names, self.files, self.labels = split.names, split.files, torch.from_numpy(split.labels)
+        self.layout, self.folder = split.folder.layout, split.folder.path
         self.lengths = [file.length for file in self.files]
         self.feature_dim = self.files[0].width
-        self.num_features = self.split.shape[1]
-        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])    # where each video begins in the table
-        self.cache = choose_cache(cache, self.split.shape[0] * self.num_features * self.split.dtype.itemsize, device)
-        self.table = None if self.cache == 'none' else self.load(device)
+        self.num_features = split.shape[1]
+        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])    # first row of each video in the cache
+        self.cache = choose_cache(cache, split.shape[0] * self.num_features * split.dtype.itemsize, device)
+        self.cached_features = None if self.cache == 'none' else self.load(device)
 
-    def warn_of_left_out(self) -> None:
-        """Say which videos the split goes without, and which files were cut to fit."""
-        found = self.split
-        left_out = [(found.without_features, 'have no features')]
-        if found.name == 'train':
-            left_out.append((found.without_annotation, 'have no annotation in gt.json'))
-        for names, what in left_out:
+    def warn_excluded_videos(self) -> None:
+        """Warn about videos of the split that are not used, and about streams that were truncated."""
+        split = self.split
+        excluded = [(split.without_features, 'have no features')]
+        if split.name == 'train':
+            excluded.append((split.without_annotation, 'have no annotation in gt.json'))
+        for names, reason in excluded:
             if names:
-                warn(f'{found.folder.path}: {len(names)} of the {len(found.members.names)} {found.name} videos by '
-                     f'{found.members.source} {what} and are left out: {first_few(names)}')
-        if found.uneven:
-            warn(f'{found.folder.path}: {number_of(len(found.uneven), "video")} with 1 or {MAX_UNEVEN_ROWS} rows more '
-                 f'of one modality than of the other, cut to the shorter: {first_few(found.uneven)}')
+                warn(f'{split.folder.path}: {len(names)} of the {len(split.members.names)} {split.name} videos in '
+                     f'{split.members.source} {reason} and are left out: {preview(names)}')
+        if split.uneven:
+            warn(f'{split.folder.path}: {plural(len(split.uneven), "video")} with up to {MAX_UNEVEN_ROWS} rows more in '
+                 f'one stream than in the other, truncated to the shorter: {preview(split.uneven)}')
 
     def load(self, device: torch.device) -> Tensor:
-        """Read every feature once, video by video: (sum L, M D), in memory or on `device`."""
+        """Read all features, video by video: (sum L, M D), in RAM or on `device`."""
         shape, dtype, on_device = self.split.shape, self.split.dtype, self.cache == 'device'
-        stage = allocate((max(self.lengths), self.num_features), dtype)    # where a video waits for its way to a GPU
-        table = torch.empty(shape, dtype=stage.dtype, device=device) if on_device else allocate(shape, dtype)
+        buffer = empty_hugepages((max(self.lengths), self.num_features), dtype)    # staging area on the way to a GPU
+        features = torch.empty(shape, dtype=buffer.dtype, device=device) if on_device else empty_hugepages(shape, dtype)
         videos = tqdm(self.files, desc=f'reading {self.split.name} features', unit='video', leave=False, delay=1)
-        for file, start in zip(videos, self.offsets):
-            rows = table[start:start + file.length]
-            part = stage[:file.length] if on_device else rows
-            file.read(slice(None), part.numpy())
+        for file, start in zip(videos, self.offsets, strict=False):
+            rows = features[start:start + file.length]
+            target = buffer[:file.length] if on_device else rows
+            file.read(slice(None), target.numpy())
             if on_device:
-                rows.copy_(part)
-        return table
+                rows.copy_(target)
+        return features
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitems__(self, draw: Draw) -> Batch | InputError:
+    def __getitems__(self, indices: BatchIndices) -> Batch | InputError:
         try:
-            return Batch(self.sample(draw), self.labels[draw.videos], draw.videos, draw.weight)
+            return Batch(self.sample(indices), self.labels[indices.videos], indices.videos, indices.weight)
         except InputError as error:
             if get_worker_info() is None:
                 raise
-            return error    # raised in a worker it would arrive wrapped in a traceback; the Loader raises it
+            return error    # raised in a worker it would be wrapped in a traceback; make_loader raises it
 
-    def sample(self, draw: Draw) -> Tensor:
-        """The drawn rows: (N, T, M D) float32, on the device where the table is there."""
-        shape, table = (*draw.rows.shape, self.num_features), self.table
-        if table is None:
-            features = allocate(shape, np.dtype(np.float32))
-            for video, wanted, out in zip(draw.videos, draw.rows, features.numpy()):
-                self.files[video].read(wanted, out)
+    def sample(self, indices: BatchIndices) -> Tensor:
+        """Return the indexed rows: (N, T, M D) float32, on the device of the cache."""
+        shape, cached = (*indices.rows.shape, self.num_features), self.cached_features
+        if cached is None:
+            features = empty_hugepages(shape, np.dtype(np.float32))
+            for video, rows, out in zip(indices.videos, indices.rows, features.numpy(), strict=True):
+                self.files[video].read(rows, out)
             return features
-        rows = torch.from_numpy((self.offsets[draw.videos][:, None] + draw.rows).ravel())
-        if table.is_cuda:
-            rows = rows.pin_memory().to(table.device, non_blocking=True)    # pinned: nothing waits for the copy
-            return table.index_select(0, rows).float().view(shape)
-        picked = allocate((len(rows), self.num_features), table.numpy().dtype)
-        torch.index_select(table, 0, rows, out=picked)
-        if picked.dtype != torch.float32:
-            picked = allocate(picked.shape, np.dtype(np.float32)).copy_(picked)
-        return picked.view(shape)
+        index = torch.from_numpy((self.offsets[indices.videos][:, None] + indices.rows).ravel())
+        if cached.is_cuda:
+            index = index.pin_memory().to(cached.device, non_blocking=True)    # pinned: no synchronization
+            return cached.index_select(0, index).float().view(shape)
+        selected = empty_hugepages((len(index), self.num_features), cached.numpy().dtype)
+        torch.index_select(cached, 0, index, out=selected)
+        if selected.dtype != torch.float32:
+            selected = empty_hugepages(selected.shape, np.dtype(np.float32)).copy_(selected)
+        return selected.view(shape)
 
-    def summary(self, feature_fps: float = 25, snippet_frames: float = 16) -> Summary:
-        return self.split.summary(feature_fps, snippet_frames)
-
-    def time_base(self, feature_fps: float = 25, snippet_frames: float = 16) -> TimeBase | None:
-        return self.split.time_base(feature_fps, snippet_frames)
-
-
-def free_shared_memory() -> float:
-    """Bytes through which workers may still hand over batches."""
-    try:
-        disk = os.statvfs('/dev/shm')
-    except OSError:    # not Linux
-        return math.inf
-    return disk.f_bavail * disk.f_frsize / int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    def describe(self, feature_fps: float, snippet_frames: float) -> list[str]:
+        """Return what is in the data set, and warn where the time base does not match known durations."""
+        counts, *irregular = self.split.summary(feature_fps, snippet_frames).lines()
+        features = (f'{self.folder} ({self.layout}): {plural(len(self), "video")} of {min(self.lengths)} to '
+                    f'{max(self.lengths)} snippets, cache {self.cache}')
+        time_base = self.split.time_base(feature_fps, snippet_frames)
+        if time_base and time_base.is_mismatched:
+            warn(f'{self.split.name}: {time_base.advice()}')
+        return [counts, features, *filter(None, [self.split.folder.layout_warning()]), *irregular]
 
 
-def check_batches(datasets: list[VideoDataset], num_segments: int, batch_size: int, num_workers: int,
-                  share: Share) -> None:
-    """Raises InputError where a batch, or all batches that workers hold ready, cannot fit in memory.
-
-    Warns where there are more workers than processors.
-    """
-    sizes = [4 * num_segments * videos.num_features * min(-(-batch_size // share.count), len(videos))
-             for videos in datasets]
-    free = free_memory()
-    if 2 * max(sizes) > free:
-        raise InputError(f'--num_segments {num_segments}: a batch of features takes {max(sizes) / 1e9:.1f} GB and as '
-                         f'much again in the network, but {free / 1e9:.1f} GB are free; lower it or --batch_size')
-    # A worker has two batches ready; one more is in use.
-    handed_over = sum(size for size, videos in zip(sizes, datasets) if videos.table is None or not videos.table.is_cuda)
-    needed, free = (2 * num_workers + 1) * handed_over, free_shared_memory()
-    if num_workers and needed > free:
-        raise InputError(f'--num_workers {num_workers}: their batches take {needed / 1e6:.0f} MB of shared memory, but '
-                         f'/dev/shm has {free / 1e6:.0f} MB free; use --num_workers 0, or give more (docker run '
-                         f'--shm-size)')
-    processors = len(os.sched_getaffinity(0))
-    if handed_over and num_workers > processors:
-        warn(f'--num_workers {num_workers}: {number_of(processors, "processor")} may be used here; more readers '
-             f'help only where the disk is slow to answer')
+def build_dataset(options: DataOptions, split: str, gt: GroundTruth, class_names: list[str], cache: str = 'auto',
+                  device: torch.device = torch.device('cpu'), flat: bool = False) -> VideoDataset:
+    """Open the videos of a split; with `flat` features may also lie outside of a split's folder."""
+    found = find_split(options.data_path, split, gt, class_names, options.modalities, options.layout, flat)
+    return VideoDataset(found, cache, device)
 
 
-def allocate(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
-    """Uninitialised memory from numpy, which asks for huge pages: to touch 100 MB first takes 10 ms, not 100."""
+def empty_hugepages(shape: tuple[int, ...], dtype: np.dtype) -> Tensor:
+    """Return uninitialized memory from numpy, which requests huge pages: first use of 100 MB takes 10 ms, not 100."""
     return torch.from_numpy(np.empty(shape, dtype))
 
 
-def loader(dataset: VideoDataset, sampler: UniformSampler | ShuffledSampler, num_workers: int = 0,
-           pin_memory: bool = False) -> Iterator[Batch]:
-    """Batches of `dataset` as `sampler` orders them; from a table on a GPU they come without workers or pinning.
+# ---- the loader -----------------------------------------------------------------------------------------------------
 
-    To begin with, one number is drawn from torch's global generator, as a DataLoader does.
+def make_loader(dataset: VideoDataset, sampler: UniformSampler | ShuffledSampler, num_workers: int = 0,
+                pin_memory: bool = False) -> Iterator[Batch]:
+    """Yield the batches of a sampler; features cached on a GPU need neither workers nor pinned memory.
+
+    Draws one number from torch's global generator at the start, as every DataLoader does.
     """
-    if dataset.table is not None and dataset.table.is_cuda:
+    if dataset.cached_features is not None and dataset.cached_features.is_cuda:
         num_workers, pin_memory = 0, False
-    draws: Any = sampler    # DataLoader expects lists of indices, and passes on what it gets
+    batch_sampler: Any = sampler    # DataLoader expects lists of indices, and passes on whatever it gets
     try:
-        # A signal to all processes, as from Slurm or `timeout`, is the main one's alone.
-        with signals_held_back(), warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'This DataLoader will create')    # of many workers: `check_batches` tells
-            batches = iter(DataLoader(dataset, batch_sampler=draws, num_workers=num_workers, pin_memory=pin_memory,
-                                      collate_fn=as_it_is, worker_init_fn=obey_the_main_process))
+        # A signal to all processes, as from Slurm or `timeout`, is handled by the main process only.
+        with block_signals(), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'This DataLoader will create')    # `check_batches` warns instead
+            batches = iter(DataLoader(dataset, batch_sampler=batch_sampler, num_workers=num_workers,
+                                      pin_memory=pin_memory, collate_fn=identity_collate, worker_init_fn=worker_init))
         for batch in batches:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
     except (ConnectionError, EOFError, FileNotFoundError) as error:    # between this process and a worker
-        raise lost_worker(error) from None
+        raise worker_died_error(error) from None
+
+
+def identity_collate(batch: Any) -> Any:
+    """Return a batch unchanged: the data set has collated it."""
+    return batch
 
 
 @contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Here the signals that end a run wait; processes that start here are never reached by them."""
+def block_signals() -> Iterator[None]:
+    """Block the signals that end a run, also in processes that are started here."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -331,8 +335,8 @@ def signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def obey_the_main_process(worker: int) -> None:
-    """In a worker, even while a read hangs: end where the main process says so, or at a second SIGINT."""
+def worker_init(worker: int) -> None:
+    """Let a worker exit when the parent sends a signal, or on a second Ctrl-C, even during a blocked read."""
     main_process = multiprocessing.parent_process()
 
     def listen() -> None:
@@ -343,172 +347,17 @@ def obey_the_main_process(worker: int) -> None:
             if main_process and received.si_pid == main_process.pid or interrupts == 2:
                 os._exit(0)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)    # where it is not a fork, which has them blocked
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)    # inherited by a fork, not by other start methods
     threading.Thread(target=listen, daemon=True).start()
 
 
-def has_lost_worker(error: RuntimeError) -> bool:
-    """Whether a worker's end gave this error, which torch raises wherever this process is just then."""
+def is_worker_failure(error: RuntimeError) -> bool:
+    """Return whether this error, which torch raises at any point of the main process, is due to a dead worker."""
     return 'DataLoader worker (pid' in str(error) or '</torch_' in str(error)
 
 
-def lost_worker(error: Exception) -> InputError:
-    reason = shorten(str(error).splitlines()[-1] if str(error) else type(error).__name__, 150)
-    return InputError(f'a process that reads features (--num_workers) has ended ({reason}): it was killed, or memory '
-                      f'or shared memory ran out; use fewer, and where a training runs go on with the same command and '
-                      f'--resume')
-
-
-def as_it_is(batch: Any) -> Any:
-    return batch
-
-
-# ---- python dataset.py ----------------------------------------------------------------------------------------------
-
-MAX_LINES = 50    # of problems that are printed
-WIDTH = 11        # of the titles
-
-
-class Findings(NamedTuple):
-    """What a check has to say."""
-    problems: list[str]    # training would stop at these
-    cautions: list[str]    # it would not, but may give wrong results
-
-
-def describe_features(split: Split) -> list[str]:
-    """Where the features of a split lie and what they look like."""
-    lengths = np.array([file.length for file in split.files])
-    kinds = Counter(str(file.dtype) for file in split.files)
-    widths = sorted({file.width for file in split.files})
-    size = np.prod(split.shape) * split.dtype.itemsize / 1e9
-    return [f'{split.folder.path} ({split.folder.layout}): {number_of(len(split.files), "video")}, '
-            f'{" or ".join(map(str, widths))} features a modality, {", ".join(kinds)}, {size:.2f} GB in memory',
-            f'{lengths.sum()} snippets; a video has {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}, '
-            f'mean {lengths.mean():.1f}', *filter(None, [split.folder.guess()])]
-
-
-def read_all(split: Split, problems: list[str]) -> list[str]:
-    """Read every feature, one video at a time; NaN and infinity are noted, the range is told."""
-    ranges, empty = [], []
-    videos = tqdm(split.names, desc=f'reading {split.name} features', unit='video', leave=False, delay=1)
-    for video, file in zip(videos, split.files):
-        rows = np.empty((file.length, file.width * len(split.folder.modalities)), np.float32)
-        with noted(problems):
-            file.read(slice(None), rows)
-            ranges.append((rows.min(), rows.max()))
-            if not rows.any():
-                empty.append(video)
-    lines = [f'{number_of(len(empty), "video")} with nothing but zeros: {first_few(empty)}'] if empty else []
-    if ranges:
-        lines.append(f'features from {min(low for low, _ in ranges):.4g} to {max(high for _, high in ranges):.4g}')
-    return lines
-
-
-def check_annotations(root: Path, found: Findings) -> GroundTruth:
-    """Read and describe the annotations; none where they cannot be read."""
-    truth = no_annotations()
-    with noted(found.problems):
-        truth = read_annotations(root)
-        if not truth.labels:
-            raise missing_annotations(root)
-        subsets = ', '.join(f'{n} {name or "without"}' for name, n in Counter(truth.subsets).items())
-        tags = f', {number_of(len(truth.tag_video), "label")} without a time' if len(truth.tag_video) else ''
-        print_block('gt.json' if (root / 'gt.json').exists() else 'labels.csv',
-                    [f'{len(truth.labels)} classes, {len(truth.videos)} videos ({subsets}), '
-                     f'{len(truth.video)} instances{tags}'], WIDTH)
-    return truth
-
-
-def check_split(split: Split, args: argparse.Namespace, found: Findings) -> None:
-    """Describe a split, and note what is wrong with it."""
-    found.problems.extend(split.problems)
-    lines = split.summary(args.feature_fps, args.snippet_frames).lines()
-    if split.files:
-        lines += describe_features(split)
-    if time_base := split.time_base(args.feature_fps, args.snippet_frames):
-        lines.append(f'the videos last {time_base.ratio:.3f} times as long as their features '
-                     f'({args.snippet_frames / args.feature_fps:g} s a snippet, median of {time_base.num_videos})')
-        if time_base.is_off:
-            found.cautions.append(f'{split.name}: {time_base.advice()}')
-    if args.deep and split.files:
-        lines += read_all(split, found.problems)
-    print_block(split.name, lines, WIDTH)
-
-
-def check_pair(root: Path, train: Split, test: Split, found: Findings) -> None:
-    """Note what does not fit between training and test videos."""
-    if train.files[0].width != test.files[0].width:
-        found.problems.append(f'{root}: training features are {train.files[0].width} wide a modality, '
-                              f'test features {test.files[0].width}')
-    if both := sorted(set(train.names) & set(test.names)):
-        found.cautions.append(f'both in training and in test: {number_of(len(both), "video")}: {first_few(both)}')
-
-
-def check_counts(truth: GroundTruth, splits: dict[str, Split], expected: list[int] | None, found: Findings) -> None:
-    """Note classes that nobody can learn, and numbers that are not those expected."""
-    counts = [len(truth.labels), *(len(splits[name].names) if name in splits else 0 for name in ('train', 'test'))]
-    if 'train' in splits:
-        seen = splits['train'].labels.sum(axis=0)
-        if unseen := [label for label, count in zip(truth.labels, seen) if not count]:
-            found.cautions.append(f'{len(unseen)} of {len(truth.labels)} classes without training video: '
-                                  f'{first_few(unseen)}')
-    if expected and counts != expected:
-        found.cautions.append('expected: {} classes, {} training and {} test videos; this folder: {}, {} and {}'
-                              .format(*expected, *counts))
-
-
-def check(args: argparse.Namespace) -> int:
-    """Print what a data folder holds and all that training would stop at; 1 if there is something, else 0."""
-    root, found = Path(args.data_path), Findings([], [])
-    truth = check_annotations(root, found)
-    splits: dict[str, Split] = {}
-    for name in ('train', 'test'):
-        if name == 'test' and not has_test_videos(root, truth):
-            print_block(name, ['no test videos: those of the training will be localized, and nothing scored'], WIDTH)
-            continue
-        split = find_split(root, name, truth, truth.labels, MODALITIES[args.modal], args.layout)
-        check_split(split, args, found)
-        if split.files:
-            splits[name] = split
-    if len(splits) == 2:
-        check_pair(root, splits['train'], splits['test'], found)
-    check_counts(truth, splits, args.expect, found)
-    return tell(found)
-
-
-def tell(found: Findings) -> int:
-    """Print the findings; 1 if training would stop at one of them, else 0."""
-    problems, cautions = found
-    print_block('', [f'warning: {caution}' for caution in cautions], WIDTH)
-    print_block('', [f'problem: {problem}' for problem in problems[:MAX_LINES]], WIDTH)
-    if len(problems) > MAX_LINES:
-        print_block('', [f'and {number_of(len(problems) - MAX_LINES, "problem")} more'], WIDTH)
-    if problems:
-        print(f'{number_of(len(problems), "problem")}: training would fail')
-    elif cautions:
-        print(f'ready to train, but see {number_of(len(cautions), "warning")} above')
-    else:
-        print('fine: ready to train')
-    return 1 if problems else 0
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The check; exit status 0 if it is fine, 1 if training would fail, 2 for bad usage."""
-    parser = Parser(prog='python dataset.py', description='Check a data folder before training.', allow_abbrev=False)
-    positive = number(float, 1e-9)
-    parser.add_argument('data_path', metavar='DIR', help='folder of features, gt.json or labels.csv, split files')
-    parser.add_argument('--expect', type=number(int, 0), nargs=3, metavar=('CLASSES', 'TRAIN', 'TEST'),
-                        help='warn where the numbers of classes, training and test videos are others')
-    parser.add_argument('--feature_fps', type=positive, default=25., help='frames a second of the extracted features')
-    parser.add_argument('--snippet_frames', type=positive, default=16., help='frames a feature row')
-    parser.add_argument('--modal', choices=MODALITIES, default='all', help='feature streams to use')
-    parser.add_argument('--layout', choices=LAYOUTS, default='auto', help='of the feature files')
-    parser.add_argument('--deep', action='store_true', help='read every feature and look for NaN and infinity')
-    args = parser.parse_args(argv)
-    if not os.path.isdir(args.data_path):    # False for a name that is too long as well
-        parser.error(f'{args.data_path}: not a folder')
-    return run_command(lambda: check(args))
-
-
-if __name__ == '__main__':
-    sys.exit(main())
+def worker_died_error(error: Exception) -> InputError:
+    """Return the message for a dead worker."""
+    reason = truncate(str(error).splitlines()[-1] if str(error) else type(error).__name__, 150)
+    return InputError(f'a DataLoader worker (--num_workers) has died ({reason}): it was killed, or memory or shared '
+                      f'memory ran out; use fewer workers, and resume a training with the same command and --resume')

@@ -6,18 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TEMPERATURE = 0.1    # of every contrastive term
+TEMPERATURE = 0.1  # tau of the contrastive terms
 
 
 class LossWeights(NamedTuple):
-    """Weights of the consistency and contrastive terms; the other terms count once."""
-    modality: float
-    contrast: float
-    action: float
+    """Weights of the consistency and contrastive terms; the other terms have weight 1. The supplement's symbols."""
+
+    modality: float  # gamma_2, 5
+    contrast: float  # gamma_1, 0.01
+    action: float    # gamma_3, 0.1
 
 
 class Losses(NamedTuple):
-    """Every term of one step as a scalar tensor, in the order of losses.csv. `total` is the one to differentiate."""
+    """Loss terms of one step as scalar tensors, in the order of losses.csv; `total` is the one to differentiate."""
+
     total: Tensor
     mil: Tensor
     gce_rgb: Tensor
@@ -29,69 +31,75 @@ class Losses(NamedTuple):
     contrastive_flow: Tensor
 
 
-def multiple_instance(video_logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of video logits (N, C) and the normalised multi-hot labels (N, C); every video has a label."""
-    target = labels / labels.sum(dim=1, keepdim=True) + 1e-10    # quirk: the epsilon comes after the division
+def mil_loss(video_logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross entropy of video logits (N, C) and normalized multi-hot labels (N, C), one or more per video."""
+    target = labels / labels.sum(dim=1, keepdim=True) + 1e-10  # quirk: the epsilon is added after the division
     return -(target * F.log_softmax(video_logits, dim=1)).sum(dim=1).mean()
 
 
 def generalized_cross_entropy(attention: Tensor, target: Tensor, q: float) -> Tensor:
-    """Noise-tolerant cross entropy of attentions (..., N, T) in [0, 1] against pseudo targets (N, T) in {0, 1}: (...).
+    """Return the generalized cross entropy of attentions (..., N, T) and pseudo labels (N, T) in {0, 1}: (...).
 
-    Action and background snippets are averaged apart, so that neither outweighs the other
-    (Zhang and Sabuncu, NeurIPS 2018, in the form of ASL).
+    Robust to noisy labels (Zhang and Sabuncu, NeurIPS 2018; in the form of ASL). Action and background snippets are
+    averaged separately, so that neither outweighs the other.
     """
-    score = torch.stack([attention, 1 - attention], dim=-3)    # (..., 2, N, T)
-    mask = torch.stack([target, 1 - target])                   # (2, N, T)
-    # quirk: the reference counts snippets in float32, whatever the precision; from 2 on the epsilon is lost there
+    score = torch.stack([attention, 1 - attention], dim=-3)  # (..., 2, N, T)
+    mask = torch.stack([target, 1 - target])                 # (2, N, T)
+    # quirk: snippets are counted in float32 in any precision, so from a count of 2 on the epsilon is lost
     count = mask.sum(dim=-1).float() + 1e-7
-    sides = (mask * (1 - (score + 1e-7) ** q) / q).sum(dim=-1) / count
-    return sides.sum(dim=-2).mean(dim=-1)
+    per_class_terms = (mask * (1 - (score + 1e-7) ** q) / q).sum(dim=-1) / count  # of action and of background
+    return per_class_terms.sum(dim=-2).mean(dim=-1)
 
 
-def contrastive(embeddings: Sequence[Tensor], mined) -> Tensor:
-    """The four contrastive (InfoNCE) terms on each of E embeddings (N, T, H), summed: (E,).
+def info_nce_loss(embeddings: Sequence[Tensor], mined) -> Tensor:
+    """Return the contrastive loss of each of E embeddings (N, T, H): (E,) (section 3.3 of the paper).
 
-    `mined` holds four index sets (N, K): consistent action (CA) and background (CB), inconsistent action (IA) and
-    background (IB). The means of CA and IA are each other's key with CB as negatives, those of CB and IB with CA.
+    `mined` holds the index sets CA, CB, IA, IB, (N, K) each (see model.Mined). Query and key are normalized means
+    over a set, each negative is normalized by itself:
+
+        query    IA  CA  IB  CB
+        key      CA  IA  CB  IB
+        negative CB  CB  CA  CA
     """
     index = torch.cat(mined, dim=1).unsqueeze(-1).expand(-1, -1, embeddings[0].shape[-1])
-    snippets = torch.stack([embedding.gather(1, index) for embedding in embeddings])      # (E, N, 4 K, H)
-    # From here on 2 + 2: consistent and inconsistent ones, each of action and of background.
-    snippets = snippets.unflatten(2, (2, 2, -1))                                           # (E, N, 2, 2, K, H)
-    means = F.normalize(snippets.mean(dim=4), dim=-1)                                      # (E, N, 2, 2, H)
-    negatives = F.normalize(snippets[:, :, 0], dim=-1)                                     # (E, N, 2, K, H)
+    snippets = torch.stack([embedding.gather(1, index) for embedding in embeddings])  # (E, N, 4 K, H)
+    snippets = snippets.unflatten(2, (4, -1))                                         # (E, N, 4, K, H)
+    CA, CB, IA, IB = F.normalize(snippets.mean(dim=3), dim=-1).unbind(dim=2)          # (E, N, H) each
+    CA_negatives, CB_negatives = F.normalize(snippets[:, :, :2], dim=-1).unbind(dim=2)  # (E, N, K, H) each
 
-    queries = means.transpose(2, 3).flip(2)    # background beside the negatives of action and the other way round
-    positive = (queries[..., 0, :] * queries[..., 1, :]).sum(dim=-1)                       # (E, N, 2)
-    logits = torch.cat([positive[..., None, None].expand(-1, -1, -1, 2, 1),
-                        queries @ negatives.transpose(-1, -2)], dim=-1) / TEMPERATURE      # (E, N, 2, 2, 1 + K)
-    return -F.log_softmax(logits, dim=-1)[..., 0].sum(dim=(2, 3)).mean(dim=1)
+    query = torch.stack([IA, CA, IB, CB], dim=2)                                      # (E, N, 4, H)
+    key = torch.stack([CA, IA, CB, IB], dim=2)
+    positive = (query * key).sum(dim=-1, keepdim=True)                                # (E, N, 4, 1)
+    negative = torch.cat([query[:, :, :2] @ CB_negatives.transpose(-1, -2),
+                          query[:, :, 2:] @ CA_negatives.transpose(-1, -2)], dim=2)   # (E, N, 4, K)
+    logits = torch.cat([positive, negative], dim=-1) / TEMPERATURE
+    return -F.log_softmax(logits, dim=-1)[..., 0].sum(dim=2).mean(dim=1)
 
 
-def aicl_losses(outputs, mined, labels: Tensor, pseudo_targets: Tensor, weights: LossWeights, q: float) -> Losses:
-    """All terms and their weighted total for one batch.
+def aicl_losses(outputs, mined, labels: Tensor, pseudo_labels: Tensor, weights: LossWeights, q: float) -> Losses:
+    """Return all loss terms and their weighted total for one batch.
 
-    `outputs` are the network's (see model.Outputs), `mined` its index sets, `labels` (N, C) multi-hot,
-    `pseudo_targets` (N, T) in {0, 1}. Terms of a modality that the network does not have are zero.
+    `outputs` (model.Outputs), `mined` (model.Mined), `labels` (N, C) multi-hot, `pseudo_labels` (N, T) in {0, 1}.
+    Terms of a modality that the network does not use are zero.
     """
     zero = outputs.cas.new_zeros(())
 
-    def there(parts: list[Tensor | None]) -> list[Tensor]:
+    def present(parts: list[Tensor | None]) -> list[Tensor]:
         return [part for part in parts if part is not None]
 
-    def term_of_each(parts: list[Tensor | None], terms: Tensor) -> list[Tensor]:
-        found = iter(terms)
-        return [zero if part is None else next(found) for part in parts]
+    def zero_if_absent(parts: list[Tensor | None], terms: Tensor) -> list[Tensor]:
+        term = iter(terms)
+        return [zero if part is None else next(term) for part in parts]
 
     attentions = [outputs.attention_rgb, outputs.attention_flow]
     embeddings = [outputs.embedding, outputs.embedding_rgb, outputs.embedding_flow]
-    mil = multiple_instance(outputs.video_logits, labels)
-    gce_rgb, gce_flow = term_of_each(
-        attentions, generalized_cross_entropy(torch.stack(there(attentions)), pseudo_targets, q))
-    modality = F.mse_loss(*attentions) if len(there(attentions)) == 2 else zero
+
+    mil = mil_loss(outputs.video_logits, labels)
+    gce_rgb, gce_flow = zero_if_absent(
+        attentions, generalized_cross_entropy(torch.stack(present(attentions)), pseudo_labels, q))
+    modality = F.mse_loss(*attentions) if len(present(attentions)) == 2 else zero
     action = F.mse_loss(outputs.actionness_aware, outputs.actionness_agnostic)
-    joint, rgb, flow = term_of_each(embeddings, contrastive(there(embeddings), mined))
+    joint, rgb, flow = zero_if_absent(embeddings, info_nce_loss(present(embeddings), mined))
     total = (mil + gce_rgb + gce_flow + weights.modality * modality + weights.contrast * (joint + rgb + flow)
              + weights.action * action)
     return Losses(total, mil, gce_rgb, gce_flow, modality, action, joint, rgb, flow)

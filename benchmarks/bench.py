@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import cpu, cuda
 from benchmarks.table import Row, table
-from utils import Parser, number, run_command
+from utils import Parser, bounded, run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('kind', nargs='?', choices=kinds, default='cpu')
     parser.add_argument('groups', nargs='*', metavar='GROUP',
                         help='; '.join(f'{kind}: {" ".join(groups)}' for kind, groups in kinds.items()))
-    parser.add_argument('--rounds', type=number(int, 1), default=7)
+    parser.add_argument('--rounds', type=bounded(int, 1), default=7)
     parser.add_argument('--data', type=Path, default=ROOT / 'data' / 'bench', help='where the data are kept')
     parser.add_argument('--results', type=Path, default=ROOT / 'benchmarks' / 'results')
     args = parser.parse_args(argv)
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f'{args.kind} has no group {", ".join(unknown)}; it has {", ".join(groups)}')
     if args.kind == 'cuda' and not torch.cuda.is_available():
         parser.error('torch sees no CUDA device here')
-    return run_command(lambda: measure(args, groups))
+    return run_cli(lambda: measure(args, groups))
 
 
 def measure(args: argparse.Namespace, groups: dict[str, Callable]) -> None:

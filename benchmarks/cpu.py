@@ -16,12 +16,14 @@ from benchmarks import workloads
 from benchmarks.step import step
 from benchmarks.table import Row, Times, take_turns, timed
 from benchmarks.workloads import ACTIVITYNET, SHARED, THUMOS14, Size
-from data_folder import find_split, read_annotations
-from dataset import ShuffledSampler, VideoDataset, loader
+from formats.annotations import read_annotations
+from formats.data_folder import find_split
+from dataset import ShuffledSampler, VideoDataset, make_loader
 from eval.detection import TIOU, evaluate, scored_subset
-from eval.files import GroundTruth, in_subset, read_detections, read_ground_truth, select_videos, write_detections
+from formats.annotations import GroundTruth, in_subset, read_ground_truth, select_videos
+from formats.detections import read_detections, write_detections
 from eval.localization import LocalizationOptions, Proposals, localize
-from settings import MODALITIES
+from config import MODALITIES
 from utils import pick
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,7 +174,7 @@ def loading(data: Path, rounds: int, device: torch.device, size: Size = THUMOS14
         truth = read_annotations(root)
         videos = VideoDataset(find_split(root, 'train', truth, truth.labels, MODALITIES['all']), cache)
         sampler = ShuffledSampler(videos.lengths, args.num_segments, args.batch_size, True, np.random.RandomState(0))
-        return lambda: sum(1 for _ in loader(videos, sampler))
+        return lambda: sum(1 for _ in make_loader(videos, sampler))
 
     source = torch.rand(args.batch_size * args.num_segments, 2 * size.feature_dim).numpy()
     disk = epoch(folder, 'none')

@@ -14,16 +14,16 @@ from pathlib import Path
 STARTED = time.perf_counter()
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {
-    'data_folder:read_annotations': 'annotations', 'inference:scored_videos': 'annotations',
+    'data_folder:read_annotations': 'annotations', 'inference:select_scored_videos': 'annotations',
     'data_folder:find_split': 'reading features', 'dataset:VideoDataset.__init__': 'reading features',
     'dataset:VideoDataset.sample': 'sampling rows', 'model:build_network': 'building the network',
     'model:read_weights': 'building the network', 'model:load_weights': 'building the network',
     'model:AICL.forward': 'forward passes', 'losses:aicl_losses': 'losses', 'model:mine': 'losses',
-    'model:pseudo_targets': 'losses', 'torch:Tensor.backward': 'backward passes', 'torch:optim.Adam.step': 'optimizer',
+    'model:pseudo_labels': 'losses', 'torch:Tensor.backward': 'backward passes', 'torch:optim.Adam.step': 'optimizer',
     'inference:Evaluator.evaluate': 'rest of the evaluation', 'inference:Evaluator.look': 'rest of the evaluation',
-    'inference:Judging.collect': 'waiting for an evaluation', 'inference:Judging.begin': 'rest of the evaluation',
-    'main:keep_evaluation': 'writing', 'run:PendingLosses.fetch': 'waiting for the steps',
-    'training:Training.step': 'rest of the steps', 'training:Training.check_finite': 'waiting for the steps',
+    'inference:AsyncEvaluator.collect': 'waiting for an evaluation', 'inference:AsyncEvaluator.begin': 'rest of the evaluation',
+    'main:record_evaluation': 'writing', 'run:LossBuffer.fetch': 'waiting for the steps',
+    'training:Trainer.step': 'rest of the steps', 'training:Trainer.check_finite': 'waiting for the steps',
     'run:Run.log_losses': 'curves of the losses', 'eval.localization:localize': 'localization',
     'eval.detection:evaluate': 'scoring', 'eval.curves:pick_curves': 'writing', 'eval.curves:write_curves': 'writing',
     'eval.files:write_detections': 'writing', 'eval.files:write_detections_csv': 'writing',

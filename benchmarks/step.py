@@ -10,8 +10,9 @@ from torch import Tensor
 from benchmarks.table import Row, Times, take_turns, timed
 from benchmarks.workloads import ACTIVITYNET, THUMOS14, Size
 from dataset import Batch
-from model import ActionnessModule, product_speed
-from training import Training, training_options
+from engine.runtime import matmul_speed
+from model import ActionnessModule
+from engine.trainer import Trainer, trainer_options
 
 STEP_TARGETS = {('thumos14', 'fp32'): '<= 1.25 x'}    # of all others 1.5 x
 FORWARD_TARGET = '<= 1.15 x'
@@ -30,10 +31,10 @@ class ConvolutionModule(ActionnessModule):
         return embedding.transpose(1, 2), self.cls(embedding).transpose(1, 2), embeddings, attentions
 
 
-def make_training(size: Size, device: torch.device, *flags: str, convolutions: bool = False) -> Training:
+def make_training(size: Size, device: torch.device, *flags: str, convolutions: bool = False) -> Trainer:
     """A training as main.py makes it with these flags; with `convolutions` its network computes by Conv1d layers."""
     args = size.arguments(*flags)
-    training = Training(training_options(vars(args)), size.feature_dim, size.num_classes,
+    training = Trainer(trainer_options(vars(args)), size.feature_dim, size.num_classes,
                         [args.num_segments] * args.batch_size, device)
     if convolutions:
         training.network.actionness_module.__class__ = ConvolutionModule    # the same parameters
@@ -50,7 +51,7 @@ def make_batch(size: Size, device: torch.device) -> Batch:
     return Batch(features.to(device), labels.to(device), list(range(args.batch_size)), 1.)
 
 
-def forward_pass(training: Training, batch: Batch) -> Callable[[], object]:
+def forward_pass(training: Trainer, batch: Batch) -> Callable[[], object]:
     return torch.inference_mode()(lambda: training.network(batch.features))
 
 
@@ -70,7 +71,7 @@ def precisions(device: torch.device) -> tuple[str, ...]:
     """Those that main.py takes on this device, without fp64."""
     if device.type == 'cuda':
         return 'fp32', 'tf32', 'bf16'
-    has_bf16 = product_speed(torch.bfloat16, device) > product_speed(torch.float32, device)
+    has_bf16 = matmul_speed(torch.bfloat16, device) > matmul_speed(torch.float32, device)
     return ('fp32', 'bf16') if has_bf16 else ('fp32',)
 
 

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from numpy.random import RandomState
 
-from dataset import uniform_rows
-from eval.files import Detections, GroundTruth, in_subset, match_videos, read_ground_truth, select_videos
+from dataset import uniform_indices
+from formats.annotations import GroundTruth, in_subset, match_videos, read_ground_truth, select_videos
+from formats.detections import Detections
 from model import build_network, network_options
-from settings import parse_args
+from config import parse_args
 
 SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 SNIPPET_SECONDS = 16 / 25
@@ -270,5 +271,5 @@ def draw_selection(truth: GroundTruth, num_segments: int) -> tuple[np.ndarray, n
         probabilities[video, labels] = 0.97 / len(labels)
         curves = class_curves(rng, length, actions, num_classes)
         agnostic = curves.max(axis=1, keepdims=True)
-        selection[video] = (curves / 3 + agnostic * 2 / 3)[uniform_rows(length, num_segments)]
+        selection[video] = (curves / 3 + agnostic * 2 / 3)[uniform_indices(length, num_segments)]
     return selection, probabilities, lengths

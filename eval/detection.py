@@ -16,16 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from eval.files import (
-    Detections,
-    GroundTruth,
-    match_videos,
-    read_detections,
-    read_ground_truth,
-    select_videos,
-    subset_name,
-)
-from utils import InputError, Parser, keep_inputs, keep_others, number_of, quote, run_command, shorten, write_json
+from formats.annotations import GroundTruth, match_videos, read_ground_truth, select_videos, subset_name
+from formats.detections import Detections, read_detections
+from utils import InputError, Parser, refuse_overwriting_inputs, refuse_overwriting_foreign, plural, quote, run_cli, truncate, write_json
 
 TIOU = tuple(i / 10 for i in range(1, 8))  # the command's thresholds: THUMOS14's 0.1:0.1:0.7
 AVERAGES = {  # what papers report, where all of its thresholds were scored
@@ -153,7 +146,7 @@ def _reaching(segments: np.ndarray, groups: np.ndarray, instances: np.ndarray, i
     first, last = (np.searchsorted(sorted_groups, groups, side) for side in ('left', 'right'))
     if (last - first).sum() < 10 * len(segments):
         return order, first, last  # the whole groups: they are so small that a choice would take longer
-    # Ranks of times make one rising key of group and time. Candidates start before the segment ends ...
+    # Distributed of times make one rising key of group and time. Candidates start before the segment ends ...
     starts, rank = np.unique(start, return_inverse=True)
     key = sorted_groups * (len(starts) + 1) + rank
     last = np.searchsorted(key, groups * (len(starts) + 1) + np.searchsorted(starts, segments[:, 1]))
@@ -221,13 +214,14 @@ def average_precision(hit: np.ndarray, positives: int) -> np.ndarray:
     return (envelope * hit).sum(axis=1) / positives
 
 
-def check_tiou(tiou: ArrayLike) -> np.ndarray:
-    """The thresholds as float64 (K,); InputError unless they are different numbers above 0 and up to 1."""
+def check_tiou(tiou: ArrayLike, prefix: str = '') -> np.ndarray:
+    """Return the thresholds as float64 (K,); raises InputError unless they are distinct and in (0, 1]."""
     values = np.asarray(tiou, np.float64)
     if not len(values) or not ((values > 0) & (values <= 1)).all():
-        raise InputError(f'tIoU thresholds must be above 0 and at most 1, not {", ".join(f"{t:g}" for t in values)}')
+        raise InputError(f'{prefix}tIoU thresholds must be above 0 and at most 1, not '
+                         f'{", ".join(f"{t:g}" for t in values)}')
     if len({tiou_key(threshold) for threshold in values}) < len(values):
-        raise InputError('a tIoU threshold is given twice: give each one once')
+        raise InputError(f'{prefix}a tIoU threshold is given twice; give each one once')
     return values
 
 
@@ -327,8 +321,8 @@ def averages(scores: Scores) -> dict[str, float]:
 def format_table(scores: Scores) -> str:
     """What was scored, mAP in per cent at every threshold, and the averages that papers report."""
     return '\n'.join([
-        f'{number_of(scores.num_videos, "video")} ({scores.videos_without_detection} without a detection), '
-        f'{number_of(scores.num_instances, "instance")}, {number_of(scores.num_detections, "detection")}',
+        f'{plural(scores.num_videos, "video")} ({scores.videos_without_detection} without a detection), '
+        f'{plural(scores.num_instances, "instance")}, {plural(scores.num_detections, "detection")}',
         'tIoU   ' + ''.join(f'{tiou_key(threshold):>7}' for threshold in scores.tiou),
         'mAP (%)' + ''.join(f'{value:7.2f}' for value in 100 * scores.mean_ap),
         'average' + ''.join(f'{name:>9} {100 * value:6.2f}' for name, value in averages(scores).items())])
@@ -336,7 +330,7 @@ def format_table(scores: Scores) -> str:
 
 def format_classes(scores: Scores) -> str:
     """AP in per cent of every class at every threshold, and its mean over them."""
-    names = [shorten(label, 40) for label in scores.labels]
+    names = [truncate(label, 40) for label in scores.labels]
     width = max(6, *map(len, names))
     rows = [f'{name:<{width}}' + ''.join(f'{value:7.2f}' for value in 100 * np.append(ap, ap.mean()))
             for name, ap in zip(names, scores.ap)]
@@ -368,14 +362,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--output', metavar='FILE', help='also write the results there, as JSON')
     parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no such results')
     args = parser.parse_args(arguments)
-    return run_command(lambda: score_file(args))
+    return run_cli(lambda: score_file(args))
 
 
 def score_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    keep_inputs([args.ground_truth, args.detections], args.output)
+    refuse_overwriting_inputs([args.ground_truth, args.detections], args.output)
     if not args.overwrite:
-        keep_others(args.output, r'{\s*"average_mAP"')
+        refuse_overwriting_foreign(args.output, r'{\s*"average_mAP"')
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
     scores = evaluate(truth, detections, args.tiou)

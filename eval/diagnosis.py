@@ -38,8 +38,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from eval.detection import Matches, check_tiou, evaluate, match, overlapping, scored_subset, tiou_key, warnings
-from eval.files import Detections, GroundTruth, read_detections, read_ground_truth
-from utils import PICTURES, InputError, Parser, keep_inputs, keep_others, run_command, write_json, write_picture
+from formats.annotations import GroundTruth, read_ground_truth
+from formats.detections import Detections, read_detections
+from utils import IMAGE_SIGNATURES, InputError, Parser, refuse_overwriting_inputs, refuse_overwriting_foreign, run_cli, write_json, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -365,15 +366,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--picture', metavar='FILE', help='also draw them there, as .png or .svg')
     parser.add_argument('--overwrite', action='store_true', help='also write over files of another kind')
     args = parser.parse_args(arguments)
-    return run_command(lambda: diagnose_file(args))
+    return run_cli(lambda: diagnose_file(args))
 
 
 def diagnose_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    keep_inputs([args.ground_truth, args.detections], args.output, args.picture)
+    refuse_overwriting_inputs([args.ground_truth, args.detections], args.output, args.picture)
     if not args.overwrite:
-        keep_others(args.output, r'{\s*"num_videos": \d+,\s*"num_instances"')
-        keep_others(args.picture, PICTURES)
+        refuse_overwriting_foreign(args.output, r'{\s*"num_videos": \d+,\s*"num_instances"')
+        refuse_overwriting_foreign(args.picture, IMAGE_SIGNATURES)
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     truth = scored_subset(truth, detections.videos, args.subset)
     diagnosis = diagnose(truth, detections, args.tiou, BINS[args.bins])
@@ -382,7 +383,7 @@ def diagnose_file(args: argparse.Namespace) -> None:
     if args.output:
         write_json(args.output, to_json(diagnosis))
     if args.picture:
-        write_picture(args.picture, draw(diagnosis))
+        save_figure(args.picture, draw(diagnosis))
     print(f'subset {truth.subsets[0]!a}:', format_table(diagnosis), flush=True)
 
 

@@ -20,26 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from eval.files import (
-    Detections,
-    GroundTruth,
-    in_subset,
-    match_videos,
-    read_detections,
-    read_ground_truth,
-    select_detections,
-    subset_name,
-)
+from formats.annotations import GroundTruth, in_subset, match_videos, read_ground_truth, subset_name
+from formats.detections import Detections, read_detections, select_detections
 from utils import (
     InputError,
     Parser,
-    keep_inputs,
-    keep_others,
+    refuse_overwriting_inputs,
+    refuse_overwriting_foreign,
     number,
-    number_of,
+    plural,
     quote,
     read_json,
-    run_command,
+    run_cli,
     warn,
     write_json,
 )
@@ -79,7 +71,7 @@ def detected_subset(truth: GroundTruth, detections: Detections, subset: str | No
     if not held:
         raise InputError('the ground truth lists none of the videos with detections')
     if subset is None and len(held) > 1:
-        names = ' and '.join(f'{quote(name)} ({number_of(count, "video")})' for name, count in held.most_common(5))
+        names = ' and '.join(f'{quote(name)} ({plural(count, "video")})' for name, count in held.most_common(5))
         raise InputError(f'the videos with detections lie in several subsets, {names}: name the one to label with '
                          '--subset')
     subset = next(iter(held)) if subset is None else subset
@@ -132,14 +124,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='frames a second of videos for which the ground truth does not tell')
     parser.add_argument('--overwrite', action='store_true', help='also write over a file that holds no pseudo labels')
     args = parser.parse_args(arguments)
-    return run_command(lambda: write_file(args))
+    return run_cli(lambda: write_file(args))
 
 
 def write_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    keep_inputs([args.ground_truth, args.detections], args.output)
+    refuse_overwriting_inputs([args.ground_truth, args.detections], args.output)
     if not args.overwrite:
-        keep_others(args.output, rf'{{\s*"version": "{VERSION}')
+        refuse_overwriting_foreign(args.output, rf'{{\s*"version": "{VERSION}')
     truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     database = read_json(args.ground_truth)['database']
     labelled = detected_subset(truth, detections, args.subset)
@@ -151,17 +143,17 @@ def write_file(args: argparse.Namespace) -> None:
         raise InputError(f'{args.detections}: no detection is left to be a pseudo label; lower --min_score')
     written = pseudo_database(database, truth, labelled, chosen, args.fps)
     if not inside.all():
-        warn(f'{number_of(int((~inside).sum()), "video")} with detections of another subset, or of none, left out')
+        warn(f'{plural(int((~inside).sum()), "video")} with detections of another subset, or of none, left out')
     for key, reader in (('duration', 'OpenTAD needs'), ('fps', 'ActionFormer needs, unless its own settings say it'),
                         ('frame', 'OpenTAD needs')):
         without = sum(key not in entry for entry in written.values())
         if without:
-            warn(f'{number_of(without, "video")} without "{key}", which {reader}'
+            warn(f'{plural(without, "video")} without "{key}", which {reader}'
                  + ('' if key == 'duration' else ': see --fps'))
     write_json(args.output, {'version': VERSION, 'database': written})
     empty = int(labelled.sum()) - len(np.unique(chosen.video))
-    print(f'{args.output}: {number_of(len(chosen.scores), "pseudo label")} in '
-          f'{number_of(len(np.unique(chosen.video)), "video")}, {number_of(empty, "video")} of the subset without any',
+    print(f'{args.output}: {plural(len(chosen.scores), "pseudo label")} in '
+          f'{plural(len(np.unique(chosen.video)), "video")}, {plural(empty, "video")} of the subset without any',
           flush=True)
 
 

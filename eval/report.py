@@ -37,8 +37,10 @@ from numpy.typing import ArrayLike
 from eval.curves import Curves, read_curves, regions
 from eval.detection import TIOU, averages, best_threshold, evaluate, scored_subset, tiou_key, warnings
 from eval.diagnosis import BINS, COLOURS, KINDS, TITLES, Diagnosis, diagnose, notes
-from eval.files import MAX_SECONDS, Detections, GroundTruth, match_videos, read_detections, read_ground_truth
-from utils import InputError, Parser, keep_inputs, keep_others, printable, read_json, run_command, write_text
+from formats.annotations import GroundTruth, match_videos, read_ground_truth
+from formats.columns import MAX_SECONDS
+from formats.detections import Detections, read_detections
+from utils import InputError, Parser, refuse_overwriting_inputs, refuse_overwriting_foreign, printable, read_json, run_cli, write_text
 
 PAGE = Path(__file__).parent / 'page'
 HEAD = r'(<[^>]*>\s*){4}<meta http-equiv="Content-Security-Policy"'  # how a report begins, so that nothing else is lost
@@ -360,14 +362,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for flag in ('subset', 'tiou', 'bins'):
         if not args.ground_truth and getattr(args, flag) is not parser.get_default(flag):
             parser.error(f'--{flag} says how to score, and without a GT.json before the detections nothing is scored')
-    return run_command(lambda: report_file(args))
+    return run_cli(lambda: report_file(args))
 
 
 def report_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    keep_inputs([args.ground_truth, args.detections, args.curves, args.durations], args.output)
+    refuse_overwriting_inputs([args.ground_truth, args.detections, args.curves, args.durations], args.output)
     if not args.overwrite:
-        keep_others(args.output, HEAD)
+        refuse_overwriting_foreign(args.output, HEAD)
     detections = read_detections(args.detections)
     truth = None
     if args.ground_truth:

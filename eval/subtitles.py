@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.files import Detections, read_detections
-from utils import InputError, Parser, keep_others, number, number_of, printable, run_command, write_text
+from formats.detections import Detections, read_detections
+from utils import InputError, Parser, refuse_overwriting_foreign, bounded, plural, printable, run_cli, write_text
 
 # How the files written here begin, so that nobody's own subtitles are written over.
 OURS = {'srt': r'1\n[\d:,]+ --> [\d:,]+\n.* -?\d+\.\d\d\n', 'vtt': r'WEBVTT - detections\n'}
@@ -36,7 +36,7 @@ def write_subtitles(folder: str | Path, detections: Detections, min_score: float
     paths = [Path(folder) / f'{_file_name(video)}.{form}' for video in detections.videos]
     if not overwrite:
         for path in paths:
-            keep_others(path, OURS[form])
+            refuse_overwriting_foreign(path, OURS[form])
     rows = np.flatnonzero(detections.scores >= min_score)
     rows = rows[np.argsort(detections.video[rows], kind='stable')]
     ends = np.searchsorted(detections.video[rows], np.arange(len(paths) + 1))
@@ -93,18 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog='python -m eval.subtitles', description='Detections as subtitles, a file for each video.')
     parser.add_argument('detections', metavar='DETECTIONS.json')
     parser.add_argument('-o', '--output', required=True, metavar='DIR', help='folder of the subtitles')
-    parser.add_argument('--min_score', type=number(float, -math.inf, math.inf), default=-math.inf, metavar='S',
+    parser.add_argument('--min_score', type=bounded(float, -math.inf, math.inf), default=-math.inf, metavar='S',
                         help='leave out detections below it (default: none)')
     parser.add_argument('--format', choices=OURS, default='srt', help='default: srt, for players; vtt is for pages')
     parser.add_argument('--overwrite', action='store_true', help='also write over subtitles that are not from here')
     args = parser.parse_args(arguments)
-    return run_command(lambda: write_files(args))
+    return run_cli(lambda: write_files(args))
 
 
 def write_files(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     paths = write_subtitles(args.output, read_detections(args.detections), args.min_score, args.format, args.overwrite)
-    print(f'{args.output}: {number_of(len(paths), "file")}', flush=True)
+    print(f'{args.output}: {plural(len(paths), "file")}', flush=True)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Training runs compared: the best and the last mAP of each, and their spread over seeds.
+"""Trainer runs compared: the best and the last mAP of each, and their spread over seeds.
 
     python -m eval.summary outputs
     python -m eval.summary outputs/first-seed1 outputs/first-seed2 outputs/first-seed3
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from utils import InputError, Parser, keep_inputs, keep_others, printable, read_json, run_command, write_text
+from utils import InputError, Parser, refuse_overwriting_inputs, refuse_overwriting_foreign, printable, read_json, run_cli, write_text
 
 # "differ" in args.json names the arguments in which the runs of a group may differ. These stand for it in older files.
 DIFFER = ('seed', 'exp_name', 'output_dir', 'inference_only', 'model_file', 'device', 'num_workers', 'cache', 'compile',
@@ -48,7 +48,7 @@ class Unfinished(InputError):
     """A run that cannot be compared yet: reason for a warning as long as there are others."""
 
 
-class Run(NamedTuple):
+class RunLogger(NamedTuple):
     """What is compared of one run; mAP is the average over the tIoUs, a fraction."""
     name: str  # of its folder
     seed: str
@@ -77,7 +77,7 @@ PUBLISHED = (Published("the authors' README", 0.464), Published("the authors' de
 class Comparison(NamedTuple):
     """All runs (R rows) and their groups (G rows), in the order given; `mean` and `sd` are over the runs of a group."""
     settings: pd.DataFrame  # (R, differing arguments) texts
-    runs: pd.DataFrame  # the fields of Run without settings, `group` (index into groups) and best_minus_last
+    runs: pd.DataFrame  # the fields of RunLogger without settings, `group` (index into groups) and best_minus_last
     groups: pd.DataFrame  # name, runs, best_of_best, best, best_sd, last, last_sd, best_minus_last, late_sd
     seeds: pd.DataFrame  # of each group of several runs, then of each pair with several seeds in common: name, runs
     # (or pairs), and of best and last the mean, the ends of its 95 % interval, and p (NaN for a group): best, best_low,
@@ -95,7 +95,7 @@ def text_of(value: Any) -> str:
     return re.sub(r'\.0$', '', json.dumps(value, sort_keys=True))
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunLogger:
     """Read args.json, results.json and metrics.csv of a training run.
 
     Raises Unfinished for a run without its final results, InputError for a folder that holds no run or a damaged one.
@@ -129,7 +129,7 @@ def read_run(folder: Path) -> Run:
                 if name not in differ and name not in RECORDS}
     late = metrics['average_mAP'][metrics['step'] > last_step / 2]
     course = dict(zip(metrics['step'].astype(int).tolist(), metrics['average_mAP'].cummax().tolist()))
-    return Run(text_of(folder.resolve().name), text_of(args.get('seed', '-')), settings, best, best_step, last,
+    return RunLogger(text_of(folder.resolve().name), text_of(args.get('seed', '-')), settings, best, best_step, last,
                last_step, late.std(), len(metrics), course, classes)
 
 
@@ -187,11 +187,11 @@ def group_name(names: Sequence[str]) -> str:
     return common or f'{names[0]} ...'
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[RunLogger]) -> Comparison:
     """Group runs that differ in nothing but the seed."""
     settings = pd.DataFrame([run.settings for run in runs]).fillna('-')  # '-': this run knows no such argument
     settings = settings.loc[:, settings.nunique() > 1]
-    table = pd.DataFrame(runs, columns=Run._fields).drop(columns=['settings', 'course', 'classes'])
+    table = pd.DataFrame(runs, columns=RunLogger._fields).drop(columns=['settings', 'course', 'classes'])
     table['best_minus_last'] = table['best'] - table['last']
     table['group'] = settings.groupby(list(settings), sort=False).ngroup() if len(settings.columns) else 0
     groups = table.groupby('group').agg(
@@ -251,7 +251,7 @@ def read_published(path: str) -> list[Published]:
     return found
 
 
-def is_thumos14(run: Run) -> bool:
+def is_thumos14(run: RunLogger) -> bool:
     """Whether a run is scored as the published rows of THUMOS14 are, by its recipe and its classes."""
     return (run.settings.get('dataset') == 'thumos14' and run.settings.get('tiou') == '0.1 0.2 0.3 0.4 0.5 0.6 0.7'
             and len(run.classes['last']) == 20 and {'BaseballPitch', 'CliffDiving'} < run.classes['last'].keys())
@@ -295,7 +295,7 @@ def span(low: float, high: float) -> str:
     return f'{percent(low)} to {percent(high)}'
 
 
-def published_table(runs: Sequence[Run], comparison: Comparison, published: Sequence[Published]) -> list[list[str]]:
+def published_table(runs: Sequence[RunLogger], comparison: Comparison, published: Sequence[Published]) -> list[list[str]]:
     """The cells of the table that sets every group beside the published rows."""
     from scipy import stats
     rows = [['published', 'until step', 'mAP', 'group', 'runs', 'best (mean ± sd)', 'last (mean ± sd)',
@@ -316,12 +316,12 @@ def published_table(runs: Sequence[Run], comparison: Comparison, published: Sequ
     return rows
 
 
-def best_until(run: Run, step: int) -> float:
+def best_until(run: RunLogger, step: int) -> float:
     """The best mAP of a run until a step, 0 for its end; NaN before its first evaluation."""
     return max((best for at, best in run.course.items() if not step or at <= step), default=math.nan)
 
 
-def class_table(runs: Sequence[Run], comparison: Comparison, weights: str) -> list[list[str]]:
+def class_table(runs: Sequence[RunLogger], comparison: Comparison, weights: str) -> list[list[str]]:
     """The cells of the table of AP by class, mean over the tIoUs: a column a group, or a run if there is one group.
 
     Of two columns the difference too, by which the rows are then sorted.
@@ -417,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--latex', metavar='FILE', help='also write the tables there')
     parser.add_argument('--overwrite', action='store_true', help='also write over files that are no summaries')
     args = parser.parse_args(arguments)
-    return run_command(lambda: summarize(args))
+    return run_cli(lambda: summarize(args))
 
 
 def summarize(args: argparse.Namespace) -> None:
@@ -425,10 +425,10 @@ def summarize(args: argparse.Namespace) -> None:
     given = [path for path in args.folders if not is_table(path)] or args.folders
     folders = list({path.resolve(): path for folder in given for path in runs_in(folder)}.values())
     read = [folder / name for folder in folders for name in ('args.json', 'results.json', 'metrics.csv')]
-    keep_inputs([*read, args.published], args.csv, args.markdown, args.latex)
+    refuse_overwriting_inputs([*read, args.published], args.csv, args.markdown, args.latex)
     if not args.overwrite:
         for path, ours in ((args.csv, 'kind,name,'), (args.markdown, TITLE), (args.latex, f'% {TITLE}')):
-            keep_others(path, ours)
+            refuse_overwriting_foreign(path, ours)
     runs, left_out = read_runs(folders)
     comparison = compare(runs)
     for line in [*(f'{reason}; it is left out' for reason in left_out), *repeated_seeds(comparison)]:
@@ -467,7 +467,7 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob('*/args.json')) or [folder]
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def read_runs(folders: Sequence[Path]) -> tuple[list[RunLogger], list[str]]:
     """The runs that can be compared, and why others cannot yet; InputError if none can."""
     runs, left_out = [], []
     for folder in folders:

@@ -24,18 +24,19 @@ import numpy as np
 from eval.curves import ACTION, BACKGROUND, INCONSISTENT, Curves, read_curves, regions
 from eval.detection import scored_subset
 from eval.diagnosis import COLOURS, KINDS, diagnose
-from eval.files import Detections, GroundTruth, match_videos, read_either
+from formats.annotations import GroundTruth, match_videos
+from formats.detections import Detections, read_any
 from utils import (
-    PICTURES,
+    IMAGE_SIGNATURES,
     InputError,
     Parser,
-    keep_inputs,
-    keep_others,
+    refuse_overwriting_inputs,
+    refuse_overwriting_foreign,
     number,
     quote,
-    run_command,
-    shorten,
-    write_picture,
+    run_cli,
+    truncate,
+    save_figure,
 )
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Panel(Protocol):
         """A share of the picture's height; 1 is about 2.7 cm."""
 
     def draw(self, ax: 'Axes') -> None:
-        """Draw it into axes of its own."""
+        """BatchIndices it into axes of its own."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class ClassPanel:
 
     def draw(self, ax: 'Axes') -> None:
         ax.set(ylim=(0, 1), yticks=[])
-        ax.set_title(shorten(self.label, 90) or 'no class', loc='left', fontsize='medium', fontweight='bold',
+        ax.set_title(truncate(self.label, 90) or 'no class', loc='left', fontsize='medium', fontweight='bold',
                      parse_math=False)
         ax.spines[['left', 'top', 'right']].set_visible(False)
         if self.instances is None:
@@ -185,7 +186,7 @@ class ResultPanel:
                 edgecolor='#333333', linewidth=0.5)
         ax.set(ylim=(low - 2 * thickness, high + 2 * thickness))
         shown = f', the best {MOST_BARS} drawn' if count > MOST_BARS else ''
-        ax.set_title(f'{shorten(self.name, 28)}: {count or "none"}{shown}', loc='right', fontsize='small',
+        ax.set_title(f'{truncate(self.name, 28)}: {count or "none"}{shown}', loc='right', fontsize='small',
                      color='#555555', pad=2, parse_math=False)
         if count:
             ax.set_ylabel('score')
@@ -301,7 +302,7 @@ def shown_span(video: str, window: tuple[float, float], length: float) -> tuple[
 
 
 def title_of(video: str, width: float, min_score: float, num_drawn: int, num_classes: int) -> str:
-    title = shorten(video, int(6 * width))
+    title = truncate(video, int(6 * width))
     if min_score > -math.inf:
         title += f', detections with a score of at least {min_score:g}'
     if num_drawn < num_classes:
@@ -409,15 +410,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='a .png, .svg or .pdf (default: timeline.png)')
     parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no picture')
     args = parser.parse_args(arguments)
-    return run_command(lambda: draw_file(args))
+    return run_cli(lambda: draw_file(args))
 
 
 def draw_file(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    keep_inputs([*args.files, args.curves], args.output)
+    refuse_overwriting_inputs([*args.files, args.curves], args.output)
     if not args.overwrite:
-        keep_others(args.output, PICTURES)
-    read = {path: read_either(path) for path in args.files}
+        refuse_overwriting_foreign(args.output, IMAGE_SIGNATURES)
+    read = {path: read_any(path) for path in args.files}
     truths = [path for path, content in read.items() if isinstance(content, GroundTruth)]
     if len(truths) > 1:
         raise InputError(f'{truths[0]} and {truths[1]} both hold ground truth, give one')
@@ -428,7 +429,7 @@ def draw_file(args: argparse.Namespace) -> None:
                for path, detections in found.items()]
     figure = draw_timeline(args.video, truth, results, read_curves(args.curves) if args.curves else None,
                            args.min_score, (args.start, args.end), args.width)
-    write_picture(args.output, figure)
+    save_figure(args.output, figure)
     print(args.output, flush=True)
 
 

@@ -26,7 +26,7 @@ from extraction.frames import BadVideo, parse_resize, promised_duration, read_fr
 from extraction.i3d import CHANNELS, Weights, build_i3d, introduce, read_weights, where_to_get
 from extraction.record import Record, alone_in
 from extraction.snippets import SNIPPET_FRAMES, Features, Network, extract, num_rows
-from utils import InputError, Parser, number, number_of, printable, quote, run_command, shorten, warn
+from utils import InputError, Parser, bounded, plural, printable, quote, run_cli, truncate, warn
 
 SUFFIXES = ('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .mts .m2ts .ts .vob .flv .wmv .3gp .3g2 .ogv .mxf .y4m .gif '
             '.mp3 .m4a .aac .wav .flac .ogg .opus .wma').split()    # sound is named as such, not passed over
@@ -51,20 +51,20 @@ def get_parser() -> Parser:
     files.add_argument('--overwrite', action='store_true', help='extract anew what is there already')
 
     recipe = parser.add_argument_group('recipe (docs/videos.md tells where it is from)')
-    recipe.add_argument('--fps', type=number(float, 0.1, 1000), default=25, help='frames a second')
+    recipe.add_argument('--fps', type=bounded(float, 0.1, 1000), default=25, help='frames a second')
     recipe.add_argument('--resize', type=resize, default='short256',
                         help='short256: the shorter side to 256; 340x256, squash224: to that size whatever the shape')
-    recipe.add_argument('--crop', type=number(int, 32, 4096), default=224, help='side of the centre that is used')
+    recipe.add_argument('--crop', type=bounded(int, 32, 4096), default=224, help='side of the centre that is used')
     recipe.add_argument('--flow', choices=METHODS, default='tvl1',
                         help='dis is a draft, many times faster: not what I3D was trained on')
-    recipe.add_argument('--flow_bound', type=number(float, 1e-3, 1000), default=20,
+    recipe.add_argument('--flow_bound', type=bounded(float, 1e-3, 1000), default=20,
                         help='pixels a frame beyond which flow is cut off')
     recipe.add_argument('--quantize', action=argparse.BooleanOptionalAction, default=True,
                         help='flow in 256 levels, as the training of I3D stored it')
 
     machine = parser.add_argument_group('machine')
     machine.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    machine.add_argument('--workers', type=number(int, 0, 1024), default=len(os.sched_getaffinity(0)),
+    machine.add_argument('--workers', type=bounded(int, 0, 1024), default=len(os.sched_getaffinity(0)),
                          help='processes that compute flow; 0: none of its own')
     machine.add_argument('--precision', choices=PRECISIONS, default='fp32', help='of the networks')
     for group in (files, recipe, machine):
@@ -130,7 +130,7 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
-        raise InputError(f'--device {shorten(name)}: cannot be used here; give auto, cpu, cuda or cuda:N') from None
+        raise InputError(f'--device {truncate(name)}: cannot be used here; give auto, cpu, cuda or cuda:N') from None
     return device
 
 
@@ -164,7 +164,7 @@ def extract_all(videos: dict[str, Path], extractor: Extractor, record: Record, a
 
     failed = 0
     for count, (name, path) in enumerate(videos.items(), 1):
-        bar.set_description(f'{count}/{len(videos)} {shorten(name, 30)}', refresh=False)
+        bar.set_description(f'{count}/{len(videos)} {truncate(name, 30)}', refresh=False)
         before = bar.n
         try:
             with closing(read_frames(path, args.fps, args.resize)) as frames:
@@ -187,12 +187,12 @@ def check(path: Path, features: Features, fps: float) -> None:
     """Raises BadVideo for a video without a row, InputError for rows that are no numbers."""
     count = features.num_frames
     if not features.streams:
-        raise BadVideo(f'{path}: has {number_of(count, "frame")} at {fps:g} fps; a row needs {SNIPPET_FRAMES + 1}')
+        raise BadVideo(f'{path}: has {plural(count, "frame")} at {fps:g} fps; a row needs {SNIPPET_FRAMES + 1}')
     for stream, rows in features.streams.items():
         if not np.isfinite(rows).all():
             raise InputError(f'{path}: its {stream} rows are not all finite; check the weights or the backbone')
         if len(rows) not in (num_rows(count), count // SNIPPET_FRAMES):    # of a backbone
-            warn(f'{path}: {number_of(len(rows), "row")} of {number_of(count, "frame")}; tell main.py and dataset.py '
+            warn(f'{path}: {plural(len(rows), "row")} of {plural(count, "frame")}; tell main.py and dataset.py '
                  f'--snippet_frames {count / len(rows):.4g}')
 
 
@@ -215,7 +215,7 @@ def run(args: argparse.Namespace) -> int:
                         versions(args, device), args.overwrite)
         record.open(list(videos))
         new = {name: path for name, path in videos.items() if not record.has(name, path)}
-        print(f'{number_of(len(new), "video")} to extract, {len(videos) - len(new)} there already', flush=True)
+        print(f'{plural(len(new), "video")} to extract, {len(videos) - len(new)} there already', flush=True)
         if not new:
             return 0
         if backbone:
@@ -223,7 +223,7 @@ def run(args: argparse.Namespace) -> int:
             failed = extract_all(new, extractor, record, args)
         else:
             failed = extract_by_i3d(new, weights, record, args, device)
-    done = f'{number_of(len(new) - failed, "video")} extracted to {args.output}'
+    done = f'{plural(len(new) - failed, "video")} extracted to {args.output}'
     print(done + (f', {failed} could not be' if failed else ''), flush=True)
     if args.fps != 25:
         print(f'dataset.py and main.py need --feature_fps {args.fps:g} for these', flush=True)
@@ -246,7 +246,7 @@ def extract_by_i3d(videos: dict[str, Path], weights: list[Weights], record: Reco
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_command(lambda: run(parse_args(argv)))
+    return run_cli(lambda: run(parse_args(argv)))
 
 
 if __name__ == '__main__':

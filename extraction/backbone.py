@@ -9,7 +9,7 @@ import numpy as np
 
 from extraction.flow_pool import centre
 from extraction.snippets import Features
-from utils import InputError, shorten
+from utils import InputError, truncate
 
 Backbone = Callable[[np.ndarray], np.ndarray]    # (F, H, W, 3) uint8 -> (rows, width)
 
@@ -20,16 +20,16 @@ def load_backbone(name: str) -> Backbone:
     try:
         found = getattr(importlib.import_module(module), function)
     except Exception as error:    # a module may raise anything
-        raise InputError(f'--backbone {shorten(name)}: {where(error)}; give MODULE:FUNCTION') from None
+        raise InputError(f'--backbone {truncate(name)}: {where(error)}; give MODULE:FUNCTION') from None
     if not callable(found):
-        raise InputError(f'--backbone {shorten(name)}: is a {type(found).__name__}, not a function of frames')
+        raise InputError(f'--backbone {truncate(name)}: is a {type(found).__name__}, not a function of frames')
     return found
 
 
 def where(error: Exception) -> str:
     """An exception of somebody else's code in one line, with the place that raised it."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return shorten(f'{type(error).__name__}: {error} ({place.filename}, line {place.lineno})')
+    return truncate(f'{type(error).__name__}: {error} ({place.filename}, line {place.lineno})')
 
 
 def extract_by_backbone(backbone: Backbone, frames: Iterable[np.ndarray], crop: int, folder: Path) -> Features:

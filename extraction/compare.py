@@ -28,7 +28,7 @@ from extraction.flow_pool import METHODS, FlowPool, centre
 from extraction.frames import decode, parse_resize, read_frames
 from extraction.i3d import CHANNELS, EPSILON, WIDTH, build_i3d, introduce, read_weights, where_to_get
 from extraction.snippets import SNIPPET_FRAMES, Network, snippets, to_clip
-from utils import InputError, Parser, keep_inputs, keep_others, number, print_block, run_command, shorten, write_json
+from utils import InputError, Parser, refuse_overwriting_inputs, refuse_overwriting_foreign, bounded, print_section, run_cli, truncate, write_json
 
 
 class Grid(NamedTuple):
@@ -202,7 +202,7 @@ def read_rows(path: str) -> np.ndarray:
     try:
         rows = np.load(path, allow_pickle=False)
     except OSError as error:
-        raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
+        raise InputError(f'{path}: cannot be read: {error.strerror or truncate(error)}') from None
     except (ValueError, EOFError):
         raise InputError(f'{path}: not a .npy file of numbers; download it again') from None
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] not in (WIDTH, 2 * WIDTH) or not len(rows):
@@ -234,20 +234,20 @@ def get_parser() -> Parser:
     parser.add_argument('--flow_weights', help='I3D for flow')
     parser.add_argument('--output', metavar='FILE', help='write all variants as JSON')
     parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no such list')
-    parser.add_argument('--rows', type=number(int, 1), default=5, help='compare the first rows only (default: 5)')
+    parser.add_argument('--rows', type=bounded(int, 1), default=5, help='compare the first rows only (default: 5)')
     grid = parser.add_argument_group('recipes: all values that are given are tried')
     default = Grid()
-    grid.add_argument('--fps', type=number(float, 0.1, 1000), nargs='+', default=default.fps)
+    grid.add_argument('--fps', type=bounded(float, 0.1, 1000), nargs='+', default=default.fps)
     grid.add_argument('--resize', type=resize, nargs='+', default=default.resize)
-    grid.add_argument('--crop', type=number(int, 32, 4096), nargs='+', default=default.crop)
-    grid.add_argument('--offset', type=number(int, -8, 8), nargs='+', default=default.offset,
+    grid.add_argument('--crop', type=bounded(int, 32, 4096), nargs='+', default=default.crop)
+    grid.add_argument('--offset', type=bounded(int, -8, 8), nargs='+', default=default.offset,
                       help='frames left out before the first row; below 0 the first frame is repeated')
-    grid.add_argument('--epsilon', type=number(float, 0, 1), nargs='+', default=default.epsilon,
+    grid.add_argument('--epsilon', type=bounded(float, 0, 1), nargs='+', default=default.epsilon,
                       help='of the batch norm')
     machine = parser.add_argument_group('machine')
     machine.add_argument('--flow', choices=METHODS, default='tvl1', help='dis is a draft, many times faster')
     machine.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    machine.add_argument('--workers', type=number(int, 0, 1024), default=len(os.sched_getaffinity(0)),
+    machine.add_argument('--workers', type=bounded(int, 0, 1024), default=len(os.sched_getaffinity(0)),
                          help='processes that compute flow; 0: none of its own')
     for action in grid._group_actions:
         values = ' '.join(f'{value:g}' if isinstance(value, float) else str(value) for value in action.default)
@@ -267,9 +267,9 @@ def table(comparisons: list[Comparison], published: dict[str, np.ndarray]) -> It
 
 
 def run(args: argparse.Namespace) -> None:
-    keep_inputs([args.video, *args.published, args.rgb_weights, args.flow_weights], args.output)
+    refuse_overwriting_inputs([args.video, *args.published, args.rgb_weights, args.flow_weights], args.output)
     if not args.overwrite:
-        keep_others(args.output, r'{\s*"video": .*\s*"published_rows"')
+        refuse_overwriting_foreign(args.output, r'{\s*"video": .*\s*"published_rows"')
     published = read_published(args.published)
     files = {stream: getattr(args, f'{stream}_weights') for stream in CHANNELS if stream in published}
     if missing := [stream for stream, file in files.items() if file is None]:
@@ -292,7 +292,7 @@ def run(args: argparse.Namespace) -> None:
     if not comparisons:
         raise InputError(f'{args.video}: too short, has no row to compare')
     for stream in files:
-        print_block(stream, table([one for one in comparisons if one.variant.stream == stream], published), 6)
+        print_section(stream, table([one for one in comparisons if one.variant.stream == stream], published), 6)
     if args.output:
         write_json(args.output, {
             'video': str(args.video), 'published_rows': {stream: len(rows) for stream, rows in published.items()},
@@ -302,7 +302,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_command(lambda: run(get_parser().parse_args(argv)))
+    return run_cli(lambda: run(get_parser().parse_args(argv)))
 
 
 if __name__ == '__main__':

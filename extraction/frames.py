@@ -19,7 +19,7 @@ from av.filter import Graph
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from utils import InputError, number_of, shorten, warn
+from utils import InputError, plural, truncate, warn
 
 # Without the latter two FFmpeg converts even widths by a table that is off by one or two grey levels.
 BILINEAR = 'bilinear+accurate_rnd+full_chroma_int'
@@ -42,7 +42,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         with av.open(f'file:{fspath(path)}', metadata_errors='replace') as container:    # no other protocol, no URL
             yield container, picture_stream(path, container)
     except av.FFmpegError as error:
-        reason = shorten(error.strerror or error)
+        reason = truncate(error.strerror or error)
         raise BadVideo(f'{path}: not a video that can be read ({reason}); {MEND}') from None
     except OSError as error:
         raise BadVideo(f'{path}: cannot be read: {error.strerror}') from None
@@ -126,7 +126,7 @@ def decode(path: Path, fps: float, resize: str | None = None) -> Iterator[av.Vid
         graph.push(None)
         yield from filtered(graph)
     if repaired:
-        warn(f'{path}: {number_of(repaired, "damaged picture")} repaired by the decoder')
+        warn(f'{path}: {plural(repaired, "damaged picture")} repaired by the decoder')
 
 
 def pictures(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
@@ -147,7 +147,7 @@ def pictures(path: Path, container: InputContainer, stream: VideoStream) -> Iter
         except av.FFmpegError as error:
             if time is None:
                 continue
-            raise BadVideo(f'{path}: damaged after {time:.1f} seconds ({shorten(error.strerror)}); {MEND}') from None
+            raise BadVideo(f'{path}: damaged after {time:.1f} seconds ({truncate(error.strerror)}); {MEND}') from None
         for frame in frames:
             time = frame.time if frame.time is not None else time or 0.
             yield frame

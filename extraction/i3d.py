@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from utils import InputError, shorten, warn
+from utils import InputError, truncate, warn
 
 CHANNELS = {'rgb': 3, 'flow': 2}
 WIDTH = 1024
@@ -193,7 +193,7 @@ def read_weights(path: str | Path, modality: str) -> Weights:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f'{path}: cannot be read: {error.strerror or shorten(error)}') from None
+        raise InputError(f'{path}: cannot be read: {error.strerror or truncate(error)}') from None
     blob_id = hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
     try:
         if not content.startswith((b'PK\3\4', b'\x80')):    # a tar, which torch would unpack into a folder of its own
@@ -222,7 +222,7 @@ def fitting(state: object, modality: str, path: str | Path) -> dict[str, Tensor]
         raise InputError(f'{path}: holds no weights of I3D; {where_to_get([modality])}')
     optional = tuple(name for name in names if name.endswith('num_batches_tracked'))    # absent in old files
     faults = [f'{name} is missing' for name in names if name not in state and name not in optional]
-    faults += [f'{shorten(name)} is not one of this network\'s' for name in state
+    faults += [f'{truncate(name)} is not one of this network\'s' for name in state
                if name not in names and not str(name).startswith(('logits.', 'conv3d_0c_1x1.'))]
     parameters = {own_name: torch.tensor(0) for name, own_name in names.items() if name in optional}
     for name in names.keys() & state.keys():

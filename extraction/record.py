@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from utils import InputError, first_few, number_of, is_json, quote, read_json, shorten, warn, write_bytes, write_json
+from utils import InputError, preview, plural, is_json, quote, read_json, truncate, warn, write_bytes, write_json
 
 MEND = 'give another --output, or --overwrite'
 
@@ -81,21 +81,21 @@ class Record:
 
     def take_over(self, old: dict, names: list[str]) -> None:
         """Keep the videos of an earlier extraction, if they were made as the new ones will be."""
-        changed = [f'{shorten(key, 40)} {shorten(before.get(key), 60)}, now {shorten(now.get(key), 60)}'
+        changed = [f'{truncate(key, 40)} {truncate(before.get(key), 60)}, now {truncate(now.get(key), 60)}'
                    for before, now in ((old['recipe'], self.content['recipe']), (ids(old), ids(self.content)))
                    for key in {**before, **now} if before.get(key) != now.get(key)]
         if not changed or not old['videos']:
             self.content['videos'] = old['videos']
             if old['videos'] and old['versions'] != self.content['versions']:
-                news = [f'{key} {shorten(old["versions"].get(key), 60)}, now {version}'
+                news = [f'{key} {truncate(old["versions"].get(key), 60)}, now {version}'
                         for key, version in self.content['versions'].items() if old['versions'].get(key) != version]
                 warn(f'{self.path}: earlier videos were extracted by other versions ({", ".join(news)})')
             return
         if not self.overwrite:
-            raise InputError(f'{self.path}: {number_of(len(old["videos"]), "video")} by another recipe '
+            raise InputError(f'{self.path}: {plural(len(old["videos"]), "video")} by another recipe '
                              f'({"; ".join(changed)}); {MEND}')
         if others := [name for name in old['videos'] if name not in names]:
-            raise InputError(f'{self.path}: holds {first_few(others)} by another recipe, which would be mixed with new '
+            raise InputError(f'{self.path}: holds {preview(others)} by another recipe, which would be mixed with new '
                              'ones; give those videos too, or another --output')
 
     def files(self, name: str) -> list[Path]:
@@ -107,13 +107,13 @@ class Record:
         if entry is None:
             return False
         if entry['split'] != self.split:
-            raise InputError(f'{self.path}: {quote(name)} is in the split {shorten(entry["split"], 40)}; give another '
+            raise InputError(f'{self.path}: {quote(name)} is in the split {truncate(entry["split"], 40)}; give another '
                              f'--output')
         if self.overwrite:
             return False
         if entry['size'] != video.stat().st_size:
             raise InputError(f'{video}: is not the file whose features are in {self.folder} '
-                             f'({shorten(entry.get("file"))}, {shorten(entry["size"], 40)} bytes); {MEND}')
+                             f'({truncate(entry.get("file"))}, {truncate(entry["size"], 40)} bytes); {MEND}')
         return all(path.is_file() for path in self.files(name))
 
     def write(self, name: str, streams: dict[str, np.ndarray], entry: dict) -> None:

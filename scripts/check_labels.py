@@ -5,9 +5,9 @@
 import sys
 from pathlib import Path
 
-from data_folder import plain_name, read_labels
-from eval.files import match_videos
-from utils import InputError, Parser, first_few, number_of, print_block, quote, run_command, warn
+from formats.annotations import video_stem, read_labels
+from formats.annotations import match_videos
+from utils import InputError, Parser, preview, plural, print_section, quote, run_cli, warn
 
 
 def check(folder: Path, labels: Path) -> None:
@@ -15,17 +15,17 @@ def check(folder: Path, labels: Path) -> None:
     if not folder.is_dir():
         raise InputError(f'{folder}: not a folder; give the folder of the videos')
     truth = read_labels(labels)
-    files = [plain_name(path.name) for path in sorted(folder.iterdir()) if plain_name(path.name) != path.name]
+    files = [video_stem(path.name) for path in sorted(folder.iterdir()) if video_stem(path.name) != path.name]
     there = match_videos(truth.videos, files) >= 0
     if not there.any():
-        raise InputError(f'{labels}: labels none of the {number_of(len(files), "video")} in {folder}; write the names '
+        raise InputError(f'{labels}: labels none of the {plural(len(files), "video")} in {folder}; write the names '
                          f'of the files, like {quote([*files, "my_video"][0])}, not {quote(truth.videos[0])}')
     if lost := [name for name, found in zip(truth.videos, there) if not found]:
-        warn(f'{labels}: {number_of(len(lost), "labelled video")} not in {folder}: {first_few(lost)}')
+        warn(f'{labels}: {plural(len(lost), "labelled video")} not in {folder}: {preview(lost)}')
     if bare := [name for name, known in zip(files, match_videos(files, truth.videos) >= 0) if not known]:
-        warn(f'{folder}: {number_of(len(bare), "video")} without a label, left out of the training: {first_few(bare)}')
-    print_block('labels', [f'{number_of(int(there.sum()), "video")} with {number_of(len(truth.labels), "label")}: '
-                           f'{first_few(truth.labels)}'])
+        warn(f'{folder}: {plural(len(bare), "video")} without a label, left out of the training: {preview(bare)}')
+    print_section('labels', [f'{plural(int(there.sum()), "video")} with {plural(len(truth.labels), "label")}: '
+                           f'{preview(truth.labels)}'])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('videos', type=Path, help='folder of video files')
     parser.add_argument('labels', type=Path, help='a labels.csv')
     args = parser.parse_args(argv)
-    return run_command(lambda: check(args.videos, args.labels))
+    return run_cli(lambda: check(args.videos, args.labels))
 
 
 if __name__ == '__main__':

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_folder import find_split, missing_annotations, read_annotations
-from settings import MODALITIES, RECIPES
-from utils import Parser, number_of, run_command
+from formats.annotations import missing_annotations, read_annotations
+from formats.data_folder import find_split
+from config import MODALITIES, RECIPES
+from utils import Parser, plural, run_cli
 
 THUMOS14 = RECIPES['thumos14']
 SHORT = 200                  # snippets, two minutes: of shorter videos actions fill a larger part
@@ -30,7 +31,7 @@ class Choice(NamedTuple):
 
 
 def choose(lengths: list[int]) -> list[Choice]:
-    """Settings for training videos of so many snippets each."""
+    """Config for training videos of so many snippets each."""
     longest = int(np.ceil(np.percentile(lengths, 90) / 10)) * 10
     segments = min(max(longest, FEWEST_SEGMENTS), THUMOS14.num_segments)
     ratio = THUMOS14.topk_ratio if segments >= SHORT else THUMOS14.topk_ratio // 2
@@ -38,9 +39,9 @@ def choose(lengths: list[int]) -> list[Choice]:
     epoch = -(-len(lengths) // batch)
     steps = min(max((THUMOS14.num_epochs or 1) * epoch, STEPS[0]), STEPS[1])
     return [
-        Choice('--num_segments', segments, f'nine of ten videos have at most {number_of(longest, "snippet")}'),
+        Choice('--num_segments', segments, f'nine of ten videos have at most {plural(longest, "snippet")}'),
         Choice('--topk_ratio', ratio, f'the best {segments // ratio} snippets of {segments} make a video\'s score'),
-        Choice('--batch_size', batch, f'of {number_of(len(lengths), "training video")}'),
+        Choice('--batch_size', batch, f'of {plural(len(lengths), "training video")}'),
         Choice('--num_steps', steps, f'{steps // epoch} times through the videos')]
 
 
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path, help='data folder with training features and labels')
     args = parser.parse_args(argv)
-    return run_command(lambda: run(args.folder))
+    return run_cli(lambda: run(args.folder))
 
 
 if __name__ == '__main__':

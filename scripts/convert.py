@@ -26,10 +26,11 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for python scripts/convert.py, which looks here alone
-from data_folder import find_members, no_annotations
-from eval.files import GroundTruth, match_videos, read_ground_truth
-from utils import (InputError, Parser, first_few, is_json, number_of, print_block, quote, read_bytes, run_command,
-                   shorten, write_bytes, write_json, write_text)
+from formats.annotations import empty_ground_truth
+from formats.data_folder import resolve_split_list
+from formats.annotations import GroundTruth, match_videos, read_ground_truth
+from utils import (InputError, Parser, preview, is_json, plural, print_section, quote, read_bytes, run_cli,
+                   truncate, write_bytes, write_json, write_text)
 
 STREAMS = ('rgb', 'flow')
 USUAL_WIDTHS = (1024, 2048)    # of I3D features: one stream, or both side by side
@@ -63,7 +64,7 @@ def load_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode='r', allow_pickle=False)
     except Exception as error:    # a damaged header makes numpy raise almost anything
-        raise InputError(f'{path}: not a plain .npy array ({shorten(error)})') from None
+        raise InputError(f'{path}: not a plain .npy array ({truncate(error)})') from None
 
 
 class PickledType:
@@ -142,7 +143,7 @@ def load_objects(path: Path) -> list:
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
     except Exception as error:    # a pickle can make Python raise anything
-        raise InputError(f'{path}: not an array of arrays and lists alone ({shorten(error)})') from None
+        raise InputError(f'{path}: not an array of arrays and lists alone ({truncate(error)})') from None
     return list(load_array(path))
 
 
@@ -186,7 +187,7 @@ def find_annotations(folder: Path) -> Path | None:
             except InputError:
                 pass    # something else in JSON
     if len(found) > 1:
-        raise InputError(f'{folder}: {first_few([str(path) for path in found])} all hold annotations; say which with '
+        raise InputError(f'{folder}: {preview([str(path) for path in found])} all hold annotations; say which with '
                          f'--annotations')
     return found[0] if found else None
 
@@ -210,7 +211,7 @@ def read_wtalc(path: Path, annotations: Path) -> tuple[list[Feature], dict[str, 
                     for i, video in enumerate(videos)}
         features = [Feature(video, '', np.asarray(array)) for video, array in zip(videos, columns['features'])]
     except (TypeError, ValueError, OverflowError, IndexError) as error:
-        raise InputError(f'{annotations}: its arrays are not those of W-TALC ({shorten(error)})') from None
+        raise InputError(f'{annotations}: its arrays are not those of W-TALC ({truncate(error)})') from None
     if not is_json(database):
         raise InputError(f'{annotations}: holds NaN or infinite times; mend segments.npy and duration.npy')
     if others := [video for video in videos if not video or Path(video).name != video or '\0' in video]:
@@ -245,7 +246,7 @@ def has_time_first(shapes: list[tuple[int, ...]], stream: str) -> bool:
     first, second = ({shape[axis] for shape in shapes} for axis in (0, 1))
     if len(first) > 1 and len(second) > 1:
         raise InputError(f'the {stream or "joint"} features have different widths: shapes are '
-                         f'{first_few([str(shape) for shape in dict.fromkeys(shapes)])}')
+                         f'{preview([str(shape) for shape in dict.fromkeys(shapes)])}')
     if len(first) == len(second) == 1:
         return not first <= set(USUAL_WIDTHS) or second <= set(USUAL_WIDTHS)
     return len(second) == 1
@@ -261,17 +262,17 @@ def choose_videos(folder: Path, truth: GroundTruth, videos: list[str]) -> dict[s
         if not truth.labels and not (folder / f'split_{split}.txt').is_file():
             chosen[split] = videos if split == 'test' else []
             continue
-        members = find_members(folder, split, truth)
+        members = resolve_split_list(folder, split, truth)
         if members is None:    # the annotations have one subset alone
             chosen[split] = [video for video in videos if video not in chosen['train']]
             continue
         index = match_videos(members.names, videos).tolist()
         chosen[split] = [videos[i] for i in index if i >= 0]
         if missing := [name for name, i in zip(members.names, index) if i < 0]:
-            print_block(split, [f'{number_of(len(missing), "video")} by {members.source} without features, left out: '
-                                f'{first_few(missing)}'])
+            print_section(split, [f'{plural(len(missing), "video")} by {members.source} without features, left out: '
+                                f'{preview(missing)}'])
     if unused := [video for video in videos if video not in {*chosen['train'], *chosen['test']}]:
-        print_block('unused', [f'{number_of(len(unused), "video")} that belong to no split: {first_few(unused)}'])
+        print_section('unused', [f'{plural(len(unused), "video")} that belong to no split: {preview(unused)}'])
     return chosen
 
 
@@ -318,7 +319,7 @@ def convert(source: Path, dest: Path, annotations: Path | None, copy: bool) -> N
         if source.is_dir():
             features = find_features(source)
             annotations = annotations or find_annotations(source)
-            truth = read_ground_truth(annotations) if annotations else no_annotations()
+            truth = read_ground_truth(annotations) if annotations else empty_ground_truth()
             if annotations:
                 write_bytes(new / 'gt.json', read_bytes(annotations))
         else:
@@ -328,7 +329,7 @@ def convert(source: Path, dest: Path, annotations: Path | None, copy: bool) -> N
             truth = read_ground_truth(new / 'gt.json')
         videos = list(dict.fromkeys(feature.video for feature in features))
         streams = describe({feature.stream for feature in features})
-        print_block('found', [f'{streams} of {number_of(len(videos), "video")}',
+        print_section('found', [f'{streams} of {plural(len(videos), "video")}',
                               f'annotations in {annotations}' if annotations else
                               'no annotations, --annotations FILE names them: all videos are tested'])
         chosen = choose_videos(source if source.is_dir() else source.parent, truth, videos)
@@ -339,10 +340,10 @@ def convert(source: Path, dest: Path, annotations: Path | None, copy: bool) -> N
         new.rename(dest)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    train, test = len(chosen['train']), number_of(len(chosen['test']), 'test video')
-    print_block('wrote', [f'{dest}: {train} training and {test}',
-                          *(f'{number_of(done.count(what), "array")} {what}' for what in dict.fromkeys(done))])
-    print_block('check', [f'python dataset.py {dest} --deep'])
+    train, test = len(chosen['train']), plural(len(chosen['test']), 'test video')
+    print_section('wrote', [f'{dest}: {train} training and {test}',
+                          *(f'{plural(done.count(what), "array")} {what}' for what in dict.fromkeys(done))])
+    print_section('check', [f'python dataset.py {dest} --deep'])
 
 
 def main() -> None:
@@ -357,4 +358,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(run_command(main))
+    sys.exit(run_cli(main))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from extraction.i3d import CHANNELS, I3D
-from utils import InputError, Parser, number, number_of, read_json, run_command, write_bytes, write_json, write_text
+from utils import InputError, Parser, bounded, plural, read_json, run_cli, write_bytes, write_json, write_text
 
 FPS = 25
 MOTIONS = ('Bounce', 'Pulse', 'Slide')
@@ -48,7 +48,7 @@ class Clip(NamedTuple):
 # ---- a clip ---------------------------------------------------------------------------------------------------------
 
 def draw_actions(random: np.random.RandomState, num_frames: int, label: str) -> list[Action]:
-    """Draw when the motion of a clip happens, at least once."""
+    """BatchIndices when the motion of a clip happens, at least once."""
     actions: list[Action] = []
     position = 0
     while True:
@@ -85,7 +85,7 @@ def inside(shape: str, size: int, centre: np.ndarray, radius: float) -> np.ndarr
 
 
 def draw_clip(random: np.random.RandomState, label: str, seconds: float, size: int) -> Clip:
-    """Draw a clip in which the motion `label` happens."""
+    """BatchIndices a clip in which the motion `label` happens."""
     num_frames = round(seconds * FPS)
     actions = draw_actions(random, num_frames, label)
     frames = draw_background(random, num_frames, size)
@@ -184,21 +184,21 @@ def run(argv: list[str] | None) -> None:
     parser = Parser(prog='python -m scripts.make_clips', description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path, help='where to write; made if it is not there')
-    parser.add_argument('--train', type=number(int, 1, 10_000), default=24, help='training clips')
-    parser.add_argument('--test', type=number(int, 1, 10_000), default=12, help='test clips')
-    parser.add_argument('--seconds', type=number(float, 5, 3600), default=16, help='of a clip')
-    parser.add_argument('--size', type=number(int, 32, 1024), default=96, help='of its pictures, in pixels')
-    parser.add_argument('--seed', type=number(int, 0, 2 ** 32 - 1), default=0)
+    parser.add_argument('--train', type=bounded(int, 1, 10_000), default=24, help='training clips')
+    parser.add_argument('--test', type=bounded(int, 1, 10_000), default=12, help='test clips')
+    parser.add_argument('--seconds', type=bounded(float, 5, 3600), default=16, help='of a clip')
+    parser.add_argument('--size', type=bounded(int, 32, 1024), default=96, help='of its pictures, in pixels')
+    parser.add_argument('--seed', type=bounded(int, 0, 2 ** 32 - 1), default=0)
     args = parser.parse_args(argv)
     if args.size % 8:
         parser.error('--size must be a multiple of 8')
     written = write_clips(args.folder, {'train': args.train, 'test': args.test}, args.seconds, args.size, args.seed)
     total = args.train + args.test
-    print(f'{number_of(written, "clip")} rendered to {args.folder}, {total - written} there already', flush=True)
+    print(f'{plural(written, "clip")} rendered to {args.folder}, {total - written} there already', flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_cli(lambda: run(argv))
 
 
 if __name__ == '__main__':

@@ -55,7 +55,7 @@ class Video(NamedTuple):
 
 
 def draw_patterns(random: np.random.RandomState) -> Patterns:
-    """Draw sparse non-negative vectors of length 1."""
+    """BatchIndices sparse non-negative vectors of length 1."""
     def draw(count: int) -> np.ndarray:
         values = random.gamma(2., 1., (count, NUM_FEATURES)) * (random.rand(count, NUM_FEATURES) < 0.2)
         return values / np.linalg.norm(values, axis=1, keepdims=True)
@@ -64,7 +64,7 @@ def draw_patterns(random: np.random.RandomState) -> Patterns:
 
 
 def draw_runs(random: np.random.RandomState, length: int, share: float) -> list[tuple[float, float]]:
-    """Draw (start, end) runs in snippets that cover about `share` of the video's `length`, at least one."""
+    """BatchIndices (start, end) runs in snippets that cover about `share` of the video's `length`, at least one."""
     shortest, longest = ACTION_LENGTHS[0], min(ACTION_LENGTHS[1], length / 5)
     runs: list[tuple[float, float]] = []
     position = 0.
@@ -78,14 +78,14 @@ def draw_runs(random: np.random.RandomState, length: int, share: float) -> list[
 
 
 def envelope(random: np.random.RandomState, length: int, start: float, end: float) -> np.ndarray:
-    """Draw how strongly a run shows in each snippet (L,): its share of it, with soft borders, times a strength."""
+    """BatchIndices how strongly a run shows in each snippet (L,): its share of it, with soft borders, times a strength."""
     snippets = np.arange(length)
     inside = np.clip(np.minimum(end, snippets + 1) - np.maximum(start, snippets), 0, 1)
     return np.convolve(inside, [0.2, 0.6, 0.2], 'same') * random.uniform(0.7, 1.3)
 
 
 def draw_video(random: np.random.RandomState, patterns: Patterns, label: int) -> Video:
-    """Draw a video whose main class is `label`."""
+    """BatchIndices a video whose main class is `label`."""
     length = int(np.exp(random.uniform(*np.log(LENGTHS))))
     scene = label % NUM_SCENES if random.rand() < 0.8 else random.randint(NUM_SCENES)
     other = (label + random.randint(1, len(CLASSES))) % len(CLASSES) if random.rand() < 0.4 else label

@@ -11,8 +11,9 @@ import sys
 import numpy as np
 
 from eval.detection import TIOU, evaluate, format_table, scored_subset
-from eval.files import Detections, GroundTruth, read_detections, read_ground_truth
-from utils import InputError, Parser, run_command
+from formats.annotations import GroundTruth, read_ground_truth
+from formats.detections import Detections, read_detections
+from utils import InputError, Parser, run_cli
 
 SNIPPET_SECONDS = 16 / 25
 
@@ -55,7 +56,7 @@ def run(argv: list[str] | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_cli(lambda: run(argv))
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from extraction.record import write_array
-from utils import InputError, Parser, number_of, run_command
+from utils import InputError, Parser, plural, run_cli
 
 
 class Scale(NamedTuple):
@@ -74,11 +74,11 @@ def run(argv: list[str] | None) -> None:
     for name in ('extraction.json', 'labels.csv', 'gt.json'):
         if (args.folder / name).exists():
             shutil.copyfile(args.folder / name, args.output / name)
-    print(f'{number_of(files, "file")} standardized to {args.output}', flush=True)
+    print(f'{plural(files, "file")} standardized to {args.output}', flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_cli(lambda: run(argv))
 
 
 if __name__ == '__main__':

@@ -38,21 +38,25 @@ from runs import command  # noqa: E402
 from test_main import write_data  # noqa: E402
 
 import main as program  # noqa: E402
-from data_folder import find_split, read_annotations, read_durations, read_labels, read_split_file  # noqa: E402
+from formats.annotations import read_annotations, read_durations, read_labels, read_split_file
+from formats.data_folder import find_split# noqa: E402
 from eval import report  # noqa: E402
 from eval.curves import read_curves  # noqa: E402
 from eval.detection import evaluate, format_table, scored_subset, to_json  # noqa: E402
-from eval.files import read_detections, read_either, read_ground_truth  # noqa: E402
+from formats.annotations import read_ground_truth
+from formats.detections import read_detections, read_any# noqa: E402
 from eval.summary import read_published, read_run  # noqa: E402
 from extraction.i3d import I3D  # noqa: E402
 from extraction.i3d import read_weights as read_i3d  # noqa: E402
 from extraction.record import Record  # noqa: E402
-from features import find_loose_features  # noqa: E402
+from formats.features import find_flat_features# noqa: E402
 from losses import Losses  # noqa: E402
-from model import AICL, is_plain, load_weights, num_classes_of, read_weights, unwrap  # noqa: E402
-from run import Table, digest, read_checkpoint  # noqa: E402
+from engine.checkpoint import is_dense, load_weights, infer_num_classes, read_weights, strip_wrappers
+from model import AICL# noqa: E402
+from engine.checkpoint import sha256_of, read_checkpoint
+from engine.run_folder import CSVLogger# noqa: E402
 from scripts.convert import convert  # noqa: E402
-from settings import describe_recipe, get_settings  # noqa: E402
+from config import format_recipe, resolve_config# noqa: E402
 from utils import InputError  # noqa: E402
 
 MAX_SECONDS, MAX_BYTES = 10, 1e9    # of processor for one input; that all may add to a reader's process
@@ -121,7 +125,7 @@ def damaged(rng: random.Random, value: Any, odd: list) -> Any:
         if isinstance(value, dict):
             return dict(items)
         return type(value)(inner for _, inner in items)
-    if is_plain(value) and rng.random() < 0.5:
+    if is_dense(value) and rng.random() < 0.5:
         return damaged_tensor(rng, value)
     return rng.choice(odd)
 
@@ -232,16 +236,16 @@ class Trained:
         argv = command(data, folder / 'run', steps=3)
         taken = {}
 
-        def go_on(training, *others):
+        def resume(training, *others):
             taken['training'] = training
             return original(training, *others)
 
-        original, program.go_on = program.go_on, go_on
+        original, program.resume = program.resume, resume
         out, sys.stdout, err, sys.stderr = sys.stdout, io.StringIO(), sys.stderr, io.StringIO()
         try:
             assert program.main(argv) == 0 and program.main([*argv, '--resume', '--num_steps', '4']) == 0
         finally:
-            program.go_on, sys.stdout, sys.stderr = original, out, err
+            program.resume, sys.stdout, sys.stderr = original, out, err
         self.training = taken['training']
         self.args = json.loads((folder / 'run' / 'args.json').read_text())
         self.state = torch.load(folder / 'run' / 'checkpoint.pt', weights_only=True)
@@ -256,16 +260,16 @@ def make_checkpoint(rng: random.Random, state: dict, odd: list) -> Content:
             {**state, name: damaged(rng, state[name], odd)}
     fitting = rng.random() < 0.9 and isinstance(state, dict)
     try:
-        whole = {**state, 'digest': digest(state)} if fitting else state
+        whole = {**state, 'digest': sha256_of(state)} if fitting else state
     except (RuntimeError, TypeError, NotImplementedError, ValueError):    # of what no digest can be taken
         whole = state
-    return {'checkpoint.pt': saved(rng, whole, share=0.1)}
+    return {'checkpoint.pt': saved(rng, whole, shard=0.1)}
 
 
 def read_last(trained: Trained, folder: Path) -> None:
     state = read_checkpoint(folder)
     if state:
-        program.go_on(trained.training, state, folder, 9)
+        program.resume(trained.training, state, folder, 9)
 
 
 def make_weights(rng: random.Random, state: dict, odd: list) -> Content:
@@ -277,8 +281,8 @@ def make_weights(rng: random.Random, state: dict, odd: list) -> Content:
 
 
 def read_network(folder: Path) -> None:
-    state = unwrap(read_weights(folder / 'best.pt'))
-    num_classes_of(state, folder / 'best.pt')
+    state = strip_wrappers(read_weights(folder / 'best.pt'))
+    infer_num_classes(state, folder / 'best.pt')
     load_weights(AICL(2, 2, 3, 1 / 3, 8), state, folder / 'best.pt')
 
 
@@ -381,7 +385,7 @@ def make_loose(rng: random.Random) -> Content:
 
 
 def read_loose(folder: Path) -> None:
-    found = find_loose_features(folder, ('rgb', 'flow'), 'auto')
+    found = find_flat_features(folder, ('rgb', 'flow'), 'auto')
     read_rows([found.inspect(paths) for paths in found.locate(found.names) if paths])
 
 
@@ -401,14 +405,14 @@ def score(folder: Path) -> None:
 
 def read_arguments(folder: Path) -> None:
     """As a resume takes them."""
-    describe_recipe(get_settings(['--output_dir', str(folder.parent), '--exp_name', folder.name, '--resume']).args)
+    format_recipe(resolve_config(['--output_dir', str(folder.parent), '--exp_name', folder.name, '--resume']).args)
 
 
 def read_beside(folder: Path) -> None:
     """What lies beside weights: names of classes, and the score of best F1."""
     args = argparse.Namespace(model_file=str(folder / 'best.pt'), data_path=str(folder), inference_only=True)
-    program.class_names_of(args, read_ground_truth(folder / 'gt.json'), 2)
-    program.known_threshold(args)
+    program.load_class_names(args, read_ground_truth(folder / 'gt.json'), 2)
+    program.default_min_score(args)
 
 
 def read_record(folder: Path) -> None:
@@ -448,7 +452,7 @@ def get_readers(folder: Path) -> dict[str, Reader]:
     i3d = {name: torch.ones(()).expand(shape) for name, shape in shapes.items()}
     return {
         'gt.json': Reader(as_json('gt.json', TRUTH), either(read_ground_truth, 'gt.json'), 6),
-        'detections.json': Reader(as_json('d.json', FOUND), either(read_either, 'd.json'), 6),
+        'detections.json': Reader(as_json('d.json', FOUND), either(read_any, 'd.json'), 6),
         'the scorer': Reader(make_scene, score, 3),
         'labels.csv': Reader(as_table('labels.csv', LABELS), either(read_labels, 'labels.csv'), 6),
         'split file': Reader(as_table('split.txt', [['a'], ['v_b.npy'], ['c']]),
@@ -461,11 +465,11 @@ def get_readers(folder: Path) -> dict[str, Reader]:
             'gt.json': json.dumps(TRUTH).encode(), 'labels.txt': damaged_table(rng, [['x'], ['y']]),
             'results.json': damaged_json(rng, {'best': SCORES, 'last': SCORES})}, read_beside, 3),
         'losses.csv': Reader(as_table('losses.csv', STEPS),
-                             lambda folder: Table(folder / 'losses.csv', STEPS[0], 3), 4),
+                             lambda folder: CSVLogger(folder / 'losses.csv', STEPS[0], 3), 4),
         'runs of a summary': Reader(lambda rng: summary_files(rng, trained.args), read_run, 1),
         'published numbers': Reader(as_json('p.json', PUBLISHED), either(read_published, 'p.json'), 4),
         'features': Reader(lambda rng: {'a.npy': damaged_array(rng, FEATURES)}, read_loose, 6),
-        'loose features': Reader(make_loose, read_loose, 3),
+        'flat features': Reader(make_loose, read_loose, 3),
         'data folder': Reader(make_data, read_data, 2),
         'converter': Reader(make_published, lambda folder: convert(folder, folder.with_name('new'), None, True), 1),
         'converter of W-TALC': Reader(make_wtalc, lambda folder: convert(

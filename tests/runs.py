@@ -94,7 +94,7 @@ def _work(argv: list[str], log: Path, checkpoint_seconds: float, armed: list) ->
     torch.set_num_threads(1)
     multiprocessing.set_start_method('fork', force=True)    # for its workers, as in a run of its own
     import main
-    main.CHECKPOINT_SECONDS = checkpoint_seconds
+    trainer.CHECKPOINT_SECONDS = checkpoint_seconds
     for call in armed:
         call.arm()
     sys.exit(main.main(argv))

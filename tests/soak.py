@@ -31,15 +31,15 @@ from runs import command, contents, differences  # noqa: E402
 from test_main import write_data  # noqa: E402
 
 import eval.timeline  # noqa: E402, F401
-import inference  # noqa: E402
+from engine import inference  # noqa: E402
 import main as program  # noqa: E402
 import model  # noqa: E402
-import run  # noqa: E402
+from engine import run_folder  # noqa: E402
 
 # What a life does is written into a file when it begins and ends: at a kill this says what it has interrupted.
-PLACES = {'folder and lock': (run.Lock, '__enter__'), 'fingerprint': (run, 'describe_data'),
+PLACES = {'folder and lock': (run.Lock, '__enter__'), 'fingerprint': (run, 'data_fingerprint'),
           'checkpoint': (run, 'write_checkpoint'), 'evaluation': (inference.Evaluator, 'look'),
-          'results': (program, 'keep_evaluation'), 'detections': (run.Run, 'rest'),
+          'results': (program, 'record_evaluation'), 'detections': (run.Run, 'rest'),
           'report': (inference.Evaluation, 'write_report')}
 ELSEWHERE = ('checkpoint', 'evaluation', 'results', 'detections')    # where kills of most modes are aimed at
 PATIENCE = 120    # seconds that a life may take on a busy machine
@@ -82,7 +82,7 @@ class Life:
         for name, (owner, function) in PLACES.items():
             setattr(owner, function, self.watched(getattr(owner, function), file, name))
         # A processor without bf16 may compute with it, slowly: the run would refuse that.
-        model.precision_advice = lambda *_: ''
+        model.check_precision = lambda *_: ''
         program.CHECKPOINT_SECONDS = 0.02
         sys.exit(program.main(argv))
 

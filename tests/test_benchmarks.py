@@ -11,10 +11,10 @@ from benchmarks import bench, cpu, cuda, stages, step, workloads
 from benchmarks.step import make_batch, make_training, products
 from benchmarks.table import Row, Times, show, table, take_turns, timed
 from benchmarks.workloads import Size
-from data_folder import find_split
+from formats.data_folder import find_split
 from dataset import VideoDataset
 from eval.detection import evaluate
-from eval.files import in_subset, read_ground_truth
+from formats.annotations import in_subset, read_ground_truth
 from main import main
 
 CPU = torch.device('cpu')
@@ -247,7 +247,7 @@ def test_localization_loading_and_step(drawn, monkeypatch):
 
 def test_bf16_is_measured_where_the_processor_has_it(monkeypatch):
     for faster in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(step, 'product_speed', lambda dtype, device: 2. if dtype == faster else 1.)
+        monkeypatch.setattr(step, 'matmul_speed', lambda dtype, device: 2. if dtype == faster else 1.)
         assert ('bf16' in step.precisions(CPU)) == (faster == torch.bfloat16)
 
 
@@ -273,7 +273,7 @@ def test_what_is_measured_on_a_gpu_runs_here_too(drawn, monkeypatch):
     monkeypatch.setattr(cuda, 'precisions', lambda device: ('fp32',))
     monkeypatch.setattr(cuda, 'run', lambda *command: float(main(list(map(str, command[2:])))))    # saves the imports
     rows_of('schedule', cuda.schedule(drawn, 1, CPU, TINY, epochs=1), 1)
-    monkeypatch.setattr('model.precision_advice', lambda *_: '')    # a processor without bf16 would be refused it
+    monkeypatch.setattr('engine.runtime.check_precision', lambda *_: '')    # a processor without bf16 would be refused it
     monkeypatch.setattr(cuda, 'precisions', lambda device: ('fp32', 'bf16'))
     rows = cuda.agreement(drawn, 1, CPU, TINY, steps=2)
     rows_of('agreement', rows, 2)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import dataset
-from data_folder import find_split, read_annotations
+from formats.annotations import read_annotations
+from formats.data_folder import find_split
 from scripts import convert
-from utils import InputError, run_command
+from utils import InputError, run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 6
@@ -246,7 +247,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line_and_leaves_nothing(tmp_path
     damage()
     there = sorted(os.listdir())
     monkeypatch.setattr(sys, 'argv', ['convert.py', 'thumos', 'data'])
-    assert run_command(convert.main) == 2
+    assert run_cli(convert.main) == 2
     message = capsys.readouterr().err
     assert message.startswith('error: ') and message.count('\n') == 1, message
     assert all(part in message for part in named), message

@@ -66,10 +66,10 @@ def test_a_recorded_step_is_one_that_is_launched(precision):
     part = whole._replace(features=whole.features[:8] + 0.5, labels=whole.labels[:8])
     for is_recorded in (False, True):
         training = make_training(THUMOS14, device, '--precision', precision)
-        training.records = is_recorded
+        training.use_cuda_graphs = is_recorded
         terms = torch.stack([training.step(batch) for batch in (whole, part, whole, part, part, whole)])
-        assert len(training.recordings) == 2 * is_recorded
-        assert None not in training.recordings.values()
+        assert len(training.graphs) == 2 * is_recorded
+        assert None not in training.graphs.values()
         ends.append([terms, *(value.detach() for value in training.network.parameters())])
     for launched, recorded in zip(*ends):
         torch.testing.assert_close(recorded, launched, rtol=1e-3, atol=1e-4)

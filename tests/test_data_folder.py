@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from data_folder import find_split, has_test_videos, missing_annotations, read_annotations, read_labels, read_split_file
+from formats.annotations import missing_annotations, read_annotations, read_labels, read_split_file
+from formats.data_folder import find_split, has_test_videos
 from utils import InputError
 
 BOTH = ('rgb', 'flow')

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dataset
-from data_folder import find_split, read_annotations, read_split_file
-from dataset import (Draw, Share, ShuffledSampler, UniformSampler, VideoDataset, free_memory, loader, random_rows,
-                     uniform_rows)
-from eval.files import read_ground_truth
-from features import FeatureFolder, Stream
+from formats.annotations import read_annotations, read_split_file
+from formats.data_folder import find_split
+from dataset import (BatchIndices, Shard, ShuffledSampler, UniformSampler, VideoDataset, make_loader, random_indices, uniform_indices)
+from engine.runtime import free_memory
+from formats.annotations import read_ground_truth
+from formats.features import FeatureFolder, Stream
 from utils import InputError
 
 # ---- making data ----------------------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def open_set(folder, split='train', **options):
 def features(videos, name):
     """All rows of a video as the data set gives them."""
     i = videos.names.index(name)
-    return videos.__getitems__(Draw([i], np.arange(videos.lengths[i])[None], 1)).features[0].numpy()
+    return videos.__getitems__(BatchIndices([i], np.arange(videos.lengths[i])[None], 1)).features[0].numpy()
 
 
 def complaint(call, *args, **options):
@@ -97,35 +98,35 @@ def test_random_rows_are_the_reference_s_numbers(num_segments):
                 expected.append(first)
             else:
                 expected.append(np.random.choice(range(first, last + 1)))
-        assert random_rows(length, num_segments, rng).tolist() == expected
+        assert random_indices(length, num_segments, rng).tolist() == expected
         assert rng.randint(2 ** 31) == np.random.randint(2 ** 31)    # the stream stands at the same place
 
 
 @given(st.integers(1, 3000), st.integers(1, 800), st.integers(0, 2 ** 32 - 1))
 @settings(max_examples=300, deadline=None)
 def test_rows_stay_in_their_cells(length, num_segments, seed):
-    uniform = uniform_rows(length, num_segments)
+    uniform = uniform_indices(length, num_segments)
     assert uniform.tolist() == [i * length // num_segments for i in range(num_segments)]
-    rows = random_rows(length, num_segments, np.random.RandomState(seed))
+    rows = random_indices(length, num_segments, np.random.RandomState(seed))
     assert (rows >= uniform).all() and (rows <= np.append(uniform[1:], length - 1)).all()
 
 
 def test_rows_of_many_videos_are_those_of_each_in_turn():
     lengths, together, alone = [7, 1, 20, 9, 9, 2614], np.random.RandomState(3), np.random.RandomState(3)
-    assert uniform_rows(lengths, 9).tolist() == [uniform_rows(length, 9).tolist() for length in lengths]
-    assert random_rows(lengths, 9, together).tolist() == [random_rows(length, 9, alone).tolist() for length in lengths]
+    assert uniform_indices(lengths, 9).tolist() == [uniform_indices(length, 9).tolist() for length in lengths]
+    assert random_indices(lengths, 9, together).tolist() == [random_indices(length, 9, alone).tolist() for length in lengths]
 
 
 def test_rows_of_the_tiniest_videos():
-    assert uniform_rows(1, 5).tolist() == [0] * 5
-    assert uniform_rows(2, 5).tolist() == [0, 0, 0, 1, 1]
-    assert random_rows(1, 5, np.random.RandomState(0)).tolist() == [0] * 5
-    assert uniform_rows(7, 7).tolist() == list(range(7))
+    assert uniform_indices(1, 5).tolist() == [0] * 5
+    assert uniform_indices(2, 5).tolist() == [0, 0, 0, 1, 1]
+    assert random_indices(1, 5, np.random.RandomState(0)).tolist() == [0] * 5
+    assert uniform_indices(7, 7).tolist() == list(range(7))
 
 
 def test_both_ends_of_a_cell_are_drawn():
     rng = np.random.RandomState(0)
-    drawn = np.array([random_rows(20, 2, rng) for _ in range(500)])
+    drawn = np.array([random_indices(20, 2, rng) for _ in range(500)])
     assert set(drawn[:, 0]) == set(range(11)) and set(drawn[:, 1]) == set(range(10, 20))
 
 
@@ -149,18 +150,18 @@ def test_ranks_share_every_batch_and_draw_the_same():
     def draws(share, left_out=0):
         torch.manual_seed(5)
         sampler = ShuffledSampler([9, 8, 7, 6, 5, 4, 3], 3, 3, False, np.random.RandomState(5), share)
-        sampler.leave_out(left_out)
+        sampler.skip_batches(left_out)
         return [([(video, tuple(rows)) for video, rows in zip(draw.videos, draw.rows)], draw.weight)
                 for draw in sampler]
 
-    whole, first, second = draws(Share(0, 1)), draws(Share(0, 2)), draws(Share(1, 2))
+    whole, first, second = draws(Shard(0, 1)), draws(Shard(0, 2)), draws(Shard(1, 2))
     assert [(len(batch), weight) for batch, weight in whole] == [(3, 1), (3, 1), (1, 1)]
     for (batch, _), (a, a_weight), (b, b_weight) in zip(whole[:2], first, second):
         assert a == batch[0::2] and b == batch[1::2]
         assert (a_weight, b_weight) == (2 / 3, 1 / 3)
     assert first[2] == whole[2]
     assert second[2] == (whole[2][0], 0)    # nobody is left without a video, but this one counts nothing
-    assert draws(Share(0, 1), left_out=2) == whole[2:] and draws(Share(0, 1), left_out=3) == []
+    assert draws(Shard(0, 1), left_out=2) == whole[2:] and draws(Shard(0, 1), left_out=3) == []
 
 
 # ---- layouts, names, labels -----------------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def test_every_type_of_float(folder, convert, kept, cache):
     for path in folder.glob('features/*/*/*.npy'):
         np.save(path, convert(np.load(path)))
     train = open_set(folder, cache=cache)
-    assert cache == 'none' or train.table.dtype == kept
+    assert cache == 'none' or train.cached_features.dtype == kept
     for name in 'bac':
         found = features(train, name)
         assert found.dtype == np.float32
@@ -360,7 +361,7 @@ def test_a_bad_number_is_named_with_file_and_row(folder, value, cache):
 
     def read_rows():
         train = open_set(folder, cache=cache)
-        train.__getitems__(Draw([0], np.array([[3, 20, 20, 29]]), 1))
+        train.__getitems__(BatchIndices([0], np.array([[3, 20, 20, 29]]), 1))
 
     row = 20 if cache == 'none' else 17    # `none` looks at the rows that it reads
     assert complaint(read_rows) == f'{path}: NaN or infinite feature in row {row}; extract it again'
@@ -439,7 +440,7 @@ def test_any_list_is_read_or_refused(tmp_path_factory, content):
 
 # ---- who belongs to a split -----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('train, test', [('train', 'test'), ('Training', 'Validation'), ('training', 'val'),
+@pytest.mark.parametrize('train, test', [('train', 'test'), ('Trainer', 'Validation'), ('training', 'val'),
                                          ('validation', 'Test'), ('Train', 'testing')])
 def test_without_lists_the_annotated_subsets_decide(folder, train, test):
     for split in ('train', 'test'):
@@ -557,7 +558,7 @@ def test_time_base(folder, seconds_a_row, fps, frames, advice):
     (folder / 'gt.json').write_text(json.dumps({'database': database}))
     time_base = open_set(folder).time_base(fps, frames)
     assert time_base.num_videos == 2 and time_base.ratio == pytest.approx(seconds_a_row / (frames / fps))
-    assert time_base.is_off == (advice is not None)
+    assert time_base.is_mismatched == (advice is not None)
     assert advice is None or time_base.advice().endswith(f'try {advice}')
 
 
@@ -580,7 +581,7 @@ def test_every_cache_gives_the_same_batches(folder, workers, half):
         train = open_set(folder, cache=cache)
         torch.manual_seed(3)
         sampler = ShuffledSampler(train.lengths, 10, 2, False, np.random.RandomState(3))
-        runs.append([batch for _ in range(2) for batch in loader(train, sampler, workers)])
+        runs.append([batch for _ in range(2) for batch in make_loader(train, sampler, workers)])
         runs[-1].append(torch.rand(1))
     for run in runs[1:]:
         for a, b in zip(run[:-1], runs[0][:-1], strict=True):
@@ -598,7 +599,7 @@ def test_a_file_that_changes_in_mid_run_is_one_line(folder, workers):
     np.save(path, np.load(path)[:5])
 
     def read():
-        return list(loader(train, UniformSampler(train.lengths, 4, 3), workers))
+        return list(make_loader(train, UniformSampler(train.lengths, 4, 3), workers))
     assert complaint(read).startswith(f'{path}: changed its shape since the run began')
     np.save(path, np.ones((30, 3), np.float32))
     assert complaint(read).startswith(f'{path}: changed its shape since the run began')
@@ -613,7 +614,7 @@ def test_auto_takes_what_fits(folder, monkeypatch):
         assert open_set(folder).cache == expected
     monkeypatch.setattr(dataset, 'free_memory', lambda: size - 1)
     assert 'use --cache auto or none' in complaint(open_set, folder, cache='ram')
-    assert open_set(folder, cache='none').table is None
+    assert open_set(folder, cache='none').cached_features is None
 
 
 def test_free_memory_is_that_of_this_machine():

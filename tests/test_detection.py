@@ -25,7 +25,8 @@ from eval.detection import (
     temporal_iou,
     warnings,
 )
-from eval.files import Detections, GroundTruth, read_detections, read_ground_truth, select_detections, select_videos
+from formats.annotations import GroundTruth, read_ground_truth, select_videos
+from formats.detections import Detections, read_detections, select_detections
 from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +42,7 @@ def truth_of(*instances: tuple[str, str, float, float], subset: str = 'testing')
                        np.array([row[2:] for row in instances], float).reshape(-1, 2))
 
 
-def detections_of(*rows: tuple[str, str, float, float, float]) -> Detections:
+def parse_detections(*rows: tuple[str, str, float, float, float]) -> Detections:
     """Detections from rows of video, label, start, end, score."""
     videos, labels = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
     return Detections(videos, labels, np.array([videos.index(row[0]) for row in rows], np.int64),
@@ -109,7 +110,7 @@ def scenes(draw) -> tuple[GroundTruth, Detections]:
         return [(names[i], names[number + i], *ordered[i]) for i in range(number)]
 
     scored = [(*row, score) for row, score in zip(rows(num_rows, 1), rng.integers(4, size=num_rows) / 3)]
-    return truth_of(*rows(num_instances, 0)), detections_of(*scored)
+    return truth_of(*rows(num_instances, 0)), parse_detections(*scored)
 
 
 @settings(deadline=None)
@@ -183,14 +184,14 @@ def test_tiou_by_hand():
 def test_a_detection_goes_on_to_its_second_best():
     truth = truth_of(('v', 'a', 0, 10), ('v', 'a', 4, 14))
     rows = [('v', 'a', 0, 10, 0.9), ('v', 'a', 1, 11, 0.8)]  # the second overlaps the first instance more: 9/11 to 7/13
-    assert match(truth, detections_of(*rows), [0.5, 0.6]).instance.tolist() == [[0, 1], [0, -1]]
-    assert evaluate(truth, detections_of(*rows), [0.5, 0.6]).ap.tolist() == [[1, 0.5]]
+    assert match(truth, parse_detections(*rows), [0.5, 0.6]).instance.tolist() == [[0, 1], [0, -1]]
+    assert evaluate(truth, parse_detections(*rows), [0.5, 0.6]).ap.tolist() == [[1, 0.5]]
 
 
 def test_a_detection_that_is_ousted_asks_again():
     # In the order of the scores: the first takes the middle instance, and every one after it moves on by one.
     truth = truth_of(*(('v', 'a', 10 * i, 10 * i + 12) for i in range(6)))
-    detections = detections_of(*(('v', 'a', 10 * i + shift, 10 * i + 12 + shift, 1 - 0.1 * i)
+    detections = parse_detections(*(('v', 'a', 10 * i + shift, 10 * i + 12 + shift, 1 - 0.1 * i)
                                  for i, shift in ((0, 0), (0, 2), (1, 2), (2, 2), (3, 2))))
     np.testing.assert_allclose(evaluate(truth, detections, [0.01]).ap, slow_ap(truth, detections, [0.01]))
 
@@ -198,19 +199,19 @@ def test_a_detection_that_is_ousted_asks_again():
 def test_equal_scores_keep_the_order_of_the_file():
     truth = truth_of(('u', 'a', 0, 1), ('v', 'a', 0, 1))
     hit, miss = ('v', 'a', 0, 1, 0.5), ('u', 'a', 5, 6, 0.5)
-    assert evaluate(truth, detections_of(hit, miss), [0.5]).average == 0.5
-    assert evaluate(truth, detections_of(miss, hit), [0.5]).average == 0.25
+    assert evaluate(truth, parse_detections(hit, miss), [0.5]).average == 0.5
+    assert evaluate(truth, parse_detections(miss, hit), [0.5]).average == 0.25
 
 
 def test_a_tiou_at_the_threshold_is_enough():
-    scores = evaluate(truth_of(('v', 'a', 0, 3)), detections_of(('v', 'a', 0, 1.5, 1)), [0.5, 0.50001])
+    scores = evaluate(truth_of(('v', 'a', 0, 3)), parse_detections(('v', 'a', 0, 1.5, 1)), [0.5, 0.50001])
     assert scores.ap.tolist() == [[1, 0]]
 
 
 def test_classes_without_detections_count_and_classes_without_instances_do_not():
     truth = truth_of(('v', 'a', 0, 1), ('v', 'b', 0, 1), ('w', 'c', 0, 1))
     truth = select_videos(truth, np.array([True, False]))
-    scores = evaluate(truth, detections_of(('v', 'a', 0, 1, 1), ('v', 'c', 0, 1, 1)), [0.5])
+    scores = evaluate(truth, parse_detections(('v', 'a', 0, 1, 1), ('v', 'c', 0, 1, 1)), [0.5])
     assert (scores.labels, scores.ap.tolist(), scores.average) == (['a', 'b'], [[1], [0]], 0.5)
     assert (scores.unknown_labels, scores.detections_of_unknown_labels) == (1, 1)
 
@@ -220,22 +221,22 @@ def test_unknown_videos_are_false_positives_and_unknown_labels_change_nothing():
     known = [('v', 'a', 0, 1, 0.5)]
     stray = [('x', 'a', 0, 1, 0.9), ('y', 'a', 0, 1, 0.9), ('y', 'a', 3, 4, 0.9)]
     other = [('v', 'z', 0, 1, 0.9), ('v', 'zz', 0, 1, 0.9)]
-    assert evaluate(truth, detections_of(*known), [0.5]).average == 0.5
-    assert evaluate(truth, detections_of(*known, *other), [0.5]).average == 0.5
-    scores = evaluate(truth, detections_of(*known, *stray, *other), [0.5])
+    assert evaluate(truth, parse_detections(*known), [0.5]).average == 0.5
+    assert evaluate(truth, parse_detections(*known, *other), [0.5]).average == 0.5
+    scores = evaluate(truth, parse_detections(*known, *stray, *other), [0.5])
     assert scores.average == 0.125  # rank 4 of 4, one of two instances
     assert (scores.num_videos, scores.num_instances, scores.num_detections) == (2, 2, 6)
     assert (scores.videos_without_detection, scores.unknown_videos, scores.detections_in_unknown_videos) == (1, 2, 3)
     assert (scores.unknown_labels, scores.detections_of_unknown_labels) == (2, 2)
     assert [line[:6] for line in warnings(scores)] == ['3 of 6', '2 of 6']
-    assert not warnings(evaluate(truth, detections_of(*known), [0.5]))
+    assert not warnings(evaluate(truth, parse_detections(*known), [0.5]))
 
 
 def test_a_video_has_one_id_whatever_its_spelling():
     truth = truth_of(('v_UmAH95xls', 'a', 0, 1), ('abc', 'a', 0, 1))
     rows = [('v_v_UmAH95xls', 'a', 0, 1, 1), ('v_abc', 'a', 0, 1, 1)]
-    assert evaluate(truth, detections_of(*rows), [0.5]).average == 1
-    assert evaluate(truth, detections_of(('UmAH95xls', 'a', 0, 1, 1), rows[1]), [0.5]).average == 1
+    assert evaluate(truth, parse_detections(*rows), [0.5]).average == 1
+    assert evaluate(truth, parse_detections(('UmAH95xls', 'a', 0, 1, 1), rows[1]), [0.5]).average == 1
 
 
 @pytest.mark.parametrize('tiou', [[], [0], [-0.1], [1.1], [float('nan')], [float('inf')], [0.5, 0.5]])
@@ -246,7 +247,7 @@ def test_bad_thresholds(tiou):
 
 def test_nothing_to_score():
     with pytest.raises(InputError, match='nothing to score'):
-        evaluate(truth_of(), detections_of(), [0.5])
+        evaluate(truth_of(), parse_detections(), [0.5])
 
 
 def test_scored_subset():
@@ -266,7 +267,7 @@ def test_scored_subset():
 
 
 def test_table_and_averages():
-    truth, perfect = truth_of(('v', 'a', 0, 1)), detections_of(('v', 'a', 0, 1, 1))
+    truth, perfect = truth_of(('v', 'a', 0, 1)), parse_detections(('v', 'a', 0, 1, 1))
     tiou = [i / 10 for i in range(1, 8)]
     scores = evaluate(truth, perfect, tiou)._replace(ap=np.array([tiou]))
     assert averages(scores) == pytest.approx({'0.1:0.5': 0.3, '0.3:0.7': 0.5, '0.1:0.7': 0.4})
@@ -304,8 +305,8 @@ def test_the_best_threshold_by_hand():
     truth = truth_of(('v', 'a', 0, 1), ('w', 'b', 0, 1), ('w', 'b', 5, 6))
     rows = [('v', 'a', 0, 1, 0.8), ('v', 'a', 7, 8, 0.7), ('w', 'b', 0, 1, 0.6), ('w', 'b', 8, 9, 0.5),
             ('w', 'z', 0, 1, 1)]
-    assert best_threshold(truth, detections_of(*rows)) == pytest.approx((0.6, 2 / 3, 2 / 3, 2 / 3))
-    assert best_threshold(truth, detections_of(*rows[1:2])) is best_threshold(truth, detections_of()) is None
+    assert best_threshold(truth, parse_detections(*rows)) == pytest.approx((0.6, 2 / 3, 2 / 3, 2 / 3))
+    assert best_threshold(truth, parse_detections(*rows[1:2])) is best_threshold(truth, parse_detections()) is None
 
 
 # The numbers of published files
@@ -455,7 +456,7 @@ def test_results_of_another_kind_are_not_written_over(files, tmp_path, capsys):
 
 
 def test_the_command_scores_another_subset_and_warns(files, capsys):
-    assert main([*files, '--subset', 'Training']) == 0
+    assert main([*files, '--subset', 'Trainer']) == 0
     out, err = capsys.readouterr()
     assert "subset 'train': 1 video (1 without" in out
     assert err.count('\n') == 2 and all(line.startswith('warning: 1 of 1 detections') for line in err.splitlines())

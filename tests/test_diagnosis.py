@@ -25,7 +25,8 @@ from eval.diagnosis import (
     notes,
     to_json,
 )
-from eval.files import Detections, GroundTruth, read_detections, read_ground_truth, write_detections
+from formats.annotations import GroundTruth, read_ground_truth
+from formats.detections import Detections, read_detections, write_detections
 from utils import InputError
 
 TRUE, DOUBLE, WRONG, LOCALIZATION, CONFUSION, BACKGROUND = range(6)

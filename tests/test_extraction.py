@@ -17,7 +17,8 @@ import torch
 av = pytest.importorskip('av', reason='needs PyAV: pip install -r requirements-video.txt')
 pytest.importorskip('cv2', reason='needs OpenCV: pip install -r requirements-video.txt')
 
-from data_folder import find_split, read_annotations  # noqa: E402
+from formats.annotations import read_annotations
+from formats.data_folder import find_split# noqa: E402
 from extraction.__main__ import find_videos, main  # noqa: E402
 from extraction.flow_pool import FlowPool, FlowRecipe, centre  # noqa: E402
 from extraction.frames import BadVideo, decode, promised_duration, read_frames, target_size  # noqa: E402

@@ -18,7 +18,7 @@ from test_main import write_data
 
 from dataset import STOP_SIGNALS
 from eval.curves import read_curves
-from eval.files import read_detections
+from formats.detections import read_detections
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason='needs root, to mount')
 BALLAST = []    # memory that nobody else shall have
@@ -110,7 +110,7 @@ def test_a_full_disk(data, mounted, log, expected, left):
     """Full at once, or in the midst of this file or that."""
     mount(mounted, '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs')
     folder = mounted / 'run'
-    full = Call('training.aicl_losses', 5, Do(fill, mounted, left))
+    full = Call('engine.trainer.aicl_losses', 5, Do(fill, mounted, left))
     assert status(start(command(data, folder), log, full, checkpoint_seconds=0)) == 2
     assert 'No space left on device' in error_of(log)
     check_whole(folder)
@@ -122,7 +122,7 @@ def test_a_full_disk(data, mounted, log, expected, left):
 def test_a_disk_that_turns_read_only(data, mounted, log, expected):
     folder = mounted / 'run'
     lock = f'mount --bind {mounted} {mounted} && mount -o remount,bind,ro {mounted}'    # under the feet of open files
-    locked = Call('training.aicl_losses', 5, Do(os.system, lock))
+    locked = Call('engine.trainer.aicl_losses', 5, Do(os.system, lock))
     found = status(start(command(data, folder), log, locked, checkpoint_seconds=0))
     if found == 0:
         pytest.skip('cannot mount a file system read-only that is written to')
@@ -151,7 +151,7 @@ def test_a_folder_that_may_not_be_written(data, tmp_path, log, there):
     locked = folder if there else folder.parent
     locked.mkdir(parents=True)
     locked.chmod(0o555)
-    as_a_user = [Call('run.make_folder', 1, give_up_privilege)] if os.geteuid() == 0 else []
+    as_a_user = [Call('run.make_dir', 1, give_up_privilege)] if os.geteuid() == 0 else []
     assert status(start(command(data, folder), log, *as_a_user)) == 2
     assert 'Permission denied' in error_of(log) and str(folder) in error_of(log)
     assert not folder.exists() or not list(folder.iterdir())
@@ -171,7 +171,7 @@ def truncate(path):
 def test_a_feature_file_that_goes_in_mid_run(data, tmp_path, log, expected, fault, words, workers):
     path, folder = data / 'features' / 'test' / 'flow' / 'test_1.npy', tmp_path / 'run'
     whole = path.read_bytes()
-    gone = Call('training.aicl_losses', 5, Do(fault, path))    # found out by the evaluation after step 6
+    gone = Call('engine.trainer.aicl_losses', 5, Do(fault, path))    # found out by the evaluation after step 6
     argv = command(data, folder, '--cache', 'none', '--num_workers', workers)
     assert status(start(argv, log, gone, checkpoint_seconds=0)) == 2
     message = error_of(log)
@@ -196,7 +196,7 @@ def limit_memory(more):
 def test_too_little_memory(tmp_path, log, more):
     data = write_data(tmp_path / 'data', width=2048)    # a step takes some megabytes
     folder = tmp_path / 'run'
-    small = Call('training.aicl_losses', 5, Do(limit_memory, more))
+    small = Call('engine.trainer.aicl_losses', 5, Do(limit_memory, more))
     argv = command(data, folder, '--hidden_dim', 256)
     assert status(start(argv, log, small, checkpoint_seconds=0)) == 2, log.read_text()
     assert 'out of memory' in error_of(log)
@@ -213,7 +213,7 @@ def kill_a_worker():
 
 def test_a_killed_worker_is_one_line(tmp_path, log):
     folder = tmp_path / 'run'
-    killed = Call('training.aicl_losses', 4, Do(kill_a_worker))
+    killed = Call('engine.trainer.aicl_losses', 4, Do(kill_a_worker))
     # 16 batches in the first epoch: a worker that has handed over all of its own would be missed by nobody.
     many = write_data(tmp_path / 'many', num_train=16)
     argv = command(many, folder, '--num_workers', 2, '--cache', 'none', '--detection_inf_step', 'never',
@@ -239,8 +239,8 @@ def signal_this_worker():
         send(number.value, os.getpid())
 
 
-@pytest.mark.parametrize('when', [Call('training.aicl_losses', 4, Do(signal_workers)),
-                                  Call('dataset.obey_the_main_process', 1, Do(signal_this_worker))])
+@pytest.mark.parametrize('when', [Call('engine.trainer.aicl_losses', 4, Do(signal_workers)),
+                                  Call('dataset.worker_init', 1, Do(signal_this_worker))])
 def test_workers_pass_over_the_signals_that_end_a_run(tmp_path, log, when):
     """Else a run that is asked to end finds them dead, and ends with an error."""
     many = write_data(tmp_path / 'many', num_train=16)
@@ -264,15 +264,15 @@ def test_a_second_interrupt_ends_a_run_whose_worker_hangs(tmp_path, log, data):
 def spoil(value):
     """Every later loss of the cross entropy of the RGB attention is `value`."""
     import training
-    losses = training.aicl_losses
-    training.aicl_losses = lambda *args: (found := losses(*args))._replace(gce_rgb=found.gce_rgb * value,
+    losses = trainer.aicl_losses
+    trainer.aicl_losses = lambda *args: (found := losses(*args))._replace(gce_rgb=found.gce_rgb * value,
                                                                            total=found.total * value)
 
 
 @pytest.mark.parametrize('value', [np.nan, pytest.param(np.inf, marks=pytest.mark.long)])
 def test_a_loss_that_is_not_finite(data, tmp_path, log, expected, value):
     folder = tmp_path / 'run'
-    broken = Call('inference.Evaluator.look', 2, Do(spoil, value))
+    broken = Call('engine.inference.Evaluator.predict', 2, Do(spoil, value))
     # The step looks its loss up in `training`, so it is spoiled from step 5 on.
     assert status(start(command(data, folder), log, broken, checkpoint_seconds=0)) == 2
     message = error_of(log)

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from features import I3D_WIDTH, find_folder, find_loose_features
+from formats.features import I3D_WIDTH, find_folder, find_flat_features
 from utils import InputError
 
 BOTH = ('rgb', 'flow')
@@ -69,14 +69,14 @@ def test_files_as_wide_as_one_stream_are_not_halved(tmp_path):
 def test_features_that_lie_in_no_tree(tmp_path):
     joint = save(tmp_path / 'flat/X.npy', 4, 6)
     parts = [save(tmp_path / f'streams/{stream}/X.npy', 4, 3) for stream in BOTH]
-    np.testing.assert_array_equal(read(find_loose_features(tmp_path / 'flat', BOTH, 'auto'), 'X'), joint)
-    np.testing.assert_array_equal(read(find_loose_features(tmp_path / 'flat/X.npy', BOTH, 'auto'), 'X'), joint)
-    np.testing.assert_array_equal(read(find_loose_features(tmp_path / 'streams', BOTH, 'auto'), 'X'), np.hstack(parts))
+    np.testing.assert_array_equal(read(find_flat_features(tmp_path / 'flat', BOTH, 'auto'), 'X'), joint)
+    np.testing.assert_array_equal(read(find_flat_features(tmp_path / 'flat/X.npy', BOTH, 'auto'), 'X'), joint)
+    np.testing.assert_array_equal(read(find_flat_features(tmp_path / 'streams', BOTH, 'auto'), 'X'), np.hstack(parts))
     (tmp_path / 'X.txt').write_text('no features')
-    assert 'X.txt' in complaint(find_loose_features, tmp_path / 'X.txt', BOTH, 'auto')
-    assert 'no features found' in complaint(find_loose_features, tmp_path, BOTH, 'auto')
+    assert 'X.txt' in complaint(find_flat_features, tmp_path / 'X.txt', BOTH, 'auto')
+    assert 'no features found' in complaint(find_flat_features, tmp_path, BOTH, 'auto')
     (tmp_path / 'half/rgb').mkdir(parents=True)
-    assert '--modal rgb' in complaint(find_loose_features, tmp_path / 'half', BOTH, 'auto')
+    assert '--modal rgb' in complaint(find_flat_features, tmp_path / 'half', BOTH, 'auto')
 
 
 @pytest.mark.parametrize('modalities', [BOTH, ('rgb',)])

@@ -11,17 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from eval.files import (
-    BLOCK,
-    Detections,
-    match_videos,
-    read_detections,
-    read_ground_truth,
-    select_videos,
-    subset_name,
-    write_detections,
-    write_detections_csv,
-)
+from formats.annotations import match_videos, read_ground_truth, select_videos, subset_name
+from formats.columns import BLOCK
+from formats.detections import Detections, read_detections, write_detections, write_detections_csv
 from utils import InputError, quote
 
 ROW = {'label': 'x', 'segment': [0, 1], 'score': 0.5}

@@ -16,12 +16,12 @@ from runs import ROOT, command
 from test_main import write_data
 
 import main
-from run import digest
+from engine.checkpoint import sha256_of
 
 HUGE = 10 ** 400    # more than a float can hold, and JSON may have it
 NAMES = ['gt.json', 'detections.json', 'the scorer', 'labels.csv', 'split file', 'extraction.json',
          'extraction, gone on with', 'args.json', 'beside weights', 'losses.csv', 'runs of a summary',
-         'published numbers', 'features', 'loose features', 'data folder', 'converter', 'converter of W-TALC',
+         'published numbers', 'features', 'flat features', 'data folder', 'converter', 'converter of W-TALC',
          'weights', 'weights of I3D', 'checkpoint', 'curves.npz']
 
 
@@ -160,17 +160,17 @@ def test_what_was_found_stays_mended(readers, tmp_path, case):
 
 
 def test_the_name_of_a_file_is_printed_as_one_line(capfd):
-    from utils import run_command
+    from utils import run_cli
 
     def command():
         raise OSError(2, 'No such file or directory', 'a\n\udcff')
-    assert run_command(command) == 2
+    assert run_cli(command) == 2
     assert capfd.readouterr().err == 'error: a\\n\\udcff: No such file or directory\n'
 
 
 @pytest.mark.parametrize('value', [None, *(pytest.param(v, marks=pytest.mark.long) for v in (3, [], {}, 'x'))])
 def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path, capsys, value):
-    """Whole and with a right digest, but not as this program writes it."""
+    """Whole and with a right sha256_of, but not as this program writes it."""
     data = write_data(tmp_path / 'data')
     argv = command(data, tmp_path / 'run', steps=2)
     assert main.main(argv) == 0
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path, capsys, 
     del state['digest']
     for name in state:
         changed = {**state, name: value}
-        torch.save({**changed, 'digest': digest(changed)}, path)
+        torch.save({**changed, 'digest': sha256_of(changed)}, path)
         capsys.readouterr()
         found = main.main([*argv, '--resume'])
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]

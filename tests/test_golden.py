@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import main
-import training
-from data_folder import find_split, read_annotations
-from dataset import UniformSampler, VideoDataset, loader
+from engine import trainer
+from formats.annotations import read_annotations
+from formats.data_folder import find_split
+from dataset import UniformSampler, VideoDataset, make_loader
 from model import AICL
 
 
@@ -70,10 +71,10 @@ def observed(monkeypatch):
         seen['start'] = sums(model.state_dict())
         return model
 
-    aicl_losses, build_network = training.aicl_losses, training.build_network
+    aicl_losses, build_network = trainer.aicl_losses, trainer.build_network
     monkeypatch.setattr('dataset.VideoDataset', Watched)
-    monkeypatch.setattr(training, 'aicl_losses', losses)
-    monkeypatch.setattr(training, 'build_network', build)
+    monkeypatch.setattr(trainer, 'aicl_losses', losses)
+    monkeypatch.setattr(trainer, 'build_network', build)
     return seen
 
 
@@ -141,7 +142,7 @@ def network_sums(data, weights, num_segments):
     model.load_state_dict(torch.load(weights, weights_only=True))
     sampler = UniformSampler(test_set.lengths, num_segments, 1)
     found = {}
-    for batch in loader(test_set, sampler):
+    for batch in make_loader(test_set, sampler):
         with torch.inference_mode():
             out = model(batch.features)
         video = batch.videos[0]

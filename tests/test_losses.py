@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from losses import Losses, LossWeights, aicl_losses, contrastive, generalized_cross_entropy, multiple_instance
-from model import AICL, Mined, mine, pseudo_targets
+from losses import Losses, LossWeights, aicl_losses, info_nce_loss, generalized_cross_entropy, mil_loss
+from model import AICL, Mined, mine_snippets, pseudo_labels
 
 N, T, C, H, K = 3, 10, 4, 5, 2
 RNG = np.random.RandomState
@@ -133,12 +133,12 @@ def test_terms_stand_in_the_order_of_the_header_of_losses_csv():
 
 def test_epsilon_of_the_targets_is_added_after_the_division():
     # log_softmax is about (-log 2, -log 2, -1e9): the class that is not there weighs 1e-10, whatever their number.
-    loss = multiple_instance(tensor([[0, 0, -1e9]]), tensor([[1, 1, 0]]))
+    loss = mil_loss(tensor([[0, 0, -1e9]]), tensor([[1, 1, 0]]))
     assert loss.item() == pytest.approx(math.log(2) + 0.1, abs=1e-6)
 
 
 def test_video_logits_of_any_size_give_a_finite_loss():
-    loss = multiple_instance(torch.tensor([[1e4, -1e4, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]]))
+    loss = mil_loss(torch.tensor([[1e4, -1e4, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]]))
     assert loss.item() == pytest.approx(2e4, rel=1e-5)
 
 
@@ -186,7 +186,7 @@ def test_query_and_key_are_normalised_after_the_mean_and_each_negative_by_itself
     values, _, _, mined = make_batch()
     embedding = values.embedding * np.logspace(-2, 2, T)[:, None]    # long snippets outweigh short ones in a mean only
     expected = slow_contrastive(embedding, mined)
-    assert float(contrastive([tensor(embedding)], indices(mined))) == pytest.approx(expected, rel=1e-10)
+    assert float(info_nce_loss([tensor(embedding)], indices(mined))) == pytest.approx(expected, rel=1e-10)
 
 
 def one_hot_batch(like_action, like_background):
@@ -213,7 +213,7 @@ def term(positive, negative):
 def test_each_of_the_four_terms_draws_inconsistent_snippets_to_the_consistent_ones_of_their_kind(
         like_action, like_background, terms):
     embedding, mined = one_hot_batch(like_action, like_background)
-    assert float(contrastive([embedding], mined)) == pytest.approx(sum(term(*pair) for pair in terms), rel=1e-10)
+    assert float(info_nce_loss([embedding], mined)) == pytest.approx(sum(term(*pair) for pair in terms), rel=1e-10)
 
 
 def test_gradients_reach_the_mined_snippets_and_no_others():
@@ -231,7 +231,7 @@ def test_gradients_reach_the_mined_snippets_and_no_others():
 def test_embeddings_of_zero_give_a_finite_loss_and_gradient(dtype):
     _, _, _, mined = make_batch()
     embedding = torch.zeros(N, T, H, dtype=dtype, requires_grad=True)    # as a ReLU leaves them where nothing fires
-    loss = contrastive([embedding], indices(mined))
+    loss = info_nce_loss([embedding], indices(mined))
     loss.backward()
     assert loss.item() == pytest.approx(4 * math.log(1 + K), rel=1e-6)    # all similarities are 0
     assert torch.isfinite(embedding.grad).all()
@@ -257,8 +257,8 @@ def test_a_step_takes_no_value_from_its_device_and_brings_none_from_another():
     model = AICL(H, C, H, fusion_weight=1 / 3, topk_ratio=8).to(device)
     labels = torch.ones(N, C, device=device)
     outputs = model(torch.ones(N, 40, 2 * H, device=device))
-    mined = mine(outputs.actionness_aware, outputs.actionness_agnostic, K)
-    losses = aicl_losses(outputs, mined, labels, pseudo_targets(outputs, labels), WEIGHTS, 0.7)
+    mined = mine_snippets(outputs.actionness_aware, outputs.actionness_agnostic, K)
+    losses = aicl_losses(outputs, mined, labels, pseudo_labels(outputs, labels), WEIGHTS, 0.7)
     losses.total.backward()
     assert {loss.device for loss in losses} == {p.grad.device for p in model.parameters()} == {device}
     with pytest.raises(RuntimeError, match='meta'):

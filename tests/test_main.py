@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-import inference
+from engine import inference
 import main
-import run
-import training
+from engine import run_folder
+from engine import trainer
 from dataset import VideoDataset
 from eval import detection
-from eval.files import read_detections
+from formats.detections import read_detections
 from model import AICL
-from settings import parse_args
-from training import Training
+from config import parse_args
+from engine.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ['Dive', 'Jump', 'Run']
@@ -390,7 +390,7 @@ def test_best_is_the_first_of_the_best_evaluations_and_last_is_the_last(data, tm
 
 
 def test_a_run_does_not_depend_on_when_its_evaluations_are_judged(data, tmp_path, monkeypatch):
-    judge, begin, order = inference.Evaluator.judge, inference.Judging.begin, []
+    judge, begin, order = inference.Evaluator.score, inference.AsyncEvaluator.submit, []
 
     def late(evaluator, outcome):
         time.sleep(0.3)    # a step takes less
@@ -399,18 +399,18 @@ def test_a_run_does_not_depend_on_when_its_evaluations_are_judged(data, tmp_path
 
     def at_once(judging, *args):
         begin(judging, *args)
-        judging.collect(wait=True)
+        judging.poll(wait=True)
 
-    def noted(training, batch):
+    def collect_errors(training, batch):
         order.append('step')
         return step(training, batch)
 
-    step = Training.step
-    monkeypatch.setattr(Training, 'step', noted)
-    monkeypatch.setattr(inference.Evaluator, 'judge', late)
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, 'step', collect_errors)
+    monkeypatch.setattr(inference.Evaluator, 'score', late)
     beside = train(data, tmp_path / 'beside' / 'run', '--detection_inf_step', 3, steps=8)
     assert order[:5] == ['step'] * 5    # two went on while the first evaluation waited
-    monkeypatch.setattr(inference.Judging, 'begin', at_once)
+    monkeypatch.setattr(inference.AsyncEvaluator, 'submit', at_once)
     order.clear()
     waited = train(data, tmp_path / 'waited' / 'run', '--detection_inf_step', 3, steps=8)
     assert order[:5] == ['step', 'step', 'step', 'judged', 'step']
@@ -502,7 +502,7 @@ def same_run(found, expected):
 
 def stop_at(step, action, monkeypatch):
     """Let `action` happen in the loss of a step of the next run."""
-    aicl_losses, count = training.aicl_losses, [0]
+    aicl_losses, count = trainer.aicl_losses, [0]
 
     def counted(*args):
         count[0] += 1
@@ -510,7 +510,7 @@ def stop_at(step, action, monkeypatch):
             action()
         return aicl_losses(*args)
 
-    monkeypatch.setattr(training, 'aicl_losses', counted)
+    monkeypatch.setattr(trainer, 'aicl_losses', counted)
 
 
 class Crash(Exception):
@@ -565,14 +565,14 @@ def test_a_second_interrupt_stops_at_once_and_leaves_whole_files(
 
 def test_what_was_written_after_the_last_checkpoint_is_written_again(data, tmp_path, finished, monkeypatch):
     flags = ['--num_steps', 6, '--detection_inf_step', 2, '--seed', 3]
-    write_checkpoint = run.write_checkpoint
+    write_checkpoint = run_folder.write_checkpoint
 
     def once(folder, state):
         if not (folder / 'checkpoint.pt').exists():
             write_checkpoint(folder, state)
 
-    monkeypatch.setattr(main, 'CHECKPOINT_SECONDS', -1)
-    monkeypatch.setattr(run, 'write_checkpoint', once)    # after step 1; then come evaluations, and the best changes
+    monkeypatch.setattr(trainer, 'CHECKPOINT_SECONDS', -1)
+    monkeypatch.setattr(run_folder, 'write_checkpoint', once)    # after step 1; then come evaluations, and the best changes
     stop_at(6, crash, monkeypatch)
     with pytest.raises(Crash):
         main.main(words(data, tmp_path / 'run', *flags))
@@ -583,7 +583,7 @@ def test_what_was_written_after_the_last_checkpoint_is_written_again(data, tmp_p
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(data, tmp_path, finished, monkeypatch, capsys):
     flags = ['--num_steps', 6, '--detection_inf_step', 2, '--seed', 3]
-    monkeypatch.setattr(main, 'CHECKPOINT_SECONDS', -1)
+    monkeypatch.setattr(trainer, 'CHECKPOINT_SECONDS', -1)
     stop_at(6, crash, monkeypatch)
     with pytest.raises(Crash):
         main.main(words(data, tmp_path / 'run', *flags))
@@ -647,7 +647,7 @@ def test_a_stopped_run_leaves_its_tensorboard_events(data, tmp_path, monkeypatch
 # ---- losses that are not finite -------------------------------------------------------------------------------------
 
 def test_a_loss_that_is_nan_stops_the_run_and_keeps_what_there_was(data, tmp_path, capsys, monkeypatch):
-    aicl_losses, seen = training.aicl_losses, []
+    aicl_losses, seen = trainer.aicl_losses, []
 
     class Watched(VideoDataset):
         def __getitems__(self, draw):
@@ -664,7 +664,7 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_what_there_was(data, tmp_pat
         return losses._replace(contrastive_rgb=losses.contrastive_rgb * nan, total=losses.total * nan)
 
     monkeypatch.setattr('dataset.VideoDataset', Watched)
-    monkeypatch.setattr(training, 'aicl_losses', broken)
+    monkeypatch.setattr(trainer, 'aicl_losses', broken)
     output = tmp_path / 'run'
     message = refused(capsys, words(data, output, '--num_steps', 8, '--detection_inf_step', 4, '--seed', 3),
                       'step 6', 'contrastive_rgb')
@@ -975,7 +975,7 @@ def test_names_of_classes_that_cannot_be_read_are_refused_in_one_line(own_data, 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(
         data, finished, tmp_path, capsys, inference, monkeypatch):
     (tmp_path / 'file').write_text('in the way')
-    monkeypatch.setattr('inference.Evaluator.look', lambda *args: pytest.fail('worked before it looked'))
+    monkeypatch.setattr('engine.inference.Evaluator.predict', lambda *args: pytest.fail('worked before it looked'))
     flags = ['--inference_only', '--model_file', finished / 'best.pt'] if inference else ['--num_steps', 2]
     refused(capsys, words(data, tmp_path / 'file' / 'run', *flags), 'file')
     assert (tmp_path / 'file').read_text() == 'in the way'
@@ -1094,7 +1094,7 @@ def test_a_missing_folder_of_videos_is_said_before_the_work(data, tmp_path, caps
 @pytest.mark.parametrize('form', ['file', 'flat', 'streams', 'tree'])
 def test_weights_localize_whatever_holds_features(data, finished, tmp_path, form):
     streams = [data / 'features' / 'test' / stream for stream in ('rgb', 'flow')]
-    place = tmp_path / 'loose'
+    place = tmp_path / 'flat'
     if form == 'tree':
         shutil.copytree(data / 'features' / 'test', place / 'features' / 'test')
     elif form == 'streams':

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from model import (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, AICL, Mined, TemporalEmbedding, keep_freed_memory, mine,
-                   pad_videos, precision_advice, product_speed, pseudo_targets)
+from engine.runtime import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, tune_malloc, check_precision, matmul_speed
+from model import (AICL, Mined, TemporalEmbedding, mine_snippets, pad_videos, pseudo_labels)
 from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -196,7 +196,7 @@ def test_gradients_of_the_convolution_equal_differences(num_parts):
 
 
 def test_products_in_bf16_stay_near_and_gradients_keep_the_type_of_the_weights():
-    exact, near = (same_network(topk_ratio=4, product_dtype=dtype)[0].float() for dtype in (None, torch.bfloat16))
+    exact, near = (same_network(topk_ratio=4, compute_dtype=dtype)[0].float() for dtype in (None, torch.bfloat16))
     batch = features(3, 10).float()
     for model in (exact, near):
         model(batch).video_logits.square().sum().backward()
@@ -227,7 +227,7 @@ def test_pseudo_target_is_one_where_a_snippet_is_among_the_top_of_any_of_the_lab
     model, _ = same_network(topk_ratio=4)
     out = model(features(3, 16))
     labels = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1]], dtype=torch.float64)
-    targets = pseudo_targets(out, labels)
+    targets = pseudo_labels(out, labels)
     assert not targets.requires_grad and targets.shape == (3, 16)
     for n in range(3):
         expected = set()
@@ -279,13 +279,13 @@ def test_mining_equals_a_slow_loop(length, seed):
     aware, agnostic = scores(3, length, seed)
     for num_mined in {1, max(1, length // 20), max(1, length // 8), length // 2 + 1, length}:
         if num_mined <= length:
-            check_mined(mine(aware, agnostic, num_mined), aware, agnostic, num_mined)
+            check_mined(mine_snippets(aware, agnostic, num_mined), aware, agnostic, num_mined)
 
 
 def test_regions_smaller_than_the_number_mined_are_filled_from_outside():
     # The two actionnesses agree everywhere: the inconsistent region is empty, the consistent ones hold 4 of 8 each.
     aware = torch.tensor([[.1, .2, .3, .4, .6, .7, .8, .9]])
-    mined = mine(aware, aware, 6)
+    mined = mine_snippets(aware, aware, 6)
     check_mined(mined, aware, aware, 6)
     assert {4, 5, 6, 7} < set(mined.consistent_action[0].tolist())
     assert {0, 1, 2, 3} < set(mined.consistent_background[0].tolist())
@@ -296,7 +296,7 @@ def test_mining_ranks_by_the_class_aware_actionness_alone():
     side = agnostic > agnostic.median(dim=1, keepdim=True).values
     other = torch.rand(4, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(9)) / 3
     other = torch.where(side, other + 2 / 3, other)    # other values on the same sides of the median
-    for found, expected in zip(mine(aware, other, 3), mine(aware, agnostic, 3)):
+    for found, expected in zip(mine_snippets(aware, other, 3), mine_snippets(aware, agnostic, 3)):
         assert torch.equal(found.sort().values, expected.sort().values)
 
 
@@ -305,21 +305,21 @@ def test_mining_ranks_by_the_class_aware_actionness_alone():
     (torch.ones(2, 20), torch.rand(2, 20)), (torch.rand(2, 20), torch.zeros(2, 20)),
     (torch.ones(2, 20).index_fill(1, torch.tensor([3, 4]), 0), torch.full((2, 20), 0.5))])
 def test_saturated_actionness_gives_valid_different_indices(aware, agnostic):
-    check_mined(mine(aware, agnostic, 5), aware.double(), agnostic.double(), 5)
+    check_mined(mine_snippets(aware, agnostic, 5), aware.double(), agnostic.double(), 5)
 
 
 def test_nothing_is_differentiated_through_mining():
     aware, agnostic = (a.requires_grad_() for a in scores(2, 20, 0))
-    assert isinstance(mine(aware, agnostic, 2), Mined)
-    assert not any(index.requires_grad for index in mine(aware, agnostic, 2))
+    assert isinstance(mine_snippets(aware, agnostic, 2), Mined)
+    assert not any(index.requires_grad for index in mine_snippets(aware, agnostic, 2))
 
 
 @pytest.mark.parametrize('length', [1, 2])
 def test_the_shortest_sequences_pass_through_network_targets_and_mining(length):
     model, _ = same_network()
     out = model(features(2, length))
-    targets = pseudo_targets(out, torch.ones(2, C, dtype=torch.float64))
-    mined = mine(out.actionness_aware, out.actionness_agnostic, max(1, length // 20))
+    targets = pseudo_labels(out, torch.ones(2, C, dtype=torch.float64))
+    mined = mine_snippets(out.actionness_aware, out.actionness_agnostic, max(1, length // 20))
     assert targets.sum(1).ge(1).all()
     assert all(((0 <= index) & (index < length)).all() for index in mined)
 
@@ -359,8 +359,8 @@ def test_an_older_libc_keeps_what_it_can(monkeypatch, most, kept):
             set_to[parameter] = value
         return int(accepted)
 
-    monkeypatch.setattr('model.ctypes.CDLL', lambda name: SimpleNamespace(mallopt=mallopt))
-    keep_freed_memory()
+    monkeypatch.setattr('engine.runtime.ctypes.CDLL', lambda name: SimpleNamespace(mallopt=mallopt))
+    tune_malloc()
     assert set_to.get(M_MMAP_THRESHOLD) == kept
     assert (M_TRIM_THRESHOLD in set_to) == (kept is not None)
 
@@ -377,25 +377,25 @@ def speed_of(bf16):
 
 @pytest.mark.parametrize('device', [CPU, GPU])
 def test_bf16_is_recommended_to_those_who_would_gain_by_it(device):
-    assert '--precision bf16' in precision_advice('fp32', device, speed_of(280))
-    assert '2.8 times' in precision_advice('fp32', device, speed_of(280))
+    assert '--precision bf16' in check_precision('fp32', device, speed_of(280))
+    assert '2.8 times' in check_precision('fp32', device, speed_of(280))
     for too_little in (120, 100, 1):
-        assert precision_advice('fp32', device, speed_of(too_little)) == ''
+        assert check_precision('fp32', device, speed_of(too_little)) == ''
 
 
 def test_bf16_is_refused_where_it_is_slower_than_fp32():
     with pytest.raises(InputError, match='--precision bf16.*0.02 times the speed of fp32.*leave it out'):
-        precision_advice('bf16', CPU, speed_of(2))
-    assert '0.25 of the time' in precision_advice('bf16', CPU, speed_of(400))
+        check_precision('bf16', CPU, speed_of(2))
+    assert '0.25 of the time' in check_precision('bf16', CPU, speed_of(400))
 
 
 def test_tf32_is_refused_on_a_processor_and_nothing_is_tried_for_it_or_for_fp64():
     with pytest.raises(InputError, match='--precision tf32'):
-        precision_advice('tf32', CPU, speed=None)
-    assert precision_advice('tf32', GPU, speed=None) == precision_advice('fp64', CPU, speed=None) == ''
+        check_precision('tf32', CPU, speed=None)
+    assert check_precision('tf32', GPU, speed=None) == check_precision('fp64', CPU, speed=None) == ''
 
 
 def test_the_trial_product_leaves_threads_and_random_numbers_as_they_are():
     before = torch.get_num_threads(), torch.get_rng_state()
-    assert product_speed(torch.float32, CPU) > 0
+    assert matmul_speed(torch.float32, CPU) > 0
     assert torch.get_num_threads() == before[0] and torch.equal(torch.get_rng_state(), before[1])

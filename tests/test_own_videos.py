@@ -12,9 +12,10 @@ import av
 import numpy as np
 import pytest
 
-from data_folder import read_labels
+from formats.annotations import read_labels
 from eval.detection import TIOU
-from eval.files import Detections, read_ground_truth
+from formats.annotations import read_ground_truth
+from formats.detections import Detections
 from scripts import check_labels, choose_settings, make_clips, score_clips, standardize
 from utils import InputError, read_json
 

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from eval.files import read_detections, read_ground_truth
+from formats.annotations import read_ground_truth
+from formats.detections import read_detections
 from eval.pseudo_labels import choose, main
 
 

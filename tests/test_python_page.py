@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from dataset import uniform_rows
+from dataset import uniform_indices
 from eval.detection import main
-from eval.files import read_detections, write_detections_csv
+from formats.detections import read_detections, write_detections_csv
 from eval.localization import LocalizationOptions, localize
 from model import AICL
 
@@ -93,7 +93,7 @@ def test_an_array_of_features_is_localized(folder):
     assert not found
     trained = network().eval()
     trained.load_state_dict(torch.load(folder / 'best.pt', weights_only=True))
-    features = torch.from_numpy(np.load(folder / 'video.npy')[uniform_rows(40, 750)]).float()
+    features = torch.from_numpy(np.load(folder / 'video.npy')[uniform_indices(40, 750)]).float()
     with torch.inference_mode():
         out = trained(features[None])
     expected = localize(out.selection.numpy(), out.video_logits.softmax(1).numpy(), np.array([40]), THUMOS14)

@@ -20,7 +20,8 @@ import eval.diagnosis
 import eval.report
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import best_threshold, evaluate, scored_subset
-from eval.files import match_videos, read_detections, read_ground_truth, select_videos
+from formats.annotations import match_videos, read_ground_truth, select_videos
+from formats.detections import read_detections
 from eval.report import build_report, main
 from utils import InputError, write_text
 
@@ -697,7 +698,7 @@ def playing(tmp_path_factory) -> Path:
     return folder / 'report.html'
 
 
-def click(browser, selector, share=0.5):
+def click(browser, selector, shard=0.5):
     x, y = browser.run(f"""(() => {{
         const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();
         return [box.x + {share} * box.width, box.y + box.height / 2]; }})()""")

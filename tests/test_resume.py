@@ -32,7 +32,7 @@ def folder(tmp_path):
     return tmp_path / 'run'    # of the same name, which the report shows
 
 
-def go_on(data, folder, log, *flags, steps=7):
+def resume(data, folder, log, *flags, steps=7):
     """Resume to the end; what was said."""
     said = log.stat().st_size if log.exists() else 0
     assert status(start(command(data, folder, '--resume', *flags, steps=steps), log)) == 0, log.read_text()
@@ -41,14 +41,14 @@ def go_on(data, folder, log, *flags, steps=7):
 
 # Every step writes a checkpoint: files are then renamed far more often than in a real run.
 @pytest.mark.parametrize('call, expected', [
-    (Call('training.aicl_losses', 5, TERM), 128 + signal.SIGTERM),
-    (Call('training.aicl_losses', 3, INT), 128 + signal.SIGINT),           # an epoch ends with this step
-    (Call('inference.Evaluator.look', 2, TERM), 128 + signal.SIGTERM),      # in the middle of the second epoch
-    (Call('training.aicl_losses', 1, KILL), -signal.SIGKILL),              # before there is anything to go on with
-    pytest.param(Call('training.aicl_losses', 6, KILL), -signal.SIGKILL, marks=pytest.mark.long),
-    pytest.param(Call('inference.Evaluator.look', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
-    (Call('run.write_checkpoint', 5, KILL), -signal.SIGKILL),         # the results are newer than the checkpoint
-    (Call('main.tell_what_next', 1, KILL), -signal.SIGKILL),               # all is done
+    (Call('engine.trainer.aicl_losses', 5, TERM), 128 + signal.SIGTERM),
+    (Call('engine.trainer.aicl_losses', 3, INT), 128 + signal.SIGINT),           # an epoch ends with this step
+    (Call('engine.inference.Evaluator.predict', 2, TERM), 128 + signal.SIGTERM),      # in the middle of the second epoch
+    (Call('engine.trainer.aicl_losses', 1, KILL), -signal.SIGKILL),              # before there is anything to go on with
+    pytest.param(Call('engine.trainer.aicl_losses', 6, KILL), -signal.SIGKILL, marks=pytest.mark.long),
+    pytest.param(Call('engine.inference.Evaluator.predict', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
+    (Call('engine.run_folder.write_checkpoint', 5, KILL), -signal.SIGKILL),         # the results are newer than the checkpoint
+    (Call('main.print_next_steps', 1, KILL), -signal.SIGKILL),               # all is done
     (HalfAFile(12), -signal.SIGKILL)], ids=str)
 def test_a_stopped_run_goes_on_to_the_same_files(data, undisturbed, folder, tmp_path, call, expected):
     log = tmp_path / 'log'
@@ -56,7 +56,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(data, undisturbed, folder, tmp_
     if expected > 0:
         assert 'go on with the same command and --resume' in log.read_text()
         assert 'Traceback' not in log.read_text()
-    go_on(data, folder, log)
+    resume(data, folder, log)
     assert not differences(folder, contents(undisturbed))
 
 
@@ -67,7 +67,7 @@ def kill_at(data, undisturbed, base, call, log):
     if found == 0:
         return False
     assert found == -signal.SIGKILL, log.read_text()
-    go_on(data, folder, log)
+    resume(data, folder, log)
     assert not differences(folder, contents(undisturbed)), call
     return True
 
@@ -80,7 +80,7 @@ def test_a_kill_at_every_change_of_a_file(data, undisturbed, tmp_path, kind):
     while kill_at(data, undisturbed, tmp_path / str(number), {
             'before a file is renamed': lambda: Call('os.replace', number, KILL),
             'in the middle of a file': lambda: HalfAFile(number),
-            'before rows of a table': lambda: Call('run.Table.append', number, KILL)}[kind](), tmp_path / 'log'):
+            'before rows of a table': lambda: Call('engine.run_folder.CSVLogger.append', number, KILL)}[kind](), tmp_path / 'log'):
         number += 1
     print(f'{number - 1} kills {kind}')
     assert number > (10 if 'rows' in kind else 25)
@@ -88,19 +88,19 @@ def test_a_kill_at_every_change_of_a_file(data, undisturbed, tmp_path, kind):
 
 def test_a_kill_while_a_broken_checkpoint_is_replaced_loses_nothing(data, undisturbed, folder, tmp_path):
     log = tmp_path / 'log'
-    status(start(command(data, folder), log, Call('training.aicl_losses', 6, KILL), checkpoint_seconds=0))
+    status(start(command(data, folder), log, Call('engine.trainer.aicl_losses', 6, KILL), checkpoint_seconds=0))
     (folder / 'checkpoint.pt').write_bytes(b'torn')
     # It goes on from the one before, and dies when the broken one has taken that one's place.
     again = start(command(data, folder, '--resume'), log, Rename('checkpoint.pt'), checkpoint_seconds=0)
     assert status(again) == -signal.SIGKILL
     assert not (folder / 'checkpoint.pt').exists()
-    go_on(data, folder, log)
+    resume(data, folder, log)
     assert not differences(folder, contents(undisturbed))
 
 
 def test_both_checkpoints_damaged_is_one_line_with_a_mend(data, folder, tmp_path):
     log = tmp_path / 'log'
-    status(start(command(data, folder), log, Call('training.aicl_losses', 6, KILL), checkpoint_seconds=0))
+    status(start(command(data, folder), log, Call('engine.trainer.aicl_losses', 6, KILL), checkpoint_seconds=0))
     log.unlink()
     before = {}
     for name in ('checkpoint.pt', 'checkpoint.previous.pt'):
@@ -119,7 +119,7 @@ def test_both_checkpoints_damaged_is_one_line_with_a_mend(data, folder, tmp_path
 def test_no_more_of_the_data_s_readers_or_a_longer_schedule_changes_a_run(data, undisturbed, folder, tmp_path):
     log = tmp_path / 'log'
     assert status(start(command(data, folder, steps=5), log)) == 0    # its end is evaluated: a longer run goes by it
-    go_on(data, folder, log, '--num_workers', 2, '--cache', 'none')
+    resume(data, folder, log, '--num_workers', 2, '--cache', 'none')
     expected = contents(undisturbed)
     rows = (folder / 'metrics.csv').read_text().splitlines()
     assert differences(folder, expected) in (['metrics.csv'], [])
@@ -129,12 +129,12 @@ def test_no_more_of_the_data_s_readers_or_a_longer_schedule_changes_a_run(data, 
 def test_a_finished_run_is_reported_again_and_a_shorter_one_is_refused(data, undisturbed, folder, tmp_path):
     log = tmp_path / 'log'
     assert status(start(command(data, folder), log)) == 0
-    said = go_on(data, folder, log)
+    said = resume(data, folder, log)
     assert 'best weights' in said and 'last weights' in said
     assert not differences(folder, contents(undisturbed))
     for name in ('results.json', 'detections.json', 'report.html'):    # as inference in this folder would
         (folder / name).write_text('{}')
-    go_on(data, folder, log)
+    resume(data, folder, log)
     assert not differences(folder, contents(undisturbed))
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert status(start(command(data, folder, '--resume', steps=4), log)) == 2
@@ -164,12 +164,12 @@ def test_a_kill_in_the_clearing_never_leaves_a_run_in_parts(data, undisturbed, f
     """What is left of the old run is whole enough to go on with, or nothing that could be gone on with."""
     log = tmp_path / 'log'
     for number in (2, 5):
-        killed = Call('training.aicl_losses', 6, KILL)
+        killed = Call('engine.trainer.aicl_losses', 6, KILL)
         status(start(command(data, folder, '--overwrite'), log, killed, checkpoint_seconds=0))
         again = start(command(data, folder, '--overwrite'), log, Call('pathlib.Path.unlink', number, KILL))
         assert status(again) == -signal.SIGKILL
         assert status(start(command(data, folder), log)) == 2    # still known as a run
-        go_on(data, folder, log)
+        resume(data, folder, log)
         assert not differences(folder, contents(undisturbed))
 
 
@@ -190,12 +190,12 @@ def test_the_end_of_one_rank_ends_the_other_and_the_pair_goes_on(data, tmp_path,
     """Killed in the middle of a step, so that the other waits for it."""
     driver = (f'import os, signal, sys\n'
               f'import main, training\n'
-              f'main.CHECKPOINT_SECONDS, losses, count = 0, training.aicl_losses, [0]\n'
+              f'trainer.CHECKPOINT_SECONDS, losses, count = 0, trainer.aicl_losses, [0]\n'
               f'def killed(*args):\n'
               f'    count[0] += 1\n'
               f'    if count[0] == 6 and os.environ["RANK"] == "{victim}": os.kill(os.getpid(), signal.SIGKILL)\n'
               f'    return losses(*args)\n'
-              f'training.aicl_losses = killed\n'
+              f'trainer.aicl_losses = killed\n'
               f'sys.exit(main.main())')
     (tmp_path / 'driver.py').write_text(driver)
 

@@ -18,15 +18,18 @@ import torch
 from test_main import CLASSES, ROOT, contents, localize, refused, stop_at, train, words, write_data
 
 import main
-import training
-from data_folder import find_split
+from engine import trainer
+from formats.data_folder import find_split
 from dataset import VideoDataset
-from eval.files import read_ground_truth
-from model import AICL, load_weights, num_classes_of, read_weights
-from run import (FILES, Checkpoint, Lock, Ranks, StopSignal, Table, check_folder, digest, digest_features,
-                 keep_data, pick_device, read_checkpoint, save, write_checkpoint)
-from settings import MODALITIES
-from training import Training, TrainingState
+from formats.annotations import read_ground_truth
+from engine.checkpoint import load_weights, infer_num_classes, read_weights
+from model import AICL
+from engine.checkpoint import (Checkpoint, sha256_of, hash_features, read_checkpoint, save, write_checkpoint)
+from engine.run_folder import FILES, Lock, CSVLogger, check_output_dir, check_output_outside_data
+from engine.runtime import Distributed, StopSignal, pick_device
+from config import MODALITIES
+from engine.checkpoint import TrainingState
+from engine.trainer import Trainer
 from utils import InputError, write_bytes
 
 D, C, H = 4, 3, 6
@@ -59,7 +62,7 @@ def stopped(data, tmp_path_factory):
     """A run that SIGHUP, of a lost connection, ended in an epoch, after step 4, to be copied; and its training."""
     output, kept = tmp_path_factory.mktemp('outputs') / 'stopped', []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, 'Training', lambda *args: kept.append(Training(*args)) or kept[0])
+        patch.setattr(trainer, 'Trainer', lambda *args: kept.append(Trainer(*args)) or kept[0])
         stop_at(4, lambda: os.kill(os.getpid(), signal.SIGHUP), patch)
         assert main.main(words(data, output, '--num_steps', 6, '--detection_inf_step', 2)) == 128 + signal.SIGHUP
     return output, kept[0]
@@ -73,7 +76,7 @@ def stopped(data, tmp_path_factory):
 def test_what_torchrun_would_have_set_is_checked(monkeypatch, name, value, words_of_it):
     monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=words_of_it) as caught:
-        Ranks(torch.device('cpu'))
+        Distributed(torch.device('cpu'))
     assert str(caught.value).isprintable() and len(str(caught.value)) < 600
 
 
@@ -85,7 +88,7 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
         for name, value in {'WORLD_SIZE': 2, 'RANK': 0, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}.items():
             monkeypatch.setenv(name, str(value))
         with pytest.raises(InputError, match=f'{port}.*--master_port'):
-            Ranks(torch.device('cpu'))
+            Distributed(torch.device('cpu'))
 
 
 # ---- signals --------------------------------------------------------------------------------------------------------
@@ -164,7 +167,7 @@ def with_weights(state):
 
 
 def step_of(checkpoint):
-    return checkpoint.training.progress['step']
+    return checkpoint.training.loop['step']
 
 
 def test_a_checkpoint_comes_back_whole_and_the_newest_first(tmp_path):
@@ -209,8 +212,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
 
 def test_a_digest_is_of_the_values_whatever_their_strides():
     values = torch.arange(6.).view(2, 3)
-    assert digest(values.t().contiguous().t()) == digest(values) != digest(values + 1)
-    assert digest(torch.ones(1).as_strided((1,), (0,))) == digest(torch.ones(1))
+    assert sha256_of(values.t().contiguous().t()) == sha256_of(values) != sha256_of(values + 1)
+    assert sha256_of(torch.ones(1).as_strided((1,), (0,))) == sha256_of(torch.ones(1))
 
 
 def rewrite(folder, change):
@@ -219,7 +222,7 @@ def rewrite(folder, change):
     state = torch.load(path, weights_only=True)
     change(state)
     del state['digest']
-    torch.save({**state, 'digest': digest(state)}, path)
+    torch.save({**state, 'digest': sha256_of(state)}, path)
 
 
 def set_in(*keys, value):
@@ -252,7 +255,7 @@ def test_tensors_that_are_not_plain_are_refused_before_anybody_looks_at_them(tmp
         with pytest.raises(InputError, match='weights.pt: .*(dense|damaged)'):    # torch itself refuses some
             read_weights(tmp_path / 'weights.pt')
     with pytest.raises(InputError, match='cls.0.weight'):
-        num_classes_of({'actionness_module.cls.0.weight': value}, 'weights.pt')
+        infer_num_classes({'actionness_module.cls.0.weight': value}, 'weights.pt')
     with pytest.raises(InputError, match='cls.0.bias is not a plain tensor'):
         load_weights(network(), {**network().state_dict(), 'actionness_module.cls.0.bias': value}, 'weights.pt')
 
@@ -334,10 +337,10 @@ def test_a_crafted_checkpoint_is_refused(stopped, tmp_path, name):
     """Whole and with a digest that fits, but not what this training would have written."""
     output, going = stopped
     shutil.copy(output / 'checkpoint.pt', tmp_path)
-    main.go_on(going, read_checkpoint(tmp_path), tmp_path, 6)
+    main.resume(going, read_checkpoint(tmp_path), tmp_path, 6)
     rewrite(tmp_path, CRAFTED[name])
     with pytest.raises(InputError, match='checkpoint') as caught:
-        main.go_on(going, read_checkpoint(tmp_path), tmp_path, 6)
+        main.resume(going, read_checkpoint(tmp_path), tmp_path, 6)
     assert str(caught.value).isprintable()
 
 
@@ -361,7 +364,7 @@ def test_a_resume_on_another_machine_says_that_the_digits_may_differ(data, stopp
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 def test_a_table_holds_its_header_and_all_digits(tmp_path):
-    table = Table(tmp_path / 'losses.csv', ['step', 'total'], 0)
+    table = CSVLogger(tmp_path / 'losses.csv', ['step', 'total'], 0)
     table.append([[1, 0.1], [2, 1 / 3]])
     table.append([[3, 1e-30]])
     header, *rows = (tmp_path / 'losses.csv').read_text().splitlines()
@@ -371,10 +374,10 @@ def test_a_table_holds_its_header_and_all_digits(tmp_path):
 
 def test_a_table_of_a_resumed_run_drops_what_the_run_will_write_again(tmp_path):
     path = tmp_path / 'losses.csv'
-    Table(path, ['step', 'total'], 0).append([[step, step / 10] for step in range(1, 16)])
+    CSVLogger(path, ['step', 'total'], 0).append([[step, step / 10] for step in range(1, 16)])
     with open(path, 'a') as file:
         file.write('1')    # of step 16, torn off by a full disk
-    Table(path, ['step', 'total'], 12).append([[13, 9.5]])
+    CSVLogger(path, ['step', 'total'], 12).append([[13, 9.5]])
     rows = [line.split(',') for line in path.read_text().splitlines()]
     assert rows == [['step', 'total'], *([str(step), str(step / 10)] for step in range(1, 13)), ['13', '9.5']]
 
@@ -384,7 +387,7 @@ def test_a_table_that_was_lost_or_emptied_starts_anew(tmp_path, content):
     path = tmp_path / 'losses.csv'
     if content is not None:
         path.write_text(content)
-    Table(path, ['step', 'total'], 5).append([[6, 0.5]])
+    CSVLogger(path, ['step', 'total'], 5).append([[6, 0.5]])
     assert path.read_text().splitlines() == ['step,total', '6,0.5']
 
 
@@ -393,12 +396,12 @@ def test_a_table_that_was_lost_or_emptied_starts_anew(tmp_path, content):
 @pytest.mark.parametrize('name', FILES)
 def test_any_file_of_a_run_without_a_checkpoint_is_replaced_only_when_asked(tmp_path, name):
     (tmp_path / name.replace('*', '1')).write_text('mine')
-    check_folder(tmp_path, resume=False, overwrite=True)
+    check_output_dir(tmp_path, resume=False, overwrite=True)
     for resume in (False, True):
         if resume and name.startswith('checkpoint'):
             continue    # which is then read, or found damaged
         with pytest.raises(InputError, match='--overwrite'):
-            check_folder(tmp_path, resume, overwrite=False)
+            check_output_dir(tmp_path, resume, overwrite=False)
 
 
 def test_results_of_a_run_without_its_checkpoints_are_not_deleted_by_resuming(data, finished, tmp_path, capsys):
@@ -440,8 +443,8 @@ def test_links_do_not_hide_that_a_place_lies_in_the_data(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'data')
     for place in (tmp_path / 'link', tmp_path / 'disk', tmp_path / 'disk' / 'run', tmp_path / 'link' / 'features'):
         with pytest.raises(InputError, match='data folder'):
-            keep_data(place, str(tmp_path / 'data'))
-    keep_data(tmp_path / 'data' / 'outputs' / 'run', str(tmp_path / 'link'))
+            check_output_outside_data(place, str(tmp_path / 'data'))
+    check_output_outside_data(tmp_path / 'data' / 'outputs' / 'run', str(tmp_path / 'link'))
 
 
 @contextmanager
@@ -597,7 +600,7 @@ def test_a_checkpoint_that_does_not_know_its_data_is_gone_on_with_and_said(data,
     output = Path(shutil.copytree(finished, tmp_path / 'run'))
     state = read_checkpoint(output)
     for name in ('training features', 'test annotations'):
-        del state.identity[name]
+        del state.data[name]
     write_checkpoint(output, state)
     train(data, output, '--detection_inf_step', 2, '--resume', steps=6)
     assert 'did not note the training features, test annotations' in capsys.readouterr().err
@@ -607,11 +610,11 @@ def test_a_checkpoint_that_does_not_know_its_data_is_gone_on_with_and_said(data,
 def test_of_many_features_some_of_every_video_are_looked_at(data, monkeypatch, cache):
     truth = read_ground_truth(data / 'gt.json')
     videos = VideoDataset(find_split(data, 'train', truth, truth.labels, MODALITIES['all']), cache)
-    whole = digest_features(videos)
-    monkeypatch.setattr('run.SAMPLED_BYTES', 1)
+    whole = hash_features(videos)
+    monkeypatch.setattr('engine.checkpoint.SAMPLED_BYTES', 1)
     looked_at, sample = [], videos.sample
     monkeypatch.setattr(videos, 'sample', lambda draw: looked_at.append(draw) or sample(draw))
-    assert digest_features(videos) != whole
+    assert hash_features(videos) != whole
     assert [video for draw in looked_at for video in draw.videos] == list(range(5))
     assert all(len(rows) == 2 for draw in looked_at for rows in draw.rows)
 
@@ -645,7 +648,7 @@ def test_a_run_needs_no_standard_streams(data, tmp_path, streams):
 
 
 def test_an_error_that_cannot_be_printed_is_a_status(tmp_path):
-    done = subprocess.run(['bash', '-c', f'{sys.executable} -c "import sys, utils; sys.exit(utils.run_command('
+    done = subprocess.run(['bash', '-c', f'{sys.executable} -c "import sys, utils; sys.exit(utils.run_cli('
                            f'lambda: utils.read_json(sys.argv[1])))" {tmp_path}/absent 2>/dev/full'], cwd=ROOT)
     assert done.returncode == 2
 
@@ -654,7 +657,7 @@ def test_an_error_that_cannot_be_printed_is_a_status(tmp_path):
 
 def test_batches_that_cannot_fit_are_refused_before_the_start(data, finished, tmp_path, capsys, monkeypatch):
     refused(capsys, words(data, tmp_path / 'run', '--num_segments', 10 ** 8), '--num_segments', 'GB are free')
-    monkeypatch.setattr('dataset.free_shared_memory', lambda: 10 ** 4)
+    monkeypatch.setattr('engine.runtime.free_shared_memory', lambda: 10 ** 4)
     for flags in (['--num_steps', 1], ['--inference_only', '--model_file', finished / 'best.pt']):
         refused(capsys, words(data, tmp_path / 'run', '--num_workers', 2, *flags), '--num_workers 2', '/dev/shm')
     assert not (tmp_path / 'run').exists()

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_folder import find_split
+from formats.data_folder import find_split
 from dataset import VideoDataset
-from eval.files import read_ground_truth
+from formats.annotations import read_ground_truth
 
 SCRIPT = Path(__file__).resolve().parents[1] / 'scripts' / 'make_sample.py'
 specification = importlib.util.spec_from_file_location('make_sample', SCRIPT)
@@ -21,7 +21,7 @@ make_sample = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(make_sample)
 
 
-def digest(folder: Path) -> str:
+def sha256_of(folder: Path) -> str:
     """One number for the names and bytes of all files."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob('*')):
@@ -75,8 +75,8 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def test_same_seed_gives_the_same_bytes(sample, tmp_path):
     assert run(tmp_path / 'again').returncode == 0
     assert run(tmp_path / 'other', '--seed', 1).returncode == 0
-    assert digest(tmp_path / 'again') == digest(sample.folder)
-    assert digest(tmp_path / 'other') != digest(sample.folder)
+    assert sha256_of(tmp_path / 'again') == sha256_of(sample.folder)
+    assert sha256_of(tmp_path / 'other') != sha256_of(sample.folder)
 
 
 def test_a_whole_sample_is_left_as_it_is(sample):
@@ -89,7 +89,7 @@ def test_a_whole_sample_is_left_as_it_is(sample):
 def test_another_sample_is_replaced_and_nothing_is_left_over(sample, tmp_path):
     for seed in (1, 0):
         assert make_sample.write_sample(tmp_path / 'sample', seed)
-    assert digest(tmp_path / 'sample') == digest(sample.folder)
+    assert sha256_of(tmp_path / 'sample') == sha256_of(sample.folder)
     assert [path.name for path in tmp_path.iterdir()] == ['sample']
 
 
@@ -127,7 +127,7 @@ def test_two_writers_at_once_leave_one_whole_sample(sample, tmp_path):
     with ThreadPoolExecutor() as pool:
         ended = list(pool.map(run, [tmp_path / 'sample'] * 3))
     assert [e.returncode for e in ended] == [0, 0, 0], [e.stderr for e in ended]
-    assert digest(tmp_path / 'sample') == digest(sample.folder)
+    assert sha256_of(tmp_path / 'sample') == sha256_of(sample.folder)
     assert [path.name for path in tmp_path.iterdir()] == ['sample']
 
 

@@ -13,7 +13,8 @@ from matplotlib.colors import to_hex
 
 from eval.curves import pick_curves, read_curves, write_curves
 from eval.diagnosis import COLOURS
-from eval.files import Detections, read_detections, read_ground_truth
+from formats.annotations import read_ground_truth
+from formats.detections import Detections, read_detections
 from eval.timeline import KIND_NAMES, Result, _name, draw_timeline, judge_kinds, main, merge
 from utils import InputError
 

@@ -6,9 +6,9 @@ import torch
 
 from benchmarks.step import make_batch, make_training
 from benchmarks.workloads import Size
-from model import read_weights
-from run import save
-from training import random_state, rows_state, seed_everything, set_random_state, set_rows_state
+from engine.checkpoint import read_weights
+from engine.checkpoint import save
+from engine.runtime import get_rng_state, get_sampler_rng_state, seed_everything, set_rng_state, set_sampler_rng_state
 
 
 def test_a_seed_repeats_torch_numpy_and_python():
@@ -28,7 +28,7 @@ def test_generators_go_on_where_their_state_was_taken(tmp_path):
     seed_everything(3)
     rows = np.random.RandomState(4)
     torch.rand(5), random.random(), rows.randint(0, 100, 7), rows.normal()    # normal() leaves a second number behind
-    save({'random': random_state(), 'rows': rows_state(rows)}, tmp_path / 'state.pt')
+    save({'random': get_rng_state(), 'rows': get_sampler_rng_state(rows)}, tmp_path / 'state.pt')
 
     def draw(rng):
         ours = torch.rand(3).tolist(), torch.randperm(9).tolist(), random.random()
@@ -38,8 +38,8 @@ def test_generators_go_on_where_their_state_was_taken(tmp_path):
     seed_everything(99)
     rows = np.random.RandomState(99)
     state = read_weights(tmp_path / 'state.pt')
-    set_random_state(state['random'])
-    set_rows_state(rows, state['rows'])
+    set_rng_state(state['random'])
+    set_sampler_rng_state(rows, state['rows'])
     assert draw(rows) == expected
 
 
@@ -70,12 +70,12 @@ def test_where_a_recording_finds_no_room_the_steps_go_on_kernel_by_kernel(monkey
         tried.append(1)
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr('training.Recording', refuse)
+    monkeypatch.setattr('engine.trainer.GraphedStep', refuse)
     for records in (False, True):
         training = make_training(size, cpu)
-        training.records = records
+        training.use_cuda_graphs = records
         terms = torch.stack([training.step(batch) for _ in range(4)])
         ends.append([terms, *(value.detach() for value in training.network.parameters())])
     for launched, refused in zip(*ends):
         assert torch.equal(launched, refused)
-    assert len(tried) == 1 and not training.records    # at the second batch, and never again
+    assert len(tried) == 1 and not training.use_cuda_graphs    # at the second batch, and never again

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from utils import InputError, Parser, keep_inputs, keep_others, pick, read_json, write_json, write_text
+from utils import InputError, Parser, refuse_overwriting_inputs, refuse_overwriting_foreign, pick, read_json, write_json, write_text
 
 # ---- whole files ----------------------------------------------------------------------------------------------------
 
@@ -65,20 +65,20 @@ def test_two_writers_of_one_file_write_beside_each_other(tmp_path, monkeypatch):
 def test_only_files_of_the_own_kind_are_written_over(tmp_path):
     path = tmp_path / 'file'
     for place in path, None, '/dev/null', tmp_path:  # nothing of anybody's is there
-        keep_others(place, 'ours')
+        refuse_overwriting_foreign(place, 'ours')
     for content in b'', b'ours', b'ours and more':
         path.write_bytes(content)
-        keep_others(path, 'ours')
+        refuse_overwriting_foreign(path, 'ours')
     for content in b'our', b' ours', b'\x00\xff':
         path.write_bytes(content)
         with pytest.raises(InputError, match='of another kind'):
-            keep_others(path, 'ours')
+            refuse_overwriting_foreign(path, 'ours')
 
 
 def test_two_outputs_of_one_command_are_two_files(tmp_path):
-    keep_inputs([None], tmp_path / 'a', None, None, tmp_path / 'b', '/dev/null', '/dev/null')
+    refuse_overwriting_inputs([None], tmp_path / 'a', None, None, tmp_path / 'b', '/dev/null', '/dev/null')
     with pytest.raises(InputError, match='a: is named for more than one output'):
-        keep_inputs([None], tmp_path / 'a', tmp_path / 'folder' / '..' / 'a')
+        refuse_overwriting_inputs([None], tmp_path / 'a', tmp_path / 'folder' / '..' / 'a')
 
 
 def test_not_a_number_is_never_written(tmp_path):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from model import AICL, load_weights, num_classes_of, read_weights
-from run import save
+from engine.checkpoint import load_weights, infer_num_classes, read_weights
+from model import AICL
+from engine.checkpoint import save
 from utils import InputError
 
 D, C, H = 4, 3, 6
@@ -34,7 +35,7 @@ def test_weights_come_back_as_they_were_saved(tmp_path):
     found, model = read_weights(tmp_path / 'weights.pt'), network(2)
     load_weights(model, found, 'weights.pt')
     assert_equal(model, state)
-    assert num_classes_of(found, 'weights.pt') == C
+    assert infer_num_classes(found, 'weights.pt') == C
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float16, torch.bfloat16])
@@ -114,7 +115,7 @@ def test_a_dictionary_of_something_else_is_named_as_that():
     name = f'{PREFIX}cls.0.weight'
     for state in ({}, {'model': {}}, {name: 3}, {name: torch.tensor(3.0)}, {7: torch.zeros(2)}):
         with pytest.raises(InputError, match='some.pt.*cls.0.weight'):
-            num_classes_of(state, 'some.pt')
+            infer_num_classes(state, 'some.pt')
 
 
 @pytest.mark.parametrize('empty', [b'', bytes(10240)], ids=['nothing', 'a tar of nothing'])

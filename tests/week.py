@@ -23,7 +23,7 @@ from runs import command  # noqa: E402 the path comes first
 from test_main import write_data  # noqa: E402
 
 import main as program  # noqa: E402
-import run  # noqa: E402
+from engine import run_folder  # noqa: E402
 
 COLUMNS = ['step', 'evaluations', 'RSS (MB)', 'open files', 'threads', 'children', '/dev/shm (MB)', 'seconds']
 
@@ -39,7 +39,7 @@ def held() -> list[float]:
 
 
 def watched(keep: Callable, looks: list[int], table: TextIO) -> Callable:
-    """`keep_evaluation`, which also notes what is held at some of the evaluations."""
+    """`record_evaluation`, which also notes what is held at some of the evaluations."""
     began, count = time.monotonic(), [0]
 
     def kept(own_run: run.Run, step: int, *found: object) -> None:
@@ -59,7 +59,7 @@ def main() -> int:
     args = parser.parse_args()
     evaluations, table = args.steps // args.every, sys.stdout
     looks = [round(evaluations * share) for share in (0.01, 0.1, 0.25, 0.5, 0.75, 1)]
-    program.keep_evaluation = watched(program.keep_evaluation, looks, table)
+    program.record_evaluation = watched(program.record_evaluation, looks, table)
     program.CHECKPOINT_SECONDS, run.FIGURE_SECONDS = 1, 5
     print('|', ' | '.join(COLUMNS), '|\n|' + '---|' * len(COLUMNS), flush=True)
     with tempfile.TemporaryDirectory() as base:

@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from eval.files import match_videos
-from settings import MODALITIES
-from utils import InputError, shorten
+from formats.annotations import match_videos
+from config import MODALITIES
+from utils import InputError, truncate
 
 SPLIT_FOLDERS = {'train': ('train', 'training'), 'test': ('test', 'testing', 'validation', 'val')}
 I3D_WIDTH = 1024       # features of one stream of the usual network
@@ -38,7 +38,7 @@ class FeatureFile(NamedTuple):
         """
         column = 0
         for path in self.paths:
-            header, content = open_array(path)
+            header, content = mmap_npy(path)
             array = np.ndarray(header.shape, header.dtype, content, header.offset, order=header.order)
             array = array[:self.length, self.columns]
             if array.shape != (self.length, out.shape[1] // len(self.paths)):
@@ -60,7 +60,7 @@ class Header(NamedTuple):
     offset: int               # where the numbers begin, bytes
 
 
-def open_array(path: Path) -> tuple[Header, mmap.mmap]:
+def mmap_npy(path: Path) -> tuple[Header, mmap.mmap]:
     """The header of a feature file and its content, mapped.
 
     Raises InputError where it is not a whole, plain `.npy` file of (L, D) floats. Nothing is unpickled, and no more is
@@ -72,7 +72,7 @@ def open_array(path: Path) -> tuple[Header, mmap.mmap]:
             shape, is_fortran, dtype = read[np.lib.format.read_magic(file)](file)
             offset, content = file.tell(), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except Exception as error:    # a damaged header makes numpy raise almost anything
-        raise InputError(f'{path}: not a readable .npy file ({shorten(error)}); extract or download it again') from None
+        raise InputError(f'{path}: not a readable .npy file ({truncate(error)}); extract or download it again') from None
     if not np.issubdtype(dtype, np.floating):
         raise InputError(f'{path}: features must be floating point numbers, found {dtype}')
     if len(shape) != 2 or min(shape) < 1 or any(type(size) is not int for size in shape):    # True is one for numpy
@@ -100,7 +100,7 @@ class FeatureFolder(NamedTuple):
     """The feature files of one split, as its folder lists them."""
     path: Path
     layout: str                    # 'two-stream', 'paired', 'joint' or 'single'
-    is_guess: bool                 # nobody said so, and the files could be read in another way
+    is_assumed: bool                 # nobody said so, and the files could be read in another way
     modalities: tuple[str, ...]    # in use
     streams: list[Stream]          # one a modality, or a single one
 
@@ -125,7 +125,7 @@ class FeatureFolder(NamedTuple):
 
     def inspect(self, paths: tuple[Path, ...]) -> FeatureFile:
         """Read the headers of one video's files. Raises InputError where shapes do not fit."""
-        headers = [open_array(path)[0] for path in paths]
+        headers = [mmap_npy(path)[0] for path in paths]
         lengths, widths = zip(*(header.shape for header in headers))
         if max(lengths) - min(lengths) > MAX_UNEVEN_ROWS:
             raise InputError(f'{paths[0].stem}: {lengths[0]} rgb rows but {lengths[1]} flow rows '
@@ -134,7 +134,7 @@ class FeatureFolder(NamedTuple):
             raise InputError(f'{paths[0].stem}: rgb features are {widths[0]} wide but flow features {widths[1]} '
                              f'({paths[0]}, {paths[1]}); both need one width')
         width, columns = widths[0], slice(None)
-        if self.layout == 'joint' and not (self.is_guess and width == I3D_WIDTH and len(self.modalities) == 1):
+        if self.layout == 'joint' and not (self.is_assumed and width == I3D_WIDTH and len(self.modalities) == 1):
             self.check_joint(paths[0], width)
             width //= 2
             columns = slice(width * ('rgb' not in self.modalities), width * (1 + ('flow' in self.modalities)))
@@ -146,14 +146,14 @@ class FeatureFolder(NamedTuple):
         if width % 2:
             raise InputError(f'{path}: joint features hold RGB and flow side by side, so their width must be even, '
                              f'found {width}')
-        if self.is_guess and width == I3D_WIDTH:
+        if self.is_assumed and width == I3D_WIDTH:
             raise InputError(f'{path}: {width} features are as many as an I3D network gives for one stream: if the '
                              f'files hold RGB or flow alone give --layout single with --modal rgb or --modal flow, if '
                              f'they hold both side by side give --layout joint')
 
-    def guess(self) -> str:
+    def layout_warning(self) -> str:
         """What was taken for granted, and the flag that settles it; empty where nothing was."""
-        if not self.is_guess:
+        if not self.is_assumed:
             return ''
         return 'taken for RGB and flow side by side, as nothing says so: --layout joint confirms it, --layout single ' \
                'with --modal rgb or flow reads them as one stream'
@@ -164,7 +164,7 @@ def list_features(folder: Path, ending: str = '.npy') -> Stream:
     return Stream(folder, sorted(name.removesuffix(ending) for name in names), ending)
 
 
-def look_into(path: Path, modalities: tuple[str, ...], layout: str) -> FeatureFolder | None:
+def detect_layout(path: Path, modalities: tuple[str, ...], layout: str) -> FeatureFolder | None:
     """The feature files of a folder, in the layout that it has or is said to have; None where there are none."""
     streams = [path / modality for modality in modalities]
     if layout in ('auto', 'two-stream') and all(stream.is_dir() for stream in streams):
@@ -197,9 +197,9 @@ def find_folder(root: Path, split: str, modalities: tuple[str, ...], layout: str
     if layout == 'single' and len(modalities) > 1:
         raise InputError('--layout single: files of one stream need --modal rgb or --modal flow')
     paths = split_folders(root, split)
-    found = [folder for path in paths if (folder := look_into(path, modalities, layout))]
+    found = [folder for path in paths if (folder := detect_layout(path, modalities, layout))]
     if not found:
-        raise InputError(lonely_stream(paths, modalities) or
+        raise InputError(missing_stream_message(paths, modalities) or
                          f'{root}: no {split} features found; expected features/{split}/rgb/*.npy and '
                          f'features/{split}/flow/*.npy, or {split}/*.npy'
                          + (f' (looked for --layout {layout})' if layout != 'auto' else ''))
@@ -210,7 +210,7 @@ def find_folder(root: Path, split: str, modalities: tuple[str, ...], layout: str
     return folder
 
 
-def lonely_stream(paths: list[Path], modalities: tuple[str, ...]) -> str:
+def missing_stream_message(paths: list[Path], modalities: tuple[str, ...]) -> str:
     """A complaint about the first folder that has one modality without the other; empty where there is none."""
     for path in paths:
         there = [modality for modality in modalities if (path / modality).is_dir()]
@@ -219,7 +219,7 @@ def lonely_stream(paths: list[Path], modalities: tuple[str, ...]) -> str:
     return ''
 
 
-def find_loose_features(root: Path, modalities: tuple[str, ...], layout: str) -> FeatureFolder:
+def find_flat_features(root: Path, modalities: tuple[str, ...], layout: str) -> FeatureFolder:
     """Features that lie in no tree: `root` is a .npy file, or a folder of them, or one with rgb/ and flow/.
 
     Raises InputError where it is none of these.
@@ -231,9 +231,9 @@ def find_loose_features(root: Path, modalities: tuple[str, ...], layout: str) ->
         alone = Stream(root.parent, [root.stem], '.npy')
         return FeatureFolder(root.parent, kind, layout == 'auto', modalities, [alone])
     for path in (root, root / 'features'):
-        folder = look_into(path, modalities, layout)
+        folder = detect_layout(path, modalities, layout)
         if folder and folder.names:
             return folder
-    raise InputError(lonely_stream([root], modalities) or
+    raise InputError(missing_stream_message([root], modalities) or
                      f'{root}: no features found; expected features/test/rgb/*.npy and features/test/flow/*.npy, '
                      f'rgb/*.npy and flow/*.npy, or *.npy')

@@ -1,0 +1,341 @@
+"""The output folder of a run: lock, CSV files, TensorBoard events, weights, results.
+
+    with Lock(folder), RunLogger(folder, current, saved) as logger:
+        logger.log_losses(rows)
+        logger.log_evaluation(step, epoch, evaluation, weights)
+        logger.save(trainer.state())
+"""
+import csv
+import errno
+import io
+import math
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from config import IGNORED_FOR_GROUPING
+from engine.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    TrainingState,
+    load_weights,
+    read_weights,
+    save,
+    write_checkpoint,
+)
+from engine.inference import Evaluation, Evaluator, ScoredEvaluation
+from engine.runtime import Distributed
+from engine.trainer import LossRow
+from eval.detection import tiou_key
+from formats.features import SPLIT_FOLDERS, split_folders
+from losses import Losses
+from model import AICL
+from utils import (
+    InputError,
+    preview,
+    read_json,
+    remove_stale_tmp,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+FIGURE_SECONDS = 30  # between evaluations whose figures are logged, at least: drawing takes a second
+# All files that a training run or an inference writes into its folder.
+FILES = (*CHECKPOINTS, 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json', 'detections.json',
+         'detections.csv', 'curves.npz', 'report.html', 'labels.txt', 'inference_args.json',
+         'events.out.tfevents.*', 'args.json')
+
+
+# ---- the folder -----------------------------------------------------------------------------------------------------
+
+def check_output_outside_data(folder: Path, data_path: str) -> None:
+    """Raise InputError where a run's folder is or contains the data folder, or is inside its features."""
+    output, root = (Path(os.path.realpath(path)) for path in (folder, data_path))
+    folders = [root / 'features', *(folder for split in SPLIT_FOLDERS for folder in split_folders(root, split))]
+    trees = [Path(os.path.realpath(folder)) for folder in folders]
+    if any(tree.is_relative_to(output) for tree in (root, *trees)) or any(map(output.is_relative_to, trees)):
+        raise InputError(f'{folder}: is or contains the data folder {data_path}, or is inside its features; choose '
+                         f'another --output_dir or --exp_name')
+
+
+def check_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Raise InputError where a run would overwrite files that it cannot resume from, without --overwrite."""
+    existing = [path.name for name in FILES for path in sorted(folder.glob(name))]
+    is_run = any(name in CHECKPOINTS for name in existing)
+    if not existing or overwrite or (resume and is_run):
+        return
+    if is_run:
+        raise InputError(f'{folder}: already contains a run; add --resume to continue it or --overwrite to replace it, '
+                         f'or choose another --exp_name')
+    raise InputError(f'{folder}: contains {preview(existing)} but no checkpoint to resume from; add --overwrite to '
+                     f'replace them, or choose another --exp_name')
+
+
+# ---- CSV files ------------------------------------------------------------------------------------------------------
+
+def is_step(text: str) -> bool:
+    """Return whether a cell of a CSV file is a step."""
+    return text.isdecimal() and len(text) < 19
+
+
+class CSVLogger:
+    """A CSV file of numbers whose first column is the step. Rows after `last_step` are dropped at the start."""
+
+    def __init__(self, path: Path, columns: list[str], last_step: int):
+        self.path = path
+        rows = self.read() if last_step and path.exists() else []
+        kept = [row for row in rows if len(row) == len(columns) and is_step(row[0]) and int(row[0]) <= last_step]
+        write_bytes(path, self.encode([columns, *kept]))
+
+    def read(self) -> list[list[str]]:
+        """Return the rows, up to the first that is not valid CSV."""
+        rows = []
+        with open(self.path, newline='', encoding='utf-8', errors='replace') as file, suppress(csv.Error):
+            for row in csv.reader(file):
+                rows.append(row)
+        return rows
+
+    def append(self, rows: list[list]) -> None:
+        """Append rows; raises InputError, without a partial row in the file, where the disk is full."""
+        size = None
+        try:
+            with open(self.path, 'ab', buffering=0) as file:
+                size, content = file.tell(), self.encode(rows)
+                if file.write(content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if size is not None:
+                os.truncate(self.path, size)
+            raise InputError(f'{self.path}: cannot be written: {error.strerror}') from None
+
+    @staticmethod
+    def encode(rows: list[list]) -> bytes:
+        """Return rows as CSV."""
+        text = io.StringIO(newline='')
+        csv.writer(text, lineterminator='\n').writerows(rows)
+        return text.getvalue().encode()
+
+
+# ---- the logger -----------------------------------------------------------------------------------------------------
+
+class RunLogger:
+    """Writes the files of a training run.
+
+    `current` describes this invocation; `saved` is the checkpoint to resume (or `current` for a new run).
+    """
+
+    def __init__(self, folder: Path, current: Checkpoint, saved: Checkpoint):
+        self.folder, self.current, self.args = folder, current, current.args
+        self.results: dict[str, dict] = {}                            # 'best', 'last': their blocks of results.json
+        self.evaluations: dict[str, tuple[int, Evaluation]] = {}      # those that this process has made, with the step
+        self.best_is_flushed = True                                   # detections and curves are those of the best
+        self.last_figure_time = -math.inf
+        last_step = saved.training.loop['step']
+        self.clear(is_new=last_step == 0)
+        by_tiou = [f'mAP@{tiou_key(threshold)}' for threshold in self.args['tiou']]
+        self.metric_names = ['average_mAP', 'video_accuracy', 'num_predictions', *by_tiou]
+        self.losses = CSVLogger(folder / 'losses.csv', ['step', 'epoch', *Losses._fields], last_step)
+        self.metrics = CSVLogger(folder / 'metrics.csv', ['step', 'epoch', *self.metric_names], last_step)
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, not needed for inference
+        threading.excepthook = thread_excepthook
+        with self.report_io_errors():
+            self.writer = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
+        write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in current.data['classes']))
+        write_json(folder / 'args.json', {**args_with_versions(self.args), 'differ': sorted(IGNORED_FOR_GROUPING)})
+        self.restore(saved)
+
+    def __enter__(self) -> 'RunLogger':
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None or issubclass(kind, (InputError, KeyboardInterrupt)):
+                self.flush_best()
+            with self.report_io_errors():
+                self.writer.close()
+        except InputError:
+            if kind is None:  # otherwise the first error is reported
+                raise
+
+    @contextmanager
+    def report_io_errors(self) -> Iterator[None]:
+        """Raise InputError where TensorBoard events cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f'{self.folder}/events.out.tfevents.*: cannot be written: '
+                             f'{error.strerror or error}') from None
+
+    def clear(self, is_new: bool) -> None:
+        """Remove temporary files of a killed run, and for a new run the files of an earlier one, nothing else."""
+        for name in FILES:
+            remove_stale_tmp(self.folder, name)
+            if is_new and name not in CHECKPOINTS[:2]:  # these are of step 0
+                for path in self.folder.glob(name):
+                    path.unlink()
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Restore results and best weights from a checkpoint: the files may be of later steps."""
+        self.results = saved.results
+        if self.results:
+            self.write_results()
+        if saved.best:
+            save(saved.best, self.folder / 'best.pt')
+
+    def save(self, training: TrainingState) -> None:
+        """Write a checkpoint of the run with this state of its training."""
+        self.flush_best()
+        best = read_weights(self.folder / 'best.pt') if self.results else None
+        write_checkpoint(self.folder, self.current._replace(training=training, results=self.results, best=best))
+
+    def flush_best(self) -> None:
+        """Write the best weights' detections and curves; deferred so that not every new best rewrites them."""
+        if not self.best_is_flushed:
+            _, best = self.evaluations['best']
+            best.write(self.folder)
+            self.best_is_flushed = True
+
+    def log_losses(self, rows: list[LossRow]) -> None:
+        """Log loss terms to losses.csv and TensorBoard."""
+        self.losses.append([[row.step, row.epoch, *row.terms] for row in rows])
+        for row in rows:
+            self.add_scalars(row.step, {f'loss/{name}': value
+                                        for name, value in zip(Losses._fields, row.terms, strict=True)})
+
+    def add_scalars(self, step: int, values: dict[str, float]) -> None:
+        """Log scalars to TensorBoard in one event, six times as fast as one event for each."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        writer: Any = self.writer.file_writer
+        with self.report_io_errors():
+            writer.add_summary(Summary(value=points), step)
+
+    def log_evaluation(self, step: int, epoch: int, evaluation: Evaluation, weights: dict) -> None:
+        """Save weights and results as the last ones, and as the best if their average mAP is the highest so far.
+
+        Without ground truth the last ones count as the best.
+        """
+        self.evaluations['last'] = step, evaluation
+        result = evaluation.to_json()
+        self.results['last'] = {'step': step, **result}
+        save(weights, self.folder / 'last.pt')
+        best = self.results.get('best')
+        # quirk: the best weights are chosen on the test videos, as in the reference, so the last ones are also reported
+        is_best = best is None or 'average_mAP' not in best or result['average_mAP'] > best['average_mAP']
+        if is_best:
+            self.evaluations['best'], self.results['best'] = self.evaluations['last'], self.results['last']
+            save(weights, self.folder / 'best.pt')
+        self.write_results()
+        self.best_is_flushed &= not is_best
+        if isinstance(evaluation, ScoredEvaluation):
+            self.log_metrics(step, epoch, evaluation)
+            self.maybe_log_figures(step, evaluation)
+            best = self.results['best']
+            tqdm.write(f'step {step:>6}   average mAP {100 * evaluation.scores.average:5.2f}   video accuracy '
+                       f'{100 * (evaluation.video_accuracy or 0):5.1f}   best so far {100 * best["average_mAP"]:5.2f} '
+                       f'(step {best["step"]})', file=sys.stdout)
+
+    def log_metrics(self, step: int, epoch: int, evaluation: ScoredEvaluation) -> None:
+        """Log an evaluation to metrics.csv and TensorBoard."""
+        scores = evaluation.scores
+        values = [scores.average, evaluation.video_accuracy, scores.num_detections, *scores.mean_ap.tolist()]
+        self.metrics.append([[step, epoch, *values]])
+        self.add_scalars(step, {name.replace('@', '/'): value
+                                for name, value in zip(self.metric_names, values, strict=True)})
+
+    def maybe_log_figures(self, step: int, evaluation: Evaluation) -> None:
+        """Log the figures of an evaluation, at most every FIGURE_SECONDS."""
+        if time.monotonic() - self.last_figure_time > FIGURE_SECONDS:
+            self.log_figures('', step, evaluation)
+            self.last_figure_time = time.monotonic()
+
+    def log_figures(self, name: str, step: int, evaluation: Evaluation) -> None:
+        """Log the figures of an evaluation to TensorBoard, tagged with `name`."""
+        if self.args['figures'] and isinstance(evaluation, ScoredEvaluation):
+            with self.report_io_errors():
+                evaluation.log_figures(self.writer, name, step, self.args['figures'])
+
+    def write_results(self) -> None:
+        """Write results.json."""
+        write_json(self.folder / 'results.json', {name: self.results[name] for name in ('best', 'last')})
+
+    @property
+    def best_name(self) -> str:
+        """What the best weights are, for the report."""
+        scored = isinstance(self.evaluations['best'][1], ScoredEvaluation)
+        return 'best weights, chosen on the test videos' if scored else 'last weights'
+
+    def log_hparams(self) -> None:
+        """Log the hyper-parameters with the best and last mAP to TensorBoard."""
+        plain = {name: value for name, value in self.args.items() if isinstance(value, (bool, int, float, str))}
+        metrics = {f'hparam/{name}_average_mAP': result['average_mAP'] for name, result in self.results.items()
+                   if 'average_mAP' in result}
+        if metrics:
+            with self.report_io_errors():
+                self.writer.add_hparams(plain, metrics, run_name='.')
+
+
+def final_evaluation(network: AICL, folder: Path, evaluator: Evaluator, logger: RunLogger | None,
+                     distributed: Distributed) -> None:
+    """Print and log the best and the last weights; those of an earlier process are evaluated again."""
+    for name in ('best', 'last'):
+        if distributed.all_reduce_max(logger is not None and name not in logger.evaluations):
+            path = folder / f'{name}.pt'
+            load_weights(network, read_weights(path), path)
+            evaluation = evaluator.evaluate(network)
+            if logger and evaluation:
+                logger.evaluations[name] = logger.results[name]['step'], evaluation
+                if name == 'best':
+                    evaluation.write(folder)
+    if logger is None:
+        return
+    for name, (step, evaluation) in sorted(logger.evaluations.items()):
+        if name == 'last' or isinstance(evaluation, ScoredEvaluation):  # without scores the last are the best
+            evaluation.show(f'{name} weights (step {step})')
+        logger.log_figures(name, step, evaluation)
+    logger.evaluations['best'][1].warn()
+
+
+def thread_excepthook(failure: Any) -> None:
+    """Report an exception of a thread, except I/O errors of TensorBoard's, which `report_io_errors` reports."""
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith('tensorboard')):
+        threading.__excepthook__(failure)
+
+
+def args_with_versions(args: dict) -> dict:
+    """Return the content of args.json: all arguments, and the versions of the code and its libraries."""
+    versions = {'commit': commit(), 'python': platform.python_version(), 'torch': torch.__version__,
+                'numpy': np.__version__}
+    return {**args, 'versions': versions}
+
+
+def commit() -> str:
+    """Return the commit of this program, with -dirty for modified files; 'unknown' outside of a git checkout."""
+    root = str(Path(__file__).parents[1])
+    command = ['git', '-C', root, 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return 'unknown'
+
+
+def best_f1_threshold(model_file: str) -> float | None:
+    """Return the score of best F1 of the run that trained these weights, None where it is unknown."""
+    path = Path(model_file).with_name('results.json')
+    results = read_json(path) if path.is_file() else {}
+    block = results.get(Path(model_file).stem) if isinstance(results, dict) else None
+    threshold = block.get('threshold') if isinstance(block, dict) else None
+    score = threshold.get('score') if isinstance(threshold, dict) else None
+    return float(score) if isinstance(score, (int, float)) and abs(score) < 1e308 else None

@@ -1,0 +1,1 @@
+"""Files on disk: annotations, features, detections, data folders."""

@@ -1,0 +1,142 @@
+"""Check a data folder before a training: `python main.py --data_path DIR --check`."""
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from formats.annotations import GroundTruth, empty_ground_truth, missing_annotations, read_annotations
+from formats.data_folder import Split, collect_errors, find_split, has_test_videos
+from utils import InputError, plural, preview, print_section
+
+MAX_LINES = 50  # problems that are printed
+WIDTH = 11      # of the titles
+
+
+class Findings(NamedTuple):
+    """What is wrong with a data folder."""
+
+    problems: list[str]  # a training would stop
+    warnings: list[str]  # it would not, but may give wrong results
+
+
+def describe_features(split: Split) -> list[str]:
+    """Return where the features of a split are, and their shapes."""
+    lengths = np.array([file.length for file in split.files])
+    dtypes = Counter(str(file.dtype) for file in split.files)
+    widths = sorted({file.width for file in split.files})
+    size = np.prod(split.shape) * split.dtype.itemsize / 1e9
+    return [f'{split.folder.path} ({split.folder.layout}): {plural(len(split.files), "video")}, feature width '
+            f'{" or ".join(map(str, widths))} per modality, {", ".join(dtypes)}, {size:.2f} GB in memory',
+            f'{lengths.sum()} snippets; a video has {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}, '
+            f'mean {lengths.mean():.1f}', *filter(None, [split.folder.layout_warning()])]
+
+
+def read_all(split: Split, problems: list[str]) -> list[str]:
+    """Read every feature, one video at a time; collect NaN and infinity, return the range."""
+    ranges, empty = [], []
+    videos = tqdm(split.names, desc=f'reading {split.name} features', unit='video', leave=False, delay=1)
+    for video, file in zip(videos, split.files, strict=True):
+        rows = np.empty((file.length, file.width * len(split.folder.modalities)), np.float32)
+        with collect_errors(problems):
+            file.read(slice(None), rows)
+            ranges.append((rows.min(), rows.max()))
+            if not rows.any():
+                empty.append(video)
+    lines = [f'{plural(len(empty), "video")} with nothing but zeros: {preview(empty)}'] if empty else []
+    if ranges:
+        lines.append(f'features from {min(low for low, _ in ranges):.4g} to {max(high for _, high in ranges):.4g}')
+    return lines
+
+
+def check_annotations(root: Path, findings: Findings) -> GroundTruth:
+    """Read and describe the annotations; return empty ones where they cannot be read."""
+    gt = empty_ground_truth()
+    with collect_errors(findings.problems):
+        gt = read_annotations(root)
+        if not gt.labels:
+            raise missing_annotations(root)
+        subsets = ', '.join(f'{n} {name or "without subset"}' for name, n in Counter(gt.subsets).items())
+        tags = f', {plural(len(gt.tag_video), "label")} without a time' if len(gt.tag_video) else ''
+        print_section('gt.json' if (root / 'gt.json').exists() else 'labels.csv',
+                      [f'{len(gt.labels)} classes, {len(gt.videos)} videos ({subsets}), '
+                       f'{len(gt.video)} instances{tags}'], WIDTH)
+    return gt
+
+
+def check_split(split: Split, feature_fps: float, snippet_frames: float, findings: Findings) -> None:
+    """Describe a split and collect what is wrong with it."""
+    findings.problems.extend(split.problems)
+    lines = split.summary(feature_fps, snippet_frames).lines()
+    if split.files:
+        lines += describe_features(split)
+    if time_base := split.time_base(feature_fps, snippet_frames):
+        lines.append(f'the videos last {time_base.ratio:.3f} times as long as their features '
+                     f'({snippet_frames / feature_fps:g} s per snippet, median of {time_base.num_videos})')
+        if time_base.is_mismatched:
+            findings.warnings.append(f'{split.name}: {time_base.advice()}')
+    if split.files:
+        lines += read_all(split, findings.problems)
+    print_section(split.name, lines, WIDTH)
+
+
+def check_train_test(root: Path, train: Split, test: Split, findings: Findings) -> None:
+    """Collect mismatches between training and test videos."""
+    if train.files[0].width != test.files[0].width:
+        findings.problems.append(f'{root}: training features have width {train.files[0].width} per modality, '
+                                 f'test features {test.files[0].width}')
+    if both := sorted(set(train.names) & set(test.names)):
+        findings.warnings.append(f'in both training and test: {plural(len(both), "video")}: {preview(both)}')
+
+
+def check_counts(gt: GroundTruth, splits: dict[str, Split], expected: tuple[int, int, int] | None,
+                 findings: Findings) -> None:
+    """Collect classes without training videos, and numbers that differ from those expected."""
+    counts = [len(gt.labels), *(len(splits[name].names) if name in splits else 0 for name in ('train', 'test'))]
+    if 'train' in splits:
+        videos_of_class = splits['train'].labels.sum(axis=0)
+        if unseen := [label for label, count in zip(gt.labels, videos_of_class, strict=True) if not count]:
+            findings.warnings.append(f'{len(unseen)} of {len(gt.labels)} classes without training video: '
+                                     f'{preview(unseen)}')
+    if expected and counts != list(expected):
+        findings.warnings.append('expected: {} classes, {} training and {} test videos; this folder: {}, {} and {}'
+                                 .format(*expected, *counts))
+
+
+def check_data_folder(root: Path, modalities: tuple[str, ...], layout: str, feature_fps: float, snippet_frames: float,
+                      expected: tuple[int, int, int] | None = None) -> None:
+    """Print what a data folder contains and everything that is wrong with it.
+
+    expected: numbers of classes, training and test videos. Raises InputError where a training would stop.
+    """
+    findings = Findings([], [])
+    gt = check_annotations(root, findings)
+    splits: dict[str, Split] = {}
+    for name in ('train', 'test'):
+        if name == 'test' and not has_test_videos(root, gt):
+            print_section(name, ['no test videos: the training videos will be localized, without scores'], WIDTH)
+            continue
+        split = find_split(root, name, gt, gt.labels, modalities, layout)
+        check_split(split, feature_fps, snippet_frames, findings)
+        if split.files:
+            splits[name] = split
+    if len(splits) == 2:
+        check_train_test(root, splits['train'], splits['test'], findings)
+    check_counts(gt, splits, expected, findings)
+    print_findings(root, findings)
+
+
+def print_findings(root: Path, findings: Findings) -> None:
+    """Print the findings; raises InputError where a training would stop."""
+    problems, warnings = findings
+    print_section('', [f'warning: {warning}' for warning in warnings], WIDTH)
+    print_section('', [f'problem: {problem}' for problem in problems[:MAX_LINES]], WIDTH)
+    if len(problems) > MAX_LINES:
+        print_section('', [f'and {plural(len(problems) - MAX_LINES, "problem")} more'], WIDTH)
+    if problems:
+        raise InputError(f'{root}: {plural(len(problems), "problem")}: training would fail')
+    if warnings:
+        print(f'ready to train, but see {plural(len(warnings), "warning")} above')
+    else:
+        print('fine: ready to train')

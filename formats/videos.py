@@ -1,0 +1,37 @@
+"""Video files: their suffixes, and finding them by name."""
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from formats.annotations import match_videos
+from utils import InputError, printable
+
+SUFFIXES = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.mts', '.m2ts', '.ts', '.vob', '.flv',
+            '.wmv', '.3gp', '.3g2', '.ogv', '.mxf', '.y4m', '.gif')
+
+
+def video_stem(name: str) -> str:
+    """Return a video's name without the suffix of its file (or `.npy`)."""
+    suffix = next((suffix for suffix in (*SUFFIXES, '.npy') if name.lower().endswith(suffix)), '')
+    return name[:len(name) - len(suffix)]
+
+
+def list_videos(folder: Path) -> list[Path]:
+    """Return the video files in a folder, sorted, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != '.')
+
+
+def find_videos(folder: str | os.PathLike, names: Iterable[str]) -> dict[str, Path]:
+    """Return the video file in `folder`, or below it, of each of `names` that has one, with or without `v_`.
+
+    Raises InputError if none has.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f'{folder}: is not a folder of videos')
+    files = sorted(path for path in Path(folder).rglob('*') if path.suffix.lower() in SUFFIXES)
+    names = list(names)
+    index = match_videos(names, [path.stem for path in files])
+    if (index < 0).all():
+        raise InputError(f'{folder}: contains no file of these videos: they are named like '
+                         f'{printable(names[0]) if names else "no video"}{SUFFIXES[0]}')
+    return {name: files[i] for name, i in zip(names, index, strict=True) if i >= 0}
