@@ -27,10 +27,11 @@ from eval.detection import (
     warnings,
 )
 from eval.localization import LocalizationOptions, localize, predict_classes
-from eval.report import addresses, build_report, find_videos
+from eval.report import addresses, build_report
 from eval.subtitles import write_subtitles
 from formats.annotations import GroundTruth, match_videos, read_split_file, select_videos, subset_name
 from formats.detections import Detections, write_detections, write_detections_csv
+from formats.videos import find_videos
 from model import AICL
 from utils import InputError, plural, preview, quote, warn, write_text
 
@@ -250,6 +251,8 @@ class Evaluator:
         sampler = UniformSampler(self.test_set.lengths, options.num_segments, options.batch_size, self.shard)
         videos: list[int] = []
         buffers: list[Tensor] = []    # of Predictions, on the device until the last batch
+        was_training = model.training
+        model.eval()    # AICL has no layer that depends on it; a dropout that is added to the network does
         # quirk: iterating the loader draws one number from torch's global generator, as the reference's evaluation
         # does, which changes the order of later training batches
         for batch in make_loader(self.test_set, sampler, options.num_workers, reference.is_cuda):
@@ -260,6 +263,7 @@ class Evaluator:
             for buffer, part in zip(buffers, parts, strict=True):
                 buffer[batch.videos] = part
             videos += batch.videos
+        model.train(was_training)
         arrays = buffers_to_numpy(buffers)
         for other_videos, other_parts in self.gather((videos, [array[videos] for array in arrays])):
             for array, part in zip(arrays, other_parts, strict=True):
