@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 from utils import InputError, Parser, bounded, is_utf8, print_section, read_json, truncate, warn
 
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
-MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}    # --modal, and its feature streams
+MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}  # --modal, and its feature streams
 LAYOUTS = ('auto', 'two-stream', 'paired', 'joint', 'single')
 
 
@@ -36,8 +36,8 @@ class Recipe(NamedTuple):
     seed: int = 0
     class_th: float = 0.1
     nms_thresh: float = 0.7
-    bins: str = 'activitynet'    # of the error diagnosis
-    size: tuple[int, int, int] | None = None    # classes, training videos, test videos
+    bins: str = 'activitynet'  # of the error diagnosis
+    size: tuple[int, int, int] | None = None  # classes, training videos, test videos
     source: str = ('tiou, num_segments, topk_ratio, hidden_dim, fusion_weight: supplement of the paper; contrast_ratio '
                    '20 (K = 2): by analogy to the THUMOS14 code; the rest, not stated in the supplement: the '
                    "ActivityNet code that AICL's first author released later")
@@ -131,6 +131,7 @@ def get_parser(description: str | None = None) -> Parser:
     network('--fusion_weight', type=fraction, help='gamma: weight of the class scores in A_score')
     network('--topk_ratio', type=positive_int,
             help='k = T // topk_ratio snippets are pooled into each video-level logit')
+    # quirk: K = T // 20 as in the released code; the supplement has K = k/20
     network('--contrast_ratio', type=positive_int, default=20, help='K = T // contrast_ratio snippets are mined per '
             'set')
 
@@ -204,9 +205,9 @@ class Config(NamedTuple):
     """The value of every flag, and where it comes from."""
 
     args: argparse.Namespace
-    given: dict[str, Any]     # on the command line
-    stored: dict[str, Any]    # from the args.json of the resumed run, or of the run that trained the weights
-    source: Path | None       # this args.json
+    given: dict[str, Any]   # on the command line
+    stored: dict[str, Any]  # from the args.json of the resumed run, or of the run that trained the weights
+    source: Path | None     # this args.json
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -224,7 +225,7 @@ def resolve_config(argv: list[str] | None = None, description: str | None = None
         stored = load_args_json(source, given) if source else {}
     except InputError as error:
         parser.exit(2, f'error: {error}\n')
-    if given.keys() & {'num_steps', 'num_epochs'}:    # a given length replaces any other, whatever its unit
+    if given.keys() & {'num_steps', 'num_epochs'}:  # a given length replaces any other, whatever its unit
         given = {'num_steps': None, 'num_epochs': None, **given}
     values = {**default_values({**stored, **given}.get('dataset', 'thumos14')), **stored, **given}
     if values['data_path'] is None or values['exp_name'] is None and not values['check']:
@@ -303,7 +304,7 @@ def load_args_json(path: Path, given: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f'{path}: "{name}" is {truncate(content[name], 40)!r}, which --{name} does not accept '
                          f'({truncate(reason, 80)}); fix it, or remove the file and give the flags')
 
-    parser.error = refuse    # type: ignore[method-assign]
+    parser.error = refuse  # type: ignore[method-assign]
     stored: dict[str, Any] = {}
     for name in sorted(names & content.keys()):
         value, action = content[name], actions[name]
