@@ -26,26 +26,26 @@ from tqdm import tqdm
 from config import MODALITIES
 from formats.annotations import GroundTruth
 from formats.data_folder import Split, find_split
-from formats.features import MAX_UNEVEN_ROWS
+from formats.features import MAX_LENGTH_MISMATCH
 from utils import InputError, plural, preview, truncate, warn
 
-STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP    # they end a run
-MEMORY_FRACTION = {'device': 0.6, 'ram': 0.7}    # of the free memory that --cache auto gives to features
+STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # they end a run
+MEMORY_FRACTION = {'device': 0.6, 'ram': 0.7}  # of the free memory that --cache auto gives to features
 
 
 class Batch(NamedTuple):
     """N videos sampled to T snippets: this process's shard of a batch."""
 
-    features: Tensor    # (N, T, M D), float32
-    labels: Tensor      # (N, C) multi-hot, float32
-    videos: list[int]   # N indices into the data set
-    weight: float       # fraction of the whole batch's videos that these are; 1 in a single process
+    features: Tensor   # (N, T, M D), float32
+    labels: Tensor     # (N, C) multi-hot, float32
+    videos: list[int]  # N indices into the data set
+    weight: float      # fraction of the whole batch's videos that these are; 1 in a single process
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------------
 
 def uniform_indices(lengths: ArrayLike, num_segments: int) -> np.ndarray:
-    """Return the first row of each of T equal cells for videos of L rows: (..., T) int64. The reference's test sampling."""
+    """Return the first row of each of T equal cells of videos with L rows: (..., T) int64. Test sampling of the reference."""
     length = np.asarray(lengths)[..., None]
     return (np.arange(num_segments) * length / num_segments).astype(np.int64)
 
@@ -58,7 +58,7 @@ def random_indices(lengths: ArrayLike, num_segments: int, rng: np.random.RandomS
     """
     length = np.asarray(lengths)[..., None]
     first = uniform_indices(lengths, num_segments)
-    last = np.append(first[..., 1:], length - 1, axis=-1)    # quirk: both ends are included, so cells share one
+    last = np.append(first[..., 1:], length - 1, axis=-1)  # quirk: both ends are included, so cells share one
     return rng.randint(first, np.where(length == num_segments, first, last) + 1)
 
 
@@ -74,8 +74,8 @@ class BatchIndices(NamedTuple):
     """What a process samples for one batch: n videos and the rows of each."""
 
     videos: list[int]
-    rows: np.ndarray    # (n, T) int64
-    weight: float       # fraction of the batch's videos
+    rows: np.ndarray  # (n, T) int64
+    weight: float     # fraction of the batch's videos
 
 
 def shard_batch(videos: list[int], rows: np.ndarray, shard: Shard) -> BatchIndices:
@@ -142,7 +142,7 @@ def free_memory() -> float:
         lines = Path('/proc/meminfo').read_text().splitlines()
         free = [1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
         groups = [line.split(':', 2) for line in Path('/proc/self/cgroup').read_text().splitlines()]
-    except OSError:    # not Linux
+    except OSError:  # not Linux
         return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2
     for _, controllers, group in groups:
         if not controllers:
@@ -155,11 +155,11 @@ def free_memory() -> float:
         for folder in (own, *own.parents):
             try:
                 stat = dict(line.split() for line in (folder / 'memory.stat').read_text().splitlines())
-                used = int((folder / usage).read_text()) - int(stat['inactive_file'])    # the page cache can be freed
+                used = int((folder / usage).read_text()) - int(stat['inactive_file'])  # the page cache can be freed
                 free.append(int((folder / limit).read_text()) - used)
-            except (OSError, KeyError, ValueError):    # above the root, or no limit
+            except (OSError, KeyError, ValueError):  # above the root, or no limit
                 continue
-    return max(0, min(free)) / int(os.environ.get('LOCAL_WORLD_SIZE', 1))    # each local process has its own cache
+    return max(0, min(free)) / int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # each local process has its own cache
 
 
 def choose_cache(cache: str, num_bytes: int, device: torch.device) -> str:
@@ -211,7 +211,7 @@ class VideoDataset(Dataset):
         self.lengths = [file.length for file in self.files]
         self.feature_dim = self.files[0].width
         self.num_features = split.shape[1]
-        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])    # first row of each video in the cache
+        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])  # first row of each video in the cache
         self.cache = choose_cache(cache, split.shape[0] * self.num_features * split.dtype.itemsize, device)
         self.cached_features = None if self.cache == 'none' else self.load(device)
 
@@ -225,14 +225,14 @@ class VideoDataset(Dataset):
             if names:
                 warn(f'{split.folder.path}: {len(names)} of the {len(split.members.names)} {split.name} videos in '
                      f'{split.members.source} {reason} and are left out: {preview(names)}')
-        if split.uneven:
-            warn(f'{split.folder.path}: {plural(len(split.uneven), "video")} with up to {MAX_UNEVEN_ROWS} rows more in '
-                 f'one stream than in the other, truncated to the shorter: {preview(split.uneven)}')
+        if mismatched := split.length_mismatch:
+            warn(f'{split.folder.path}: {plural(len(mismatched), "video")} with up to {MAX_LENGTH_MISMATCH} rows more '
+                 f'in one stream than in the other, truncated to the shorter: {preview(mismatched)}')
 
     def load(self, device: torch.device) -> Tensor:
         """Read all features, video by video: (sum L, M D), in RAM or on `device`."""
         shape, dtype, on_device = self.split.shape, self.split.dtype, self.cache == 'device'
-        buffer = empty_hugepages((max(self.lengths), self.num_features), dtype)    # staging area on the way to a GPU
+        buffer = empty_hugepages((max(self.lengths), self.num_features), dtype)  # staging area on the way to a GPU
         features = torch.empty(shape, dtype=buffer.dtype, device=device) if on_device else empty_hugepages(shape, dtype)
         videos = tqdm(self.files, desc=f'reading {self.split.name} features', unit='video', leave=False, delay=1)
         for file, start in zip(videos, self.offsets, strict=False):
@@ -252,7 +252,7 @@ class VideoDataset(Dataset):
         except InputError as error:
             if get_worker_info() is None:
                 raise
-            return error    # raised in a worker it would be wrapped in a traceback; make_loader raises it
+            return error  # raised in a worker it would be wrapped in a traceback; make_loader raises it
 
     def sample(self, indices: BatchIndices) -> Tensor:
         """Return the indexed rows: (N, T, M D) float32, on the device of the cache."""
@@ -264,7 +264,7 @@ class VideoDataset(Dataset):
             return features
         index = torch.from_numpy((self.offsets[indices.videos][:, None] + indices.rows).ravel())
         if cached.is_cuda:
-            index = index.pin_memory().to(cached.device, non_blocking=True)    # pinned: no synchronization
+            index = index.pin_memory().to(cached.device, non_blocking=True)  # pinned: no synchronization
             return cached.index_select(0, index).float().view(shape)
         selected = empty_hugepages((len(index), self.num_features), cached.numpy().dtype)
         torch.index_select(cached, 0, index, out=selected)
@@ -305,18 +305,18 @@ def make_loader(dataset: VideoDataset, sampler: UniformSampler | ShuffledSampler
     """
     if dataset.cached_features is not None and dataset.cached_features.is_cuda:
         num_workers, pin_memory = 0, False
-    batch_sampler: Any = sampler    # DataLoader expects lists of indices, and passes on whatever it gets
+    batch_sampler: Any = sampler  # DataLoader expects lists of indices, and passes on whatever it gets
     try:
         # A signal to all processes, as from Slurm or `timeout`, is handled by the main process only.
         with block_signals(), warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'This DataLoader will create')    # `check_batches` warns instead
+            warnings.filterwarnings('ignore', 'This DataLoader will create')  # `check_batches` warns instead
             batches = iter(DataLoader(dataset, batch_sampler=batch_sampler, num_workers=num_workers,
                                       pin_memory=pin_memory, collate_fn=identity_collate, worker_init_fn=worker_init))
         for batch in batches:
             if isinstance(batch, InputError):
                 raise batch
             yield batch
-    except (ConnectionError, EOFError, FileNotFoundError) as error:    # between this process and a worker
+    except (ConnectionError, EOFError, FileNotFoundError) as error:  # between this process and a worker
         raise worker_died_error(error) from None
 
 
@@ -347,7 +347,7 @@ def worker_init(worker: int) -> None:
             if main_process and received.si_pid == main_process.pid or interrupts == 2:
                 os._exit(0)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)    # inherited by a fork, not by other start methods
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # inherited by a fork, not by other start methods
     threading.Thread(target=listen, daemon=True).start()
 
 

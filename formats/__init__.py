@@ -1,1 +1,1 @@
-"""Files on disk: annotations, features, detections, data folders."""
+"""Files on disk: annotations, detections, features, data folders. Independent of the method; needs no torch."""

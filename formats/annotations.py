@@ -1,185 +1,157 @@
-"""Annotations: gt.json, labels.csv, split lists, durations, the time base."""
+"""Annotations: gt.json, labels.csv, subsets, durations, split lists, the time base.
+
+    gt = read_ground_truth('gt.json')  # any file of the ActivityNet format
+    gt = read_annotations(folder)      # gt.json or labels.csv of a data folder, and the durations in extraction.json
+    validation = select_videos(gt, in_subset(gt, 'validation'))
+"""
 import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from formats.columns import (MAX_SECONDS, _blocks, _check_types, _check_videos, _labels, _numbering, _numbers, _read, _segments, _sort_labels, _videos_of_rows)
-from utils import InputError, preview, plural, quote, read_json, truncate
+from formats.columns import (
+    check_types,
+    check_video_names,
+    duration_column,
+    label_column,
+    label_ids,
+    read_file,
+    row_blocks,
+    segment_column,
+    sort_labels,
+    video_column,
+)
+from formats.videos import match_videos, video_stem
+from utils import InputError, quote, read_json, truncate
 
-SUBSETS = {'train': 'training', 'val': 'validation', 'test': 'testing'}
+# The subsets in the order of their use, and how they are spelled, in any case.
+SUBSETS = {'training': ('train', 'training'), 'validation': ('validation', 'val'), 'testing': ('test', 'testing')}
+SPELLINGS = {spelling: name for name, spellings in SUBSETS.items() for spelling in spellings}
 
-SUBSET_ORDER = ('training', 'validation', 'testing')
-
-SUFFIXES = ('.npy', '.mp4', '.m4v', '.mkv', '.avi', '.mov', '.webm', '.mpg', '.mpeg', '.wmv', '.flv', '.3gp', '.ts')
-
-USUAL_FRAMES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)          # a snippet
-
-USUAL_FPS = (10, 12.5, 15, 20, 24, 25, 30, 50, 60, 100, 200)
-
+COMMON_SNIPPET_FRAMES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
+COMMON_FPS = (10, 12.5, 15, 20, 24, 25, 30, 50, 60, 100, 200)
 
 
 class GroundTruth(NamedTuple):
-    """Annotations of V videos: G instances of C labels, as the file has them."""
-    videos: list[str]  # (V,) names as the file spells them, annotated or not, in the file's order
-    subsets: list[str]  # (V,) as the file spells them, '' where absent; see `subset_name`
+    """Annotations of V videos with C labels: G instances, and A tags (labels without a time)."""
+
+    videos: list[str]  # (V,) names in the file's spelling and order, annotated or not
+    subsets: list[str]  # (V,) in the file's spelling, '' where absent; see `subset_name`
     durations: np.ndarray  # (V,) float64 seconds, NaN where absent or not a positive number
     labels: list[str]  # (C,) used anywhere in the file, sorted (ASCII)
     video: np.ndarray  # (G,) int64 index into videos
     label: np.ndarray  # (G,) int64 index into labels
-    segments: np.ndarray  # (G, 2) float64 seconds; lengths <= 0 and duplicates are kept
-    tag_video: np.ndarray = np.zeros(0, np.int64)  # (A,) index into videos of each annotation without a time: a tag
+    segments: np.ndarray  # (G, 2) float64 seconds; lengths <= 0 and duplicates are included
+    tag_video: np.ndarray = np.zeros(0, np.int64)  # (A,) index into videos
     tag_label: np.ndarray = np.zeros(0, np.int64)  # (A,) index into labels
 
     def video_labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """What happens in which video, timed or not: indices into videos and into labels, both (G + A,)."""
+        """Return the video-level labels, of instances and tags: indices into videos and labels, both (G + A,)."""
         return np.concatenate([self.video, self.tag_video]), np.concatenate([self.label, self.tag_label])
 
 
-
-def subset_name(name: str) -> str:
-    """One spelling a subset: 'training', 'validation' or 'testing' for all of theirs, any other in lower case."""
-    name = name.strip().lower()
-    return SUBSETS.get(name, name)
-
+def empty_ground_truth() -> GroundTruth:
+    """Return a ground truth without videos."""
+    no_index = np.zeros(0, np.int64)
+    return GroundTruth([], [], np.zeros(0), [], no_index, no_index, np.zeros((0, 2)))
 
 
-def in_subset(truth: GroundTruth, subset: str) -> np.ndarray:
-    """(V,) bool: which videos lie in a subset, whatever the spelling."""
-    sought = subset_name(subset)
-    return np.fromiter((subset_name(name) == sought for name in truth.subsets), bool, len(truth.subsets))
+def select_videos(gt: GroundTruth, mask: np.ndarray) -> GroundTruth:
+    """Return the videos where `mask` (V,) bool is true, with their annotations; `labels` is unchanged."""
+    selected, new_index = np.flatnonzero(mask), np.cumsum(mask) - 1
+    instances, tags = mask[gt.video], mask[gt.tag_video]
+    return gt._replace(
+        videos=[gt.videos[v] for v in selected], subsets=[gt.subsets[v] for v in selected],
+        durations=gt.durations[selected], video=new_index[gt.video[instances]], label=gt.label[instances],
+        segments=gt.segments[instances], tag_video=new_index[gt.tag_video[tags]], tag_label=gt.tag_label[tags])
 
 
-
-def match_videos(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """Index into `known` of the video that each name means, (len(names),) int64, -1 where there is none.
-
-    `v_X` and `X` are one video. The exact spelling comes first, because ActivityNet has ids that start with `v_`.
-    """
-    place = {name: index for index, name in enumerate(known)}
-
-    def find(name: str) -> int:
-        spellings = name, 'v_' + name, name.removeprefix('v_')
-        return next((place[spelling] for spelling in spellings if spelling in place), -1)
-
-    return np.fromiter(map(find, names), np.int64, len(names))
-
-
-
-def select_videos(truth: GroundTruth, keep: np.ndarray) -> GroundTruth:
-    """The videos where `keep` (V,) bool is true, with their instances; `labels` stays as it is."""
-    kept, rows = np.flatnonzero(keep), keep[truth.video]
-    place, tags = np.cumsum(keep) - 1, keep[truth.tag_video]
-    return truth._replace(
-        videos=[truth.videos[i] for i in kept], subsets=[truth.subsets[i] for i in kept],
-        durations=truth.durations[kept], video=place[truth.video[rows]],
-        label=truth.label[rows], segments=truth.segments[rows],
-        tag_video=place[truth.tag_video[tags]], tag_label=truth.tag_label[tags])
-
-
+# ---- gt.json --------------------------------------------------------------------------------------------------------
 
 def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
-    """Reads a gt.json; a video without "annotations", or with null there, is an unannotated one.
+    """Read a gt.json: `{"database": {video: {"subset": ..., "duration": ..., "annotations": [...]}}}`.
 
-    An annotation without "segment" is a tag: it says that something happens in the video, not when. Raises InputError
-    naming file, video and mend for anything that is not of the form above.
+    An annotation is `{"label": ..., "segment": [start, end]}`; without "segment" it is a tag. A video without
+    "annotations", or with null there, is not annotated. Raises InputError with the file, the video and the fix for
+    anything else.
     """
-    return _read(path, {'database': _ground_truth}, 'ground truth')
-
+    return read_file(path, {'database': build_ground_truth}, 'ground truth')
 
 
 def parse_ground_truth(database: dict[str, Any], path: str | os.PathLike = 'ground truth') -> GroundTruth:
-    """What `read_ground_truth` gives for the value of "database"; messages name it by `path`."""
-    return _ground_truth(database, path)[0]
+    """Return the ground truth in the value of "database", as `read_ground_truth`; messages contain `path`."""
+    return build_ground_truth(database, path)[0]
 
 
-
-def _ground_truth(database: dict[str, Any], path: str | os.PathLike) -> tuple[GroundTruth, int]:
-    """The ground truth, and how many keys its videos and its annotations have."""
-    _check_videos(path, database)
+def build_ground_truth(database: dict[str, Any], path: str | os.PathLike) -> tuple[GroundTruth, int]:
+    """Return the ground truth and the number of JSON keys of its videos and annotations; see `columns.Builder`."""
+    check_video_names(path, database)
     entries = list(database.values())
 
-    def where(index: int) -> str:
+    def location_of_video(index: int) -> str:
         return f'{path}: video {quote(list(database)[index])}'
 
-    _check_types(entries, {dict}, where, 'must be an object {"subset": ..., "annotations": [...]}')
+    check_types(entries, {dict}, location_of_video, 'must be an object {"subset": ..., "annotations": [...]}')
     subsets = [entry.get('subset') for entry in entries]
-    _check_types(subsets, {str, type(None)}, where, '"subset" must be a text')
-    seconds = _numbers([entry.get('duration') for entry in entries])
+    check_types(subsets, {str, type(None)}, location_of_video, '"subset" must be a string')
+    durations = duration_column([entry.get('duration') for entry in entries])
     annotations = [entry.get('annotations') for entry in entries]
-    _check_types(annotations, {list, type(None)}, where, '"annotations" must be a list, or null')
+    check_types(annotations, {list, type(None)}, location_of_video, '"annotations" must be a list, or null')
 
-    lists = dict(zip(database, (rows or [] for rows in annotations)))
-    video = _videos_of_rows(lists)
+    rows_of_video = dict(zip(database, (rows or [] for rows in annotations)))
+    video = video_column(rows_of_video)
     label, segments, timed = np.zeros(len(video), np.int64), np.zeros((len(video), 2)), np.zeros(len(video), bool)
-    numbers, keys = _numbering(), sum(map(len, entries))
-    for at, rows, where_row in _blocks(path, lists, 'annotation'):
-        label[at] = _labels(rows, numbers, where_row)
-        segments[at] = _segments([row.get('segment', [0, 0]) for row in rows], where_row)
-        timed[at] = ['segment' in row for row in rows]
-        keys += sum(map(len, rows))
-    labels, label = _sort_labels(path, numbers, label)
-    durations = np.where((seconds > 0) & (seconds <= MAX_SECONDS), seconds, np.nan)
-    truth = GroundTruth(list(database), [subset or '' for subset in subsets], durations, labels, video[timed],
-                        label[timed], segments[timed], video[~timed], label[~timed])
-    return truth, keys
+    ids, num_keys = label_ids(), sum(map(len, entries))
+    for block, rows, location in row_blocks(path, rows_of_video, 'annotation'):
+        label[block] = label_column(rows, ids, location)
+        segments[block] = segment_column([row.get('segment', [0, 0]) for row in rows], location)
+        timed[block] = ['segment' in row for row in rows]
+        num_keys += sum(map(len, rows))
+    labels, label = sort_labels(path, ids, label)
+    gt = GroundTruth(list(database), [subset or '' for subset in subsets], durations, labels, video[timed],
+                     label[timed], segments[timed], video[~timed], label[~timed])
+    return gt, num_keys
 
 
+# ---- subsets --------------------------------------------------------------------------------------------------------
 
-def empty_ground_truth() -> GroundTruth:
-    nothing = np.zeros(0, np.int64)
-    return GroundTruth([], [], np.zeros(0), [], nothing, nothing, np.zeros((0, 2)))
-
-
-
-def read_annotations(root: Path) -> GroundTruth:
-    """What gt.json says, or else labels.csv; nothing where there is neither. Durations also from extraction.json."""
-    truth = empty_ground_truth()
-    if (root / 'gt.json').exists():
-        truth = read_ground_truth(root / 'gt.json')
-    elif (root / 'labels.csv').exists():
-        truth = read_labels(root / 'labels.csv')
-    if (root / 'extraction.json').exists():
-        truth = add_durations(truth, read_durations(root / 'extraction.json'))
-    return truth
+def subset_name(name: str) -> str:
+    """Return 'training', 'validation' or 'testing' for all of their spellings, any other name in lower case."""
+    name = name.strip().lower()
+    return SPELLINGS.get(name, name)
 
 
-
-def missing_annotations(root: Path) -> InputError:
-    """What to say to somebody who wants to train without annotations."""
-    mend = 'write it, or labels.csv with the columns video,label'
-    others = [path.name for path in sorted(root.glob('*.json')) if path.name not in ('extraction.json', 'gt.json')]
-    if others:
-        mend = f'{truncate(others[0])} is there: if it holds the annotations, name it gt.json; else {mend}'
-    return InputError(f'{root / "gt.json"}: not found; {mend}')
+def in_subset(gt: GroundTruth, subset: str) -> np.ndarray:
+    """Return which videos belong to a subset, in any spelling: (V,) bool."""
+    wanted = subset_name(subset)
+    return np.fromiter((subset_name(name) == wanted for name in gt.subsets), bool, len(gt.subsets))
 
 
+def annotated_subsets(gt: GroundTruth) -> list[str]:
+    """Return those of training, validation and testing that contain an annotated video, in this order."""
+    annotated = {subset_name(gt.subsets[v]) for v in np.unique(gt.video_labels()[0]).tolist()}
+    return [name for name in SUBSETS if name in annotated]
 
-def video_stem(name: str) -> str:
-    """A video's name without the suffix of its file."""
-    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), '')
-    return name[:len(name) - len(suffix)]
 
-
+# ---- labels.csv -----------------------------------------------------------------------------------------------------
 
 def read_labels(path: Path) -> GroundTruth:
-    """Reads a labels.csv: a header `video,label`, then a label of a video a row, in any order, without any time.
+    """Read a labels.csv: a header `video,label`, then one row per label of a video, in any order; all are tags.
 
-    Raises InputError that names the line for anything else.
+    Raises InputError with the row for anything else.
     """
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding='utf-8-sig'), newline=''), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f'{path}: not a readable CSV file ({truncate(error)}); write video,label, then a label of a '
-                         f'video a line') from None
+        raise InputError(f'{path}: not a readable CSV file ({truncate(error)}); write the header video,label, then '
+                         f'one row per label of a video') from None
     header = [cell.strip() for cell in rows[0]] if rows else []
     if sorted(header) != ['label', 'video']:
-        raise InputError(f'{path}: its first line must be the header video,label, found '
+        raise InputError(f'{path}: the first line must be the header video,label, found '
                          f'{truncate(",".join(header), 60) or "nothing"}')
     column = header.index('video')
     labels_of: dict[str, set[str]] = {}
@@ -188,13 +160,13 @@ def read_labels(path: Path) -> GroundTruth:
             continue
         cells = [cell.strip() for cell in row]
         if len(cells) != 2 or not all(cells):
-            raise InputError(f'{path}: row {number} must hold a video and a label, found '
-                             f'{truncate(",".join(row), 60)!r}; quote what has a comma in it')
+            raise InputError(f'{path}: row {number} must contain a video and a label, found '
+                             f'{truncate(",".join(row), 60)!r}; quote names that contain a comma')
         name, label = video_stem(cells[column]), cells[1 - column]
         other = 'v_' + name if 'v_' + name in labels_of else name.removeprefix('v_')
         labels_of.setdefault(other if other in labels_of else name, set()).add(label)
     if not labels_of:
-        raise InputError(f'{path}: labels no video; write a label of a video a line')
+        raise InputError(f'{path}: contains no labels; write one row per label of a video')
     videos, labels = list(labels_of), sorted(set().union(*labels_of.values()))
     pairs = np.array([(v, labels.index(label)) for v, name in enumerate(videos) for label in sorted(labels_of[name])])
     return empty_ground_truth()._replace(
@@ -202,81 +174,105 @@ def read_labels(path: Path) -> GroundTruth:
         tag_video=pairs[:, 0], tag_label=pairs[:, 1])
 
 
+# ---- durations ------------------------------------------------------------------------------------------------------
 
-def read_durations(path: Path) -> dict[str, float]:
-    """How many seconds each video lasts, as extraction.json says. Raises InputError where it is not one."""
+def read_durations(path: str | os.PathLike) -> dict[str, float]:
+    """Read the duration in seconds of every video of an extraction.json or a gt.json that has one.
+
+    Raises InputError for another file.
+    """
     content = read_json(path)
-    videos = content.get('videos') if isinstance(content, dict) else None
+    videos = content.get('videos', content.get('database')) if isinstance(content, dict) else None
     if not isinstance(videos, dict) or not all(isinstance(entry, dict) for entry in videos.values()):
-        raise InputError(f'{path}: not of the form {{"videos": {{NAME: {{"duration": ...}}}}}}; extract again or '
-                         f'remove it')
-    found = {name: entry.get('duration') for name, entry in videos.items()}
-    return {name: float(value) for name, value in found.items()
-            if type(value) in (int, float) and 0 < value <= MAX_SECONDS}
+        raise InputError(f'{path}: contains no durations: it needs {{"videos": {{video: {{"duration": seconds}}}}}}; '
+                         f'extract again, or use another file')
+    durations = duration_column([entry.get('duration') for entry in videos.values()])
+    return {name: seconds for name, seconds in zip(videos, durations.tolist()) if not np.isnan(seconds)}
 
 
+def add_durations(gt: GroundTruth, seconds: dict[str, float]) -> GroundTruth:
+    """Fill in missing durations; videos that are not in `gt` are appended."""
+    index = match_videos(list(seconds), gt.videos).tolist()
+    new = [name for name, v in zip(seconds, index) if v < 0]
+    durations = np.append(gt.durations, [seconds[name] for name in new])
+    for v, value in zip(index, seconds.values()):
+        if v >= 0 and np.isnan(durations[v]):
+            durations[v] = value
+    return gt._replace(videos=gt.videos + new, subsets=gt.subsets + [''] * len(new), durations=durations)
 
-def add_durations(truth: GroundTruth, seconds: dict[str, float]) -> GroundTruth:
-    """Fill in durations that are not known; videos that are not known at all come at the end."""
-    place = match_videos(list(seconds), truth.videos)
-    new = [name for name, at in zip(seconds, place.tolist()) if at < 0]
-    durations = np.append(truth.durations, [seconds[name] for name in new])
-    for at, value in zip(place.tolist(), seconds.values()):
-        if at >= 0 and np.isnan(durations[at]):
-            durations[at] = value
-    return truth._replace(videos=truth.videos + new, subsets=truth.subsets + [''] * len(new), durations=durations)
 
+# ---- a data folder --------------------------------------------------------------------------------------------------
+
+def read_annotations(root: Path) -> GroundTruth:
+    """Read gt.json, or else labels.csv, and the durations in extraction.json; files that do not exist are skipped."""
+    gt = empty_ground_truth()
+    if (root / 'gt.json').exists():
+        gt = read_ground_truth(root / 'gt.json')
+    elif (root / 'labels.csv').exists():
+        gt = read_labels(root / 'labels.csv')
+    if (root / 'extraction.json').exists():
+        gt = add_durations(gt, read_durations(root / 'extraction.json'))
+    return gt
+
+
+def missing_annotations(root: Path) -> InputError:
+    """Return the error for a training without annotations."""
+    fix = 'write it, or labels.csv with the columns video,label'
+    others = [path.name for path in sorted(root.glob('*.json')) if path.name not in ('extraction.json', 'gt.json')]
+    if others:
+        fix = f'if {truncate(others[0])} contains the annotations, rename it to gt.json; otherwise {fix}'
+    return InputError(f'{root / "gt.json"}: not found; {fix}')
 
 
 def read_split_file(path: Path) -> list[str]:
-    """Video names, one a line, in the file's order. Raises InputError where it is empty or names a video twice."""
+    """Read video names, one per line, in the file's order.
+
+    Raises InputError if there are none, or if a video is listed more than once.
+    """
     try:
         names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: not a readable text file ({truncate(error)}); write one video name a line') from None
-    names = [name.removesuffix('.npy') for name in names if name]    # some lists name the files
+        raise InputError(f'{path}: not a readable text file ({truncate(error)}); write one video name per '
+                         f'line') from None
+    names = [name.removesuffix('.npy') for name in names if name]  # some lists contain file names
     if not names:
-        raise InputError(f'{path}: names no video; write one a line')
+        raise InputError(f'{path}: lists no videos; write one name per line')
     check_unique(names, path)
     return names
 
 
-
 def check_unique(names: list[str], path: Path) -> None:
+    """Raise InputError for a video that occurs more than once in a list file or folder, as `X` or `v_X`."""
     counts = Counter(names)
     for name in counts:
         if counts[name] > 1 or 'v_' + name in counts:
-            raise InputError(f'{path}: names {truncate(name)} more than once, with or without v_; keep one of them')
+            raise InputError(f'{path}: contains {truncate(name)} more than once, with or without v_; keep one of them')
 
 
+# ---- the time base --------------------------------------------------------------------------------------------------
 
 class TimeBase(NamedTuple):
-    """How long the videos are, measured in what their features last."""
+    """Durations of videos relative to those of their features, L snippets x snippet_frames / feature_fps."""
+
     num_videos: int
-    ratio: float             # median of duration / (L x snippet_frames / feature_fps)
+    ratio: float  # the median over the videos
     feature_fps: float
     snippet_frames: float
 
     @property
     def is_mismatched(self) -> bool:
+        """Whether the two differ by more than 10 %."""
         return abs(self.ratio - 1) > 0.1
 
     def advice(self) -> str:
-        """What is wrong and the flag that mends it: the nearest usual value, if one is near."""
-        options: list[tuple[str, float, float]] = [('snippet_frames', n, n / self.snippet_frames) for n in USUAL_FRAMES]
-        options += [('feature_fps', fps, self.feature_fps / fps) for fps in USUAL_FPS]
+        """Return what is wrong, and the flag that fixes it with the nearest common value if one is near."""
+        options: list[tuple[str, float, float]] = [('snippet_frames', frames, frames / self.snippet_frames)
+                                                   for frames in COMMON_SNIPPET_FRAMES]
+        options += [('feature_fps', fps, self.feature_fps / fps) for fps in COMMON_FPS]
         flag, value, factor = min(options, key=lambda option: abs(np.log(option[2] / self.ratio)))
         if abs(factor / self.ratio - 1) > 0.05:
             flag, value = 'snippet_frames', self.snippet_frames * self.ratio
-        return (f'TIME BASE: by gt.json the videos last {self.ratio:.3g} times as long as their features at '
+        return (f'TIME BASE: the videos are {self.ratio:.3g} times as long as their features at '
                 f'--feature_fps {self.feature_fps:g} --snippet_frames {self.snippet_frames:g} (median of '
-                f'{self.num_videos}), so every detection would lie in the wrong place; a row seems to last '
+                f'{self.num_videos}), so every detection would be misplaced; a snippet seems to last '
                 f'{self.ratio * self.snippet_frames / self.feature_fps:.3g} s: try --{flag} {value:.4g}')
-
-
-
-def annotated_subsets(truth: GroundTruth) -> list[str]:
-    """Of training, validation and testing, in this order, those that hold an annotated video."""
-    annotated = {subset_name(truth.subsets[v]) for v in np.unique(truth.video_labels()[0]).tolist()}
-    return [name for name in SUBSET_ORDER if name in annotated]
-

@@ -11,7 +11,7 @@ from formats.data_folder import Split, collect_errors, find_split, has_test_vide
 from utils import InputError, plural, preview, print_section
 
 MAX_LINES = 50  # problems that are printed
-WIDTH = 11      # of the titles
+WIDTH = 11  # of the titles
 
 
 class Findings(NamedTuple):
@@ -37,7 +37,7 @@ def read_all(split: Split, problems: list[str]) -> list[str]:
     """Read every feature, one video at a time; collect NaN and infinity, return the range."""
     ranges, empty = [], []
     videos = tqdm(split.names, desc=f'reading {split.name} features', unit='video', leave=False, delay=1)
-    for video, file in zip(videos, split.files, strict=True):
+    for video, file in zip(videos, split.files):
         rows = np.empty((file.length, file.width * len(split.folder.modalities)), np.float32)
         with collect_errors(problems):
             file.read(slice(None), rows)
@@ -96,7 +96,7 @@ def check_counts(gt: GroundTruth, splits: dict[str, Split], expected: tuple[int,
     counts = [len(gt.labels), *(len(splits[name].names) if name in splits else 0 for name in ('train', 'test'))]
     if 'train' in splits:
         videos_of_class = splits['train'].labels.sum(axis=0)
-        if unseen := [label for label, count in zip(gt.labels, videos_of_class, strict=True) if not count]:
+        if unseen := [label for label, count in zip(gt.labels, videos_of_class) if not count]:
             findings.warnings.append(f'{len(unseen)} of {len(gt.labels)} classes without training video: '
                                      f'{preview(unseen)}')
     if expected and counts != list(expected):

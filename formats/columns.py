@@ -1,4 +1,10 @@
-"""Bulk reading and checking of the columns of gt.json and detections.json."""
+"""Bulk reading and checking of gt.json and detections.json: all rows of a file as a few arrays.
+
+`read_file` parses a file and passes its videos to a function that builds the result. That function goes through
+`row_blocks` and takes one column after the other out of each block: `label_column`, `segment_column`, `values_of` and
+`to_float64`. Each of these checks a whole column at once and raises InputError with the file, the video and the row of
+the first bad value.
+"""
 import gc
 import os
 from collections import defaultdict
@@ -13,15 +19,19 @@ import orjson
 
 from utils import InputError, parse_json, quote, read_bytes
 
-BLOCK = 1000  # rows that are gone through at once: half a megabyte
+BLOCK_SIZE = 1000  # rows that are processed together: half a megabyte
+MAX_SECONDS = 1e12  # a later time (30,000 years) is an error, and lengths could overflow
 
-MAX_SECONDS = 1e12  # beyond it (30,000 years) a time is a mistake, and lengths could overflow
+Location = Callable[[int], str]  # of the i-th value of a column: file, video and row, for a message
+# Builds the result from the videos of a file and the file's path; also returns the number of JSON keys in the videos.
+Builder = Callable[[dict[str, Any], str | os.PathLike], tuple[Any, int]]
 
 
+# ---- files ----------------------------------------------------------------------------------------------------------
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """No garbage collection meanwhile: it would go through all rows again and again, and find nothing."""
+    """Pause garbage collection, which would scan millions of new rows again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -31,166 +41,164 @@ def gc_paused() -> Iterator[None]:
             gc.enable()
 
 
-
 @gc_paused()
-def _read(path: str | os.PathLike, forms: dict[str, Callable], kind: str) -> Any:
-    """What a file holds, by the first of the `forms` whose key it has.
+def read_file(path: str | os.PathLike, builders: dict[str, Builder], kind: str) -> Any:
+    """Read a JSON file with the first of the `builders` whose key it has.
 
-    orjson drops the first of the values of a key given twice without a word. But every key has its colon: where the
-    file has no more colons than keys were found, none was dropped. Names with colons and objects elsewhere need a
-    second look: what was read is written again, and as many colons must come out as went in. If not, and for a file
-    with anything wrong, Python's parser has the word. It alone reads NaN, nesting beyond 254 and escaped surrogates,
-    and names a key given twice.
+    `kind` is what the file should contain, for messages. Raises InputError for anything else, and for duplicate keys.
     """
+    # orjson is fast, but silently drops all but the last value of a duplicate key. Every key has a colon, so nothing
+    # was dropped if the file has as many colons as keys were seen. If it has more, because of names with colons or
+    # objects elsewhere, the parsed value is written again and must have as many colons as the file. If that fails too,
+    # or anything is wrong with the file, Python's parser decides: it reports duplicate keys, and it reads NaN, nesting
+    # beyond 254 levels and escaped surrogates, which orjson does not.
     content = read_bytes(path)
     try:
         value = orjson.loads(content)
-        found, keys = _interpret(value, path, forms, kind)
-        colons = content.count(b':')
-        if keys == colons:
-            return found
-        escaped = b'\\u003' in content  # perhaps a colon, which would come out as such
-        if not escaped and orjson.dumps(value).count(b':') == colons:
-            return found
+        result, num_keys = _build(value, path, builders, kind)
+        num_colons = content.count(b':')
+        if num_keys == num_colons:
+            return result
+        may_have_escaped_colons = b'\\u003' in content  # they would be written as plain ones
+        if not may_have_escaped_colons and orjson.dumps(value).count(b':') == num_colons:
+            return result
     except (orjson.JSONDecodeError, orjson.JSONEncodeError, InputError):
         pass
-    return _interpret(parse_json(content, path), path, forms, kind)[0]
+    return _build(parse_json(content, path), path, builders, kind)[0]
 
 
-
-def _interpret(value: Any, path: str | os.PathLike, forms: dict[str, Callable], kind: str) -> tuple[Any, int]:
-    """What a value holds, by the first of the `forms` whose key it has, and the number of keys that were seen in it."""
-    for key, form in forms.items():
+def _build(value: Any, path: str | os.PathLike, builders: dict[str, Builder], kind: str) -> tuple[Any, int]:
+    """Return the result of the first builder whose key the value has, and the number of keys seen in the value."""
+    for key, builder in builders.items():
         if type(value) is dict and type(value.get(key)) is dict:
-            found, keys = form(value[key], path)
-            return found, keys + len(value) + sum(len(inner) for inner in value.values() if type(inner) is dict)
-    needed = ' or '.join(f'{{"{key}": {{video: ...}}}}' for key in forms)
+            result, num_keys = builder(value[key], path)
+            return result, num_keys + len(value) + sum(len(inner) for inner in value.values() if type(inner) is dict)
+    needed = ' or '.join(f'{{"{key}": {{video: ...}}}}' for key in builders)
     raise InputError(f'{path}: not a file of {kind}: it needs {needed}')
 
 
+# ---- rows -----------------------------------------------------------------------------------------------------------
 
-def _check_videos(path: str | os.PathLike, videos: dict[str, Any]) -> None:
-    """Raises InputError for a video under both its spellings, and for a name that is no text."""
-    for name in videos:
-        if 'v_' + name in videos:
-            raise InputError(f'{path}: {quote(name)} and {quote("v_" + name)} name the same video, keep one of them')
-    _check_names(path, videos)
+def row_blocks(path: str | os.PathLike, rows_of_video: dict[str, list], kind: str
+               ) -> Iterator[tuple[slice, list[dict], Location]]:
+    """Yield the rows of all videos in blocks: the slice of the block among all rows, the rows, and their locations.
 
-
-
-def _videos_of_rows(lists: dict[str, list]) -> np.ndarray:
-    """The index of its video for each row, (R,) int64."""
-    return np.repeat(np.arange(len(lists)), np.fromiter(map(len, lists.values()), np.int64, len(lists)))
-
-
-
-def _blocks(path: str | os.PathLike, lists: dict[str, list], kind: str
-            ) -> Iterator[tuple[slice, list[dict], Callable[[int], str]]]:
-    """The rows of all videos in blocks: their place among all, the rows, and what tells where one of them stands.
-
-    In blocks, because a block stays in the processor's cache while its columns are taken out one by one. All rows do
-    not: each column would wait for the memory again.
+    A block stays in the CPU's cache while its columns are taken out one by one; all rows together would not.
     """
-    waiting, start = chain.from_iterable(lists.values()), 0
-    while rows := list(islice(waiting, BLOCK)):
-        where = partial(_where, path, lists, kind, start)
-        _check_types(rows, {dict}, where, 'must be an object {"label": ..., "segment": [start, end]}')
-        yield slice(start, start + len(rows)), rows, where
+    remaining, start = chain.from_iterable(rows_of_video.values()), 0
+    while rows := list(islice(remaining, BLOCK_SIZE)):
+        location = partial(_location_of_row, path, rows_of_video, kind, start)
+        check_types(rows, {dict}, location, 'must be an object {"label": ..., "segment": [start, end]}')
+        yield slice(start, start + len(rows)), rows, location
         start += len(rows)
 
 
-
-def _where(path: str | os.PathLike, lists: dict[str, list], kind: str, start: int, index: int) -> str:
-    """The file, the video and the place in its list of the row with an index in the block from row `start` on."""
+def _location_of_row(path: str | os.PathLike, rows_of_video: dict[str, list], kind: str, start: int, index: int) -> str:
+    """Return file, video and number of a row: the one at `index` in the block that begins at row `start`."""
     index += start
-    for video, rows in lists.items():
+    for video, rows in rows_of_video.items():
         if index < len(rows):
             break
         index -= len(rows)
     return f'{path}: video {quote(video)}, {kind} {index + 1}'
 
 
+# ---- columns --------------------------------------------------------------------------------------------------------
 
-def _numbering() -> defaultdict[str, int]:
-    """Numbers for names: a new name gets the next number."""
+def video_column(rows_of_video: dict[str, list]) -> np.ndarray:
+    """Return the index of the video of each row: (R,) int64."""
+    lengths = np.fromiter(map(len, rows_of_video.values()), np.int64, len(rows_of_video))
+    return np.repeat(np.arange(len(rows_of_video)), lengths)
+
+
+def label_ids() -> defaultdict[str, int]:
+    """Return a dictionary that gives every new label the next id, from 0 on."""
     return defaultdict(count().__next__)
 
 
-
-def _labels(rows: list[dict], numbers: defaultdict[str, int], where: Callable[[int], str]) -> np.ndarray:
-    """The number of each row's label."""
-    names = _values(rows, 'label')
-    _check_types(names, {str}, where, 'needs a "label" that is a text')
-    return np.fromiter(map(numbers.__getitem__, names), np.int64, len(names))
-
+def label_column(rows: list[dict], ids: defaultdict[str, int], location: Location) -> np.ndarray:
+    """Return the id of each row's label: (R,) int64."""
+    names = values_of(rows, 'label')
+    check_types(names, {str}, location, 'needs a "label" that is a string')
+    return np.fromiter(map(ids.__getitem__, names), np.int64, len(names))
 
 
-def _sort_labels(path: str | os.PathLike, numbers: dict[str, int], label: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The labels in order, and for the column of their numbers the column of their places in that order."""
-    labels = sorted(numbers)
-    _check_names(path, labels)
-    place = {name: index for index, name in enumerate(labels)}
-    places = np.fromiter(map(place.__getitem__, numbers), np.int64, len(numbers))
-    return labels, places[label]
+def sort_labels(path: str | os.PathLike, ids: dict[str, int], column: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Return the labels in ASCII order, and a column of ids as indices into them."""
+    labels = sorted(ids)
+    check_names(path, labels)
+    index = {name: i for i, name in enumerate(labels)}
+    index_of_id = np.fromiter(map(index.__getitem__, ids), np.int64, len(ids))
+    return labels, index_of_id[column]
 
 
-
-def _segments(pairs: list, where: Callable[[int], str]) -> np.ndarray:
-    """The segments (R, 2) of rows."""
-    pair = 'needs a "segment": [start, end]'
-    _check_types(pairs, {list}, where, pair)
-    _check(np.fromiter(map(len, pairs), np.int64, len(pairs)) == 2, where, pair)
-    segments = _numbers(list(chain.from_iterable(pairs))).reshape(-1, 2)
-    inside = np.abs(segments) <= MAX_SECONDS
-    _check(inside[:, 0] & inside[:, 1], where,
-           f'"segment" must hold two finite numbers of seconds, at most {MAX_SECONDS:g}')
+def segment_column(pairs: list, location: Location) -> np.ndarray:
+    """Return segments as (R, 2) float64 seconds."""
+    message = 'needs a "segment": [start, end]'
+    check_types(pairs, {list}, location, message)
+    check_all(np.fromiter(map(len, pairs), np.int64, len(pairs)) == 2, location, message)
+    segments = to_float64(list(chain.from_iterable(pairs))).reshape(-1, 2)
+    in_range = np.abs(segments) <= MAX_SECONDS
+    check_all(in_range[:, 0] & in_range[:, 1], location,
+              f'"segment" must contain two finite numbers of seconds, at most {MAX_SECONDS:g}')
     return segments
 
 
+def duration_column(values: list) -> np.ndarray:
+    """Return durations as float64 seconds, NaN for anything but a positive number."""
+    seconds = to_float64(values)
+    return np.where((seconds > 0) & (seconds <= MAX_SECONDS), seconds, np.nan)
 
-def _values(rows: list[dict], key: str, other_key: str = '') -> list:
-    """What the rows have under `key`, those without it under `other_key`; None where there is neither."""
+
+def values_of(rows: list[dict], key: str, other_key: str = '') -> list:
+    """Return the value of `key` in each row, else that of `other_key`, else None."""
     try:
-        return [row[key] for row in rows]  # in a third of the time
+        return [row[key] for row in rows]  # three times as fast
     except KeyError:
         return [row.get(key, row.get(other_key)) for row in rows]
 
 
-
-def _numbers(values: list) -> np.ndarray:
-    """Numbers, or texts that hold one, as float64; NaN for anything else (true and false are not numbers)."""
-    def number(value: Any) -> float:
+def to_float64(values: list) -> np.ndarray:
+    """Return numbers, or strings that contain one, as float64; NaN for anything else, also for true and false."""
+    def convert(value: Any) -> float:
         try:
             return float(value) if type(value) in (float, int, str) else np.nan
-        except (ValueError, OverflowError):  # not a number, or a whole one beyond float64
+        except (ValueError, OverflowError):  # not a number, or an integer beyond float64
             return np.nan
+
     if set(map(type, values)) <= {float}:
         return np.fromiter(values, np.float64, len(values))
-    return np.fromiter(map(number, values), np.float64, len(values))
+    return np.fromiter(map(convert, values), np.float64, len(values))
 
 
+# ---- checks ---------------------------------------------------------------------------------------------------------
 
-def _check(good: np.ndarray | Sequence[bool], where: Callable[[int], str], complaint: str) -> None:
-    """Raises InputError for the first value that is not good."""
-    good = np.asarray(good, bool)
-    if not good.all():
-        raise InputError(f'{where(int(np.argmin(good)))}: {complaint}')
+def check_all(valid: np.ndarray | Sequence[bool], location: Location, message: str) -> None:
+    """Raise InputError for the first value that is not valid."""
+    valid = np.asarray(valid, bool)
+    if not valid.all():
+        raise InputError(f'{location(int(np.argmin(valid)))}: {message}')
 
 
-
-def _check_types(values: Iterable, types: set[type], where: Callable[[int], str], complaint: str) -> None:
-    """Raises InputError for the first value that is of no type in `types`."""
+def check_types(values: Iterable, types: set[type], location: Location, message: str) -> None:
+    """Raise InputError for the first value that has none of the `types`."""
     if not set(map(type, values)) <= types:
-        _check([type(value) in types for value in values], where, complaint)
+        check_all([type(value) in types for value in values], location, message)
 
 
-
-def _check_names(path: str | os.PathLike, names: Iterable[str]) -> None:
-    """Raises InputError for a name that nobody could print or write."""
+def check_names(path: str | os.PathLike, names: Iterable[str]) -> None:
+    """Raise InputError for a name that cannot be printed or written."""
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError:
             raise InputError(f'{path}: the name {quote(name)} is not valid text: it has half of a UTF-16 surrogate '
-                             'pair; mend it in the file') from None
+                             'pair; fix it in the file') from None
 
+
+def check_video_names(path: str | os.PathLike, videos: dict[str, Any]) -> None:
+    """Raise InputError for a video that is spelled both `v_X` and `X`, and for a name that is not valid text."""
+    for name in videos:
+        if 'v_' + name in videos:
+            raise InputError(f'{path}: {quote(name)} and {quote("v_" + name)} name the same video, keep one of them')
+    check_names(path, videos)

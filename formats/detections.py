@@ -1,20 +1,38 @@
-"""Detections: detections.json and detections.csv."""
+"""Detections: read detections.json, write detections.json and detections.csv.
+
+    detections = read_detections('detections.json')  # any file of the ActivityNet format
+    good = select_detections(detections, detections.scores > 0.5)
+    write_detections('good.json', good)
+"""
 import os
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
-from formats.annotations import GroundTruth, _ground_truth
-from formats.columns import (gc_paused, _blocks, _check, _check_types, _check_videos, _labels, _numbering, _numbers, _read, _segments, _sort_labels, _values, _videos_of_rows)
-from utils import InputError, quote, write_bytes, write_text
-
+from formats.annotations import GroundTruth, build_ground_truth
+from formats.columns import (
+    check_all,
+    check_types,
+    check_video_names,
+    gc_paused,
+    label_column,
+    label_ids,
+    read_file,
+    row_blocks,
+    segment_column,
+    sort_labels,
+    to_float64,
+    values_of,
+    video_column,
+)
+from utils import quote, write_bytes, write_text
 
 
 class Detections(NamedTuple):
-    """R detections in the file's order."""
-    videos: list[str]  # every key of "results", also those with an empty list
+    """R detections in V videos, in the order of the file."""
+
+    videos: list[str]  # (V,) every key of "results", also those with an empty list
     labels: list[str]  # the labels used, sorted (ASCII)
     video: np.ndarray  # (R,) int64 index into videos
     label: np.ndarray  # (R,) int64 index into labels
@@ -22,78 +40,76 @@ class Detections(NamedTuple):
     scores: np.ndarray  # (R,) float64
 
 
+def select_detections(detections: Detections, mask: np.ndarray) -> Detections:
+    """Return the detections where `mask` (R,) bool is true; `videos` and `labels` are unchanged."""
+    return detections._replace(video=detections.video[mask], label=detections.label[mask],
+                               segments=detections.segments[mask], scores=detections.scores[mask])
 
-def select_detections(detections: Detections, keep: np.ndarray) -> Detections:
-    """The detections where `keep` (R,) bool is true; `videos` and `labels` stay as they are."""
-    return detections._replace(video=detections.video[keep], label=detections.label[keep],
-                               segments=detections.segments[keep], scores=detections.scores[keep])
 
-
+# ---- reading --------------------------------------------------------------------------------------------------------
 
 def read_detections(path: str | os.PathLike) -> Detections:
-    """Reads a detections.json; the key of a score is `score`, or `score300` as in the released files.
+    """Read a detections.json: `{"results": {video: [{"label": ..., "segment": [start, end], "score": ...}]}}`.
 
-    Raises InputError naming file, video and mend for anything that is not of the form above.
+    The key of a score is `score`, or `score300` as in the released files. Raises InputError with the file, the video
+    and the fix for anything else.
     """
-    return _read(path, {'results': _detections}, 'detections')
-
+    return read_file(path, {'results': build_detections}, 'detections')
 
 
 def read_any(path: str | os.PathLike) -> GroundTruth | Detections:
-    """Reads a file of ground truth or of detections, whichever it is."""
-    return _read(path, {'database': _ground_truth, 'results': _detections}, 'ground truth or detections')
-
+    """Read a file of either ground truth or detections."""
+    return read_file(path, {'database': build_ground_truth, 'results': build_detections}, 'ground truth or detections')
 
 
 def parse_detections(results: dict[str, Any], path: str | os.PathLike = 'detections') -> Detections:
-    """What `read_detections` gives for the value of "results"; messages name it by `path`."""
-    return _detections(results, path)[0]
+    """Return the detections in the value of "results", as `read_detections`; messages contain `path`."""
+    return build_detections(results, path)[0]
 
 
-
-def _detections(results: dict[str, Any], path: str | os.PathLike) -> tuple[Detections, int]:
-    """The detections, and how many keys they have."""
-    _check_videos(path, results)
-    _check_types(results.values(), {list}, lambda index: f'{path}: video {quote(list(results)[index])}',
-                 'must have a list of detections')
-    video = _videos_of_rows(results)
+def build_detections(results: dict[str, Any], path: str | os.PathLike) -> tuple[Detections, int]:
+    """Return the detections and the number of JSON keys in their rows; see `columns.Builder`."""
+    check_video_names(path, results)
+    check_types(results.values(), {list}, lambda index: f'{path}: video {quote(list(results)[index])}',
+                'must have a list of detections')
+    video = video_column(results)
     label, segments, scores = np.zeros(len(video), np.int64), np.zeros((len(video), 2)), np.zeros(len(video))
-    numbers, keys = _numbering(), 0
-    for at, rows, where in _blocks(path, results, 'detection'):
-        label[at] = _labels(rows, numbers, where)
-        segments[at] = _segments(_values(rows, 'segment'), where)
-        scores[at] = _numbers(_values(rows, 'score', 'score300'))
-        _check(np.isfinite(scores[at]), where, 'needs a "score" that is a finite number')
-        keys += sum(map(len, rows))
-    labels, label = _sort_labels(path, numbers, label)
-    return Detections(list(results), labels, video, label, segments, scores), keys
+    ids, num_keys = label_ids(), 0
+    for block, rows, location in row_blocks(path, results, 'detection'):
+        label[block] = label_column(rows, ids, location)
+        segments[block] = segment_column(values_of(rows, 'segment'), location)
+        scores[block] = to_float64(values_of(rows, 'score', 'score300'))
+        check_all(np.isfinite(scores[block]), location, 'needs a "score" that is a finite number')
+        num_keys += sum(map(len, rows))
+    labels, label = sort_labels(path, ids, label)
+    return Detections(list(results), labels, video, label, segments, scores), num_keys
 
 
+# ---- writing --------------------------------------------------------------------------------------------------------
 
 @gc_paused()
 def write_detections(path: str | os.PathLike, detections: Detections) -> None:
-    """Writes a detections.json, video by video; a video without detections gets an empty list.
+    """Write a detections.json, video by video; a video without detections gets an empty list.
 
-    Raises ValueError for NaN and infinity, which JSON cannot hold.
+    Raises ValueError for NaN and infinity, which JSON cannot represent.
     """
     if not (np.isfinite(detections.scores).all() and np.isfinite(detections.segments).all()):
         raise ValueError('scores and segments must be finite')
     order = np.argsort(detections.video, kind='stable')
     ends = np.searchsorted(detections.video[order], np.arange(len(detections.videos)), 'right').tolist()
-    names = [_writable(name) for name in detections.labels]
+    names = [_encodable(name) for name in detections.labels]
     columns = detections.label[order], detections.scores[order], detections.segments[order]
     rows = [{'label': names[label], 'score': score, 'segment': segment}
             for label, score, segment in zip(*(column.tolist() for column in columns))]
-    results = {_writable(video): rows[start:end]
+    results = {_encodable(video): rows[start:end]
                for video, start, end in zip(detections.videos, [0, *ends], ends)}
     write_bytes(path, orjson.dumps({'version': 'VERSION 1.3', 'results': results, 'external_data': {}}))
 
 
-
 def write_detections_csv(path: str | os.PathLike, detections: Detections) -> None:
-    """Writes a table of detections in the order of the rows, one line each: video, label, start, end, score."""
+    """Write detections as rows of video,label,start,end,score, in their order."""
     def cell(name: str) -> str:
-        name = _writable(name)
+        name = _encodable(name)
         return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\r\n') else name
 
     videos, labels = (list(map(cell, names)) for names in (detections.videos, detections.labels))
@@ -103,8 +119,6 @@ def write_detections_csv(path: str | os.PathLike, detections: Detections) -> Non
     write_text(path, 'video,label,start,end,score\n' + ''.join(lines))
 
 
-
-def _writable(name: str) -> str:
-    """A name as UTF-8 can hold it: lone surrogates, which stand in file names that are no UTF-8, are escaped."""
+def _encodable(name: str) -> str:
+    """Return a name that UTF-8 can encode: lone surrogates, from file names that are not UTF-8, are escaped."""
     return name.encode('utf-8', 'backslashreplace').decode()
-

@@ -1,9 +1,10 @@
-"""Video files: their suffixes, and finding them by name."""
+"""Videos: matching their names, and finding their files."""
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from formats.annotations import match_videos
+import numpy as np
+
 from utils import InputError, printable
 
 SUFFIXES = ('.mp4', '.m4v', '.mov', '.mkv', '.webm', '.avi', '.mpg', '.mpeg', '.mts', '.m2ts', '.ts', '.vob', '.flv',
@@ -14,6 +15,20 @@ def video_stem(name: str) -> str:
     """Return a video's name without the suffix of its file (or `.npy`)."""
     suffix = next((suffix for suffix in (*SUFFIXES, '.npy') if name.lower().endswith(suffix)), '')
     return name[:len(name) - len(suffix)]
+
+
+def match_videos(names: Sequence[str], videos: Sequence[str]) -> np.ndarray:
+    """Return the index into `videos` of each name: (len(names),) int64, -1 where there is none.
+
+    `v_X` and `X` are one video. The exact spelling is preferred, because ActivityNet has ids that start with `v_`.
+    """
+    index = {video: i for i, video in enumerate(videos)}
+
+    def find(name: str) -> int:
+        spellings = name, 'v_' + name, name.removeprefix('v_')
+        return next((index[spelling] for spelling in spellings if spelling in index), -1)
+
+    return np.fromiter(map(find, names), np.int64, len(names))
 
 
 def list_videos(folder: Path) -> list[Path]:
@@ -27,11 +42,11 @@ def find_videos(folder: str | os.PathLike, names: Iterable[str]) -> dict[str, Pa
     Raises InputError if none has.
     """
     if not Path(folder).is_dir():
-        raise InputError(f'{folder}: is not a folder of videos')
+        raise InputError(f'{folder}: not a folder of videos')
     files = sorted(path for path in Path(folder).rglob('*') if path.suffix.lower() in SUFFIXES)
     names = list(names)
     index = match_videos(names, [path.stem for path in files])
     if (index < 0).all():
         raise InputError(f'{folder}: contains no file of these videos: they are named like '
                          f'{printable(names[0]) if names else "no video"}{SUFFIXES[0]}')
-    return {name: files[i] for name, i in zip(names, index, strict=True) if i >= 0}
+    return {name: files[i] for name, i in zip(names, index) if i >= 0}
