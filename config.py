@@ -265,6 +265,8 @@ def check_usage(parser: Parser, given: dict[str, Any]) -> None:
         parser.error('--resume and --overwrite are for training')
     if given.get('check') and inference:
         parser.error('--check is for training')
+    if len({f'{tiou:.10g}' for tiou in given.get('tiou', [])}) < len(given.get('tiou', [])):
+        parser.error('--tiou: a tIoU threshold is given twice; give each one once')
     if given.get('resume') and given.get('overwrite'):
         parser.error('--resume continues a run and --overwrite replaces it; give one')
 
@@ -304,7 +306,7 @@ def load_args_json(path: Path, given: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f'{path}: "{name}" is {truncate(content[name], 40)!r}, which --{name} does not accept '
                          f'({truncate(reason, 80)}); fix it, or remove the file and give the flags')
 
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse  # type: ignore[method-assign,assignment]
     stored: dict[str, Any] = {}
     for name in sorted(names & content.keys()):
         value, action = content[name], actions[name]

@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 # ---- sampling -------------------------------------------------------------------------------------------------------
 
 def uniform_indices(lengths: ArrayLike, num_segments: int) -> np.ndarray:
-    """Return the first row of each of T equal cells of videos with L rows: (..., T) int64. Test sampling of the reference."""
+    """Return the first row of each of T equal cells of videos with L rows: (..., T) int64 (the reference's test)."""
     length = np.asarray(lengths)[..., None]
     return (np.arange(num_segments) * length / num_segments).astype(np.int64)
 

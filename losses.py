@@ -67,11 +67,11 @@ def info_nce_loss(embeddings: Sequence[Tensor], mined) -> Tensor:
     CA, CB, IA, IB = F.normalize(snippets.mean(dim=3), dim=-1).unbind(dim=2)          # (E, N, H) each
     CA_negatives, CB_negatives = F.normalize(snippets[:, :, :2], dim=-1).unbind(dim=2)  # (E, N, K, H) each
 
-    query = torch.stack([IA, CA, IB, CB], dim=2)                                      # (E, N, 4, H)
+    query = torch.stack([IA, CA, IB, CB], dim=2)  # (E, N, 4, H)
     key = torch.stack([CA, IA, CB, IB], dim=2)
-    positive = (query * key).sum(dim=-1, keepdim=True)                                # (E, N, 4, 1)
+    positive = (query * key).sum(dim=-1, keepdim=True)  # (E, N, 4, 1)
     negative = torch.cat([query[:, :, :2] @ CB_negatives.transpose(-1, -2),
-                          query[:, :, 2:] @ CA_negatives.transpose(-1, -2)], dim=2)   # (E, N, 4, K)
+                          query[:, :, 2:] @ CA_negatives.transpose(-1, -2)], dim=2)  # (E, N, 4, K)
     logits = torch.cat([positive, negative], dim=-1) / TEMPERATURE
     return -F.log_softmax(logits, dim=-1)[..., 0].sum(dim=2).mean(dim=1)
 

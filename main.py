@@ -35,29 +35,25 @@ if TYPE_CHECKING:
 def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distributed') -> int:
     """Train and evaluate; return the exit status, 128 + signal where a signal ended the run early."""
     from dataset import DataOptions, build_dataset
-    from engine.checkpoint import (Checkpoint, check_resumable, data_fingerprint, environment_fingerprint, load_weights,
-                                   read_checkpoint, write_initial_checkpoint)
+    from engine import checkpoint, run_folder
     from engine.device import suggest_precision
     from engine.inference import AsyncEvaluator, Evaluator, EvaluatorOptions, select_scored_videos
     from engine.lock import Lock
-    from engine.run_folder import RunLogger, check_output_dir, check_output_outside_data, final_evaluation
     from engine.runtime import check_batches
     from engine.trainer import Trainer, TrainerOptions, fit
     from formats.annotations import missing_annotations, read_annotations
     from formats.data_folder import has_test_videos
 
     # 1. Data. Nothing here draws a random number.
-    folder = run_dir(args)
-    check_output_outside_data(folder, args.data_path)
-    check_output_dir(folder, args.resume, args.overwrite)
-    data = DataOptions.from_args(args)
+    folder, data = Path(args.output_dir) / args.exp_name, DataOptions.from_args(args)
+    run_folder.check_output_outside_data(folder, args.data_path)
+    run_folder.check_output_dir(folder, args.resume, args.overwrite)
     gt = read_annotations(data.data_path)
     if not gt.labels:
         raise missing_annotations(data.data_path)
-    train_set = build_dataset(data, 'train', gt, gt.labels, args.cache, device)
-    # With video-level labels and no test split, localize the training videos themselves.
-    test_set = build_dataset(data, 'test', gt, gt.labels, args.cache, device) if has_test_videos(
-        data.data_path, gt) else train_set
+    train_set = test_set = build_dataset(data, 'train', gt, gt.labels, args.cache, device)
+    if has_test_videos(data.data_path, gt):  # otherwise the training videos are localized
+        test_set = build_dataset(data, 'test', gt, gt.labels, args.cache, device)
     if train_set.feature_dim != test_set.feature_dim:
         raise InputError(f'{args.data_path}: training features have width {train_set.feature_dim} per modality, test '
                          f'features {test_set.feature_dim}')
@@ -71,54 +67,47 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
                       train_set.lengths, device, distributed.shard)
     num_steps = args.num_steps or args.num_epochs * trainer.steps_per_epoch
 
-    # 3. The run folder: a new run, or one to resume.
-    current = Checkpoint(vars(args), data_fingerprint(train_set, test_set, evaluator.gt),
-                         environment_fingerprint(device, distributed.world_size), trainer.state(), {}, None)
+    # 3. The run folder: a new run, or one to resume. Rank 0 writes after all ranks have read.
+    current = checkpoint.Checkpoint(
+        vars(args), checkpoint.data_fingerprint(train_set, test_set, evaluator.gt),
+        checkpoint.environment_fingerprint(device, distributed.world_size), trainer.state(), {}, None)
     make_dir(folder, 'choose another --output_dir or --exp_name')
     with Lock(folder) if distributed.is_main_process else nullcontext():
-        check_output_dir(folder, args.resume, args.overwrite)
-        saved = read_checkpoint(folder) if args.resume else None
+        run_folder.check_output_dir(folder, args.resume, args.overwrite)
+        saved = checkpoint.read_checkpoint(folder) if args.resume else None
         if saved:
-            check_resumable(folder, saved, current)
-            if saved.best is not None:
-                load_weights(trainer.network, saved.best, folder / 'checkpoint.pt')  # only to check them
-            trainer.restore(saved.training)
-            step, evaluated = trainer.loop.step, saved.results.get('last', {}).get('step')
-            if num_steps < step or num_steps == step != evaluated:
-                raise InputError(f'{folder}: already at step {step} of {num_steps}; raise --num_steps or --num_epochs')
-        distributed.barrier()  # no rank writes into the folder before all have read it
+            checkpoint.check_resumable(folder, saved, current)
+            trainer.restore(saved.training, saved.best)
+            checkpoint.check_unfinished(folder, saved, num_steps)
+        distributed.barrier()
         logger = None
         if distributed.is_main_process:
             print_run_summary(args, {'train': train_set, 'test': test_set}, device)
-            if hint := suggest_precision(args.precision, device, trainer.step_flops):
-                print_section('note', [hint])
+            print_section('note', suggest_precision(args.precision, device, trainer.step_flops))
             if saved:
                 print(f'resumed  at step {trainer.loop.step} of {num_steps}', flush=True)
             else:
-                write_initial_checkpoint(folder, current)
-            logger = RunLogger(folder, current, saved or current)
+                checkpoint.write_initial_checkpoint(folder, current)
+            logger = run_folder.RunLogger(folder, current, saved or current)
 
-        # 4. Train.
+        # 4. Train, then report the best and the last weights.
         with logger or nullcontext():
             evaluations = AsyncEvaluator(evaluator, logger.log_evaluation if logger else lambda *_: None)
             eval_interval = args.detection_inf_step if evaluator.gt else 0
             stopped_by = fit(trainer, train_set, num_steps, evaluations, logger, distributed, eval_interval,
                              args.log_every, args.num_workers)
-            if stopped_by:
-                if logger:
-                    print(f'{signal.Signals(stopped_by).name} after step {trainer.loop.step}: resume with the same '
-                          f'command and --resume')
-                return 128 + stopped_by
-
-            # 5. Report the best and the last weights.
-            final_evaluation(trainer.network, folder, evaluator, logger, distributed)
-            if logger:
+            if not stopped_by:
+                run_folder.final_evaluation(trainer.network, folder, evaluator, logger, distributed)
+            if logger and stopped_by:
+                print(f'{signal.Signals(stopped_by).name} after step {trainer.loop.step}: resume with the same command '
+                      f'and --resume')
+            elif logger:
                 step, best = logger.evaluations['best']
                 best.write_report(folder, report_options(args, f'{folder.name}: {args.dataset}, step {step}',
                                                          logger.best_name, args.min_score))
                 logger.log_hparams()
                 print_next_steps(args, folder, num_steps)
-    return 0
+    return 128 + stopped_by if stopped_by else 0
 
 
 # ---- inference ------------------------------------------------------------------------------------------------------
@@ -126,22 +115,20 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
 def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distributed') -> int:
     """Localize the test videos with given weights and score the detections; return the exit status."""
     from dataset import DataOptions, build_dataset
-    from engine.checkpoint import infer_num_classes, load_class_names, load_weights, read_weights, strip_wrappers
+    from engine import checkpoint, run_folder
     from engine.inference import Evaluator, EvaluatorOptions, select_scored_videos
     from engine.lock import Lock
-    from engine.run_folder import args_with_versions, best_f1_threshold, check_output_outside_data
     from engine.runtime import check_batches
     from formats.annotations import read_annotations
     from model import NetworkOptions, build_network
 
     # 1. Weights and data.
-    folder = run_dir(args)
-    check_output_outside_data(folder, args.data_path)
-    state = strip_wrappers(read_weights(args.model_file))
-    data = DataOptions.from_args(args)
+    folder, data = Path(args.output_dir) / args.exp_name, DataOptions.from_args(args)
+    run_folder.check_output_outside_data(folder, args.data_path)
+    state = checkpoint.strip_wrappers(checkpoint.read_weights(args.model_file))
     gt = read_annotations(data.data_path)
-    num_classes = infer_num_classes(state, args.model_file)
-    class_names = load_class_names(args.model_file, args.data_path, gt, num_classes)
+    num_classes = checkpoint.infer_num_classes(state, args.model_file)
+    class_names = checkpoint.load_class_names(args.model_file, args.data_path, gt, num_classes)
     test_set = build_dataset(data, 'test', gt, class_names, args.cache, device, flat=True)
     check_videos(args, test_set)
     check_batches([test_set], args.num_segments, args.batch_size, args.num_workers, distributed.shard)
@@ -150,7 +137,7 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
     evaluator = Evaluator(test_set, select_scored_videos(data.data_path, gt, test_set),
                           EvaluatorOptions.from_args(args), distributed.shard, distributed.gather)
     network = build_network(NetworkOptions.from_args(args), test_set.feature_dim, num_classes, device)
-    load_weights(network, state, args.model_file)
+    checkpoint.load_weights(network, state, args.model_file)
 
     # 3. Localize, score, report.
     make_dir(folder, 'choose another --output_dir or --exp_name')
@@ -162,9 +149,9 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
             print_run_summary(args, {'test': test_set}, device)
         evaluation = evaluator.evaluate(network)
         if evaluation:
-            write_json(folder / 'inference_args.json', args_with_versions(vars(args)))
+            write_json(folder / 'inference_args.json', run_folder.args_with_versions(vars(args)))
             evaluation.write(folder)
-            min_score = best_f1_threshold(args.model_file) if args.min_score is None else args.min_score
+            min_score = run_folder.best_f1_threshold(args.model_file) if args.min_score is None else args.min_score
             evaluation.write_report(folder, report_options(args, f'{folder.name}: {args.dataset}',
                                                            f'weights {args.model_file}', min_score))
             write_json(folder / 'results.json', evaluation.to_json())
@@ -176,13 +163,8 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
 
 # ---- both -----------------------------------------------------------------------------------------------------------
 
-def run_dir(args: argparse.Namespace) -> Path:
-    """Return the output folder."""
-    return Path(args.output_dir) / args.exp_name
-
-
 def check_paths(args: argparse.Namespace) -> None:
-    """Raise InputError where a folder does not exist or a tIoU threshold is invalid."""
+    """Raise InputError where a folder does not exist."""
     root = Path(args.data_path)
     if not (root.is_dir() or args.inference_only and root.is_file()):
         raise InputError(f'--data_path {args.data_path}: not a folder')
@@ -192,7 +174,7 @@ def check_paths(args: argparse.Namespace) -> None:
 
 def check_videos(args: argparse.Namespace, test_set: 'VideoDataset') -> None:
     """Raise InputError where --videos contains none of the test videos."""
-    from eval.report import find_videos
+    from formats.videos import find_videos
     if args.videos:
         find_videos(args.videos, test_set.names)
 
@@ -243,13 +225,12 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> int:
         check_paths(args)
-        from eval.detection import check_tiou
-        check_tiou(args.tiou, '--tiou: ')
         if args.check:
             from formats.check import check_data_folder
             size = RECIPES[args.dataset].size if 'dataset' in config.given else None
-            return check_data_folder(Path(args.data_path), MODALITIES[args.modal], args.layout, args.feature_fps,
-                                     args.snippet_frames, size)
+            check_data_folder(Path(args.data_path), MODALITIES[args.modal], args.layout, args.feature_fps,
+                              args.snippet_frames, size)
+            return 0
         from dataset import is_worker_failure, worker_died_error
         from engine.device import check_precision, pick_device
         from engine.runtime import Distributed, configure

@@ -108,16 +108,15 @@ class AICL(nn.Module):
             top_snippets = selection.topk(k, dim=1, sorted=False).indices
         video_logits = cas.gather(1, top_snippets).mean(dim=1)
 
-        f, f_rgb, f_flow = (None if value is None else value.transpose(1, 2)
-                            for value in (embedding, embeddings.get('rgb'), embeddings.get('flow')))
+        embeddings = {modality: value.transpose(1, 2) for modality, value in embeddings.items()}
         return Outputs(cas, attentions.get('rgb'), attentions.get('flow'), aware, agnostic, selection, video_logits,
-                       top_snippets, f, f_rgb, f_flow)
+                       top_snippets, embedding.transpose(1, 2), embeddings.get('rgb'), embeddings.get('flow'))
 
 
 @torch.no_grad()
 def pseudo_labels(outputs: Outputs, labels: Tensor) -> Tensor:
     """Return (N, T) in {0, 1}: 1 where a snippet is among the top k of any of the video's labels (N, C)."""
-    is_top = torch.zeros_like(outputs.cas).scatter_(1, outputs.top_snippets, 1.0)    # (N, T, C)
+    is_top = torch.zeros_like(outputs.cas).scatter_(1, outputs.top_snippets, 1.0)  # (N, T, C)
     return (is_top * labels.unsqueeze(1)).amax(dim=2)
 
 
@@ -128,26 +127,26 @@ def mine_snippets(aware: Tensor, agnostic: Tensor, num_mined: int) -> Mined:
     Each is binarized at its own median over time. Equal scores are taken in temporal order.
     """
     actionness = torch.stack([aware, agnostic])
-    aware_on, agnostic_on = actionness > actionness.median(dim=2, keepdim=True).values    # A_ca^bin, A^bin
+    aware_on, agnostic_on = actionness > actionness.median(dim=2, keepdim=True).values  # A_ca^bin, A^bin
     inconsistent = aware_on != agnostic_on
     # quirk: both rankings are by A_ca alone, and a set with fewer than K members is filled from outside, where all
     # scores are 0
     action, background = aware, aware.amax(dim=1, keepdim=True) - aware
-    scores = torch.stack([action * (aware_on & agnostic_on),          # CA
-                          background * ~(aware_on | agnostic_on),     # CB
-                          action * inconsistent,                      # IA
-                          background * inconsistent])                 # IB
+    scores = torch.stack([action * (aware_on & agnostic_on),       # CA
+                          background * ~(aware_on | agnostic_on),  # CB
+                          action * inconsistent,                   # IA
+                          background * inconsistent])              # IB
     return Mined(*scores.sort(dim=2, descending=True, stable=True).indices[..., :num_mined])
 
 
 class NetworkOptions(NamedTuple):
     """What determines the network besides the feature width and the number of classes."""
 
-    hidden_dim: int                # H
-    fusion_weight: float           # gamma
-    topk_ratio: int                # k = T // topk_ratio
-    modalities: tuple[str, ...]    # ('rgb', 'flow'), or one of them
-    precision: str                 # 'fp32', 'tf32', 'bf16' (of the temporal convolutions) or 'fp64'
+    hidden_dim: int              # H
+    fusion_weight: float         # gamma
+    topk_ratio: int              # k = T // topk_ratio
+    modalities: tuple[str, ...]  # ('rgb', 'flow'), or one of them
+    precision: str               # 'fp32', 'tf32', 'bf16' (of the temporal convolutions) or 'fp64'
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> 'NetworkOptions':
@@ -214,7 +213,7 @@ class TapMatmuls(torch.autograd.Function):
             torch.mm(rows.t(), read, out=tap)
             edge.copy_(kept)
         grad_x = None
-        if ctx.needs_input_grad[0]:    # not for the features themselves
+        if ctx.needs_input_grad[0]:  # not for the features themselves
             grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
             for shift, tap in taps_of(weight.to(x.dtype), x.shape[1]):
                 add_shifted(grad_x, grad, tap, -shift)

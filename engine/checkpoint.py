@@ -15,9 +15,9 @@ from engine.torch_io import read_torch_file, save
 from formats.annotations import GroundTruth
 from utils import InputError, is_json, plural, preview, truncate, warn
 
-CHECKPOINTS = 'checkpoint.next.pt', 'checkpoint.pt', 'checkpoint.previous.pt'    # the first only after a kill
-CLASSIFIER_KEY = 'actionness_module.cls.0.weight'    # (C, H, 1)
-SAMPLED_BYTES = 2 ** 26    # of a split's features that are hashed, about: a fifth of a second
+CHECKPOINTS = 'checkpoint.next.pt', 'checkpoint.pt', 'checkpoint.previous.pt'  # the first only after a kill
+CLASSIFIER_KEY = 'actionness_module.cls.0.weight'  # (C, H, 1)
+SAMPLED_BYTES = 2 ** 26  # of a split's features that are hashed, about: a fifth of a second
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
@@ -123,21 +123,21 @@ def load_class_names(model_file: str, data_path: str, gt: GroundTruth, num_class
 class TrainingState(NamedTuple):
     """What a training resumes from, as tensors and plain values."""
 
-    loop: dict         # the fields of trainer.LoopState
-    rng: dict          # see runtime.get_rng_state
-    model: dict        # the network's parameters
+    loop: dict   # the fields of trainer.LoopState
+    rng: dict    # see runtime.get_rng_state
+    model: dict  # the network's parameters
     optimizer: dict
 
 
 class Checkpoint(NamedTuple):
     """What a run resumes from. In the file, the parts of the training are on the same level as the others."""
 
-    args: dict               # of the command line
-    data: dict               # see `data_fingerprint`
-    environment: dict        # see `environment_fingerprint`
+    args: dict         # of the command line
+    data: dict         # see `data_fingerprint`
+    environment: dict  # see `environment_fingerprint`
     training: TrainingState
-    results: dict            # 'best' and 'last': their blocks of results.json; empty before the first evaluation
-    best: dict | None        # the best weights
+    results: dict      # 'best' and 'last': their blocks of results.json; empty before the first evaluation
+    best: dict | None  # the best weights
 
 
 # Keys of checkpoint.pt that have another name here, so that runs of earlier versions can be resumed.
@@ -176,7 +176,7 @@ def sha256_of(value: Any, sha: Any = None) -> str:
     sha = sha or hashlib.sha256()
     if isinstance(value, Tensor):
         sha.update(f'{value.dtype} {tuple(value.shape)}'.encode())
-        plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)    # any strides
+        plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)  # any strides
         sha.update(plain.flatten().view(torch.uint8).numpy())
     elif isinstance(value, (dict, list, tuple)):
         sha.update(f'{type(value).__name__} {len(value)}'.encode())
@@ -220,7 +220,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
             problem = f'{path}: damaged, its content does not match its digest {truncate(expected, 70)}'
         except InputError as error:
             problem = str(error) if str(path) in str(error) else f'{path}: {error}'
-        except (RecursionError, RuntimeError, TypeError, ValueError) as error:    # sha256_of, of a crafted file
+        except (RecursionError, RuntimeError, TypeError, ValueError) as error:  # sha256_of, of a crafted file
             problem = f'{path}: damaged ({truncate(error, 80)})'
         warn(f'{problem}; trying the previous checkpoint')
     if paths:
@@ -246,6 +246,13 @@ def check_resumable(folder: Path, saved: Checkpoint, current: Checkpoint) -> Non
     if differences:
         warn(f'{folder}: resumes with different {", ".join(differences)}; the last digits may differ from those of an '
              f'uninterrupted run')
+
+
+def check_unfinished(folder: Path, saved: Checkpoint, num_steps: int) -> None:
+    """Raise InputError where a saved run has nothing left to train or to evaluate up to `num_steps`."""
+    step, evaluated = saved.training.loop['step'], saved.results.get('last', {}).get('step')
+    if num_steps < step or num_steps == step != evaluated:
+        raise InputError(f'{folder}: already at step {step} of {num_steps}; raise --num_steps or --num_epochs')
 
 
 # ---- fingerprints ---------------------------------------------------------------------------------------------------

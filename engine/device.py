@@ -67,7 +67,7 @@ def matmul_speed(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def bf16_gain(device: torch.device, speed: Callable[..., float] = matmul_speed) -> float:
-    """Return how many times as fast as in fp32 a matmul is in bf16; CPUs without bf16 emulate it, up to 80 times slower."""
+    """Return the speed of matmuls in bf16 relative to fp32; CPUs without bf16 emulate it, up to 80 times slower."""
     return speed(torch.bfloat16, device) / speed(torch.float32, device)
 
 
@@ -81,8 +81,8 @@ def check_precision(precision: str, device: torch.device, speed: Callable[..., f
 
 
 def suggest_precision(precision: str, device: torch.device, step_flops: float,
-                      speed: Callable[..., float] = matmul_speed) -> str | None:
-    """Return a hint where a training with large matmuls would be faster in bf16."""
+                      speed: Callable[..., float] = matmul_speed) -> list[str]:
+    """Return a hint, in a list, where a training with large matmuls would be faster in bf16."""
     if precision != 'fp32' or step_flops < LARGE_STEP or (gain := bf16_gain(device, speed)) < 1.5:
-        return None
-    return f'--precision bf16 would make the matmuls {gain:.1f} times as fast on this device'
+        return []
+    return [f'--precision bf16 would make the matmuls {gain:.1f} times as fast on this device']

@@ -16,8 +16,8 @@ from dataset import Shard, UniformSampler, VideoDataset, make_loader
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import (
     TIOU,
+    OperatingPoint,
     Scores,
-    Threshold,
     best_threshold,
     evaluate,
     format_table,
@@ -27,7 +27,7 @@ from eval.detection import (
     warnings,
 )
 from eval.localization import LocalizationOptions, localize, predict_classes
-from eval.report import addresses, build_report
+from eval.report import build_report, relative_urls
 from eval.subtitles import write_subtitles
 from formats.annotations import GroundTruth, match_videos, read_split_file, select_videos, subset_name
 from formats.detections import Detections, write_detections, write_detections_csv
@@ -47,9 +47,9 @@ class ReportOptions(NamedTuple):
     bins: Mapping[str, Sequence[float]]  # of the error diagnosis, see eval.diagnosis
     title: str
     subtitle: str
-    videos: Path | None        # folder of video files that the page plays
-    min_score: float | None    # initial value of the page's score slider; None: that of best F1
-    subtitles: str | None      # 'srt' or 'vtt'
+    videos: Path | None      # folder of video files that the page plays
+    min_score: float | None  # initial value of the page's score slider; None: that of best F1
+    subtitles: str | None    # 'srt' or 'vtt'
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Evaluation:
 
     detections: Detections
     curves: Curves
-    video_accuracy: float | None    # fraction of labeled videos with exactly the predicted classes, if any is labeled
-    durations: dict[str, float]     # seconds, of the videos whose length is known
+    video_accuracy: float | None  # fraction of labeled videos with exactly the predicted classes, if any is labeled
+    durations: dict[str, float]   # seconds, of the videos whose length is known
 
     def to_json(self) -> dict:
         """Return its block of results.json."""
@@ -79,7 +79,7 @@ class Evaluation:
         tiou = self.scores.tiou if isinstance(self, ScoredEvaluation) else TIOU
         gt = self.gt if isinstance(self, ScoredEvaluation) else None
         write_text(path, build_report(gt, self.detections, tiou, self.curves, options.bins, options.title,
-                                      options.subtitle, durations=self.durations, videos=addresses(files, path),
+                                      options.subtitle, durations=self.durations, videos=relative_urls(files, path),
                                       min_score=options.min_score))
         if options.subtitles:
             min_score = -math.inf if options.min_score is None else options.min_score
@@ -103,10 +103,10 @@ class Evaluation:
 class ScoredEvaluation(Evaluation):
     """Detections of annotated test videos, and their scores."""
 
-    gt: GroundTruth    # what the detections are scored against
+    gt: GroundTruth  # what the detections are scored against
     scores: Scores
-    scores_with_features: Scores    # over the annotated videos that have features
-    threshold: Threshold | None    # the score of best F1 at tIoU 0.5, None without a correct detection
+    scores_with_features: Scores  # over the annotated videos that have features
+    threshold: OperatingPoint | None  # the score of best F1 at tIoU 0.5, None without a correct detection
 
     def to_json(self) -> dict:
         """Return its block of results.json."""
@@ -131,7 +131,7 @@ class ScoredEvaluation(Evaluation):
             warn(line)
 
     def log_figures(self, writer: 'SummaryWriter', name: str, step: int, num_figures: int) -> None:
-        """Log timelines of a few fixed test videos and the precision-recall curve to TensorBoard, tagged with `name`."""
+        """Log timelines of a few fixed test videos and the precision-recall curve to TensorBoard, tagged `name`."""
         def tag(*parts: str) -> str:
             return '/'.join(filter(None, parts))
 
@@ -163,7 +163,7 @@ def select_scored_videos(data_path: Path, gt: GroundTruth, test_set: VideoDatase
     names = [name for name in test_set.names if name in timed]
     if not names or test_set.split.name == 'train':  # training videos that are localized themselves
         return None
-    untimed = set(test_set.split.truth.tag_video.tolist()) & set(test_set.split.known.tolist())
+    untimed = set(test_set.split.gt.tag_video.tolist()) & set(test_set.split.gt_index.tolist())
     if untimed:
         warn(f'{data_path}: {plural(len(untimed), "test video")} with labels without a time, which count only for the '
              f'video accuracy: {preview([gt.videos[v] for v in sorted(untimed)])}')
@@ -190,11 +190,11 @@ def select_scored_videos(data_path: Path, gt: GroundTruth, test_set: VideoDatase
 class Predictions(NamedTuple):
     """Network outputs for the N test videos, T snippets each, as localization and figures need them."""
 
-    probabilities: np.ndarray    # (N, C) video-level class probabilities
-    selection: np.ndarray        # (N, T, C)
-    cas: np.ndarray              # (N, T, C)
-    aware: np.ndarray            # (N, T)
-    agnostic: np.ndarray         # (N, T)
+    probabilities: np.ndarray  # (N, C) video-level class probabilities
+    selection: np.ndarray      # (N, T, C)
+    cas: np.ndarray            # (N, T, C)
+    aware: np.ndarray          # (N, T)
+    agnostic: np.ndarray       # (N, T)
 
 
 def allocate_buffers(parts: Sequence[Tensor], num_videos: int) -> list[Tensor]:
@@ -215,11 +215,11 @@ def buffers_to_numpy(buffers: list[Tensor]) -> list[np.ndarray]:
 class EvaluatorOptions(NamedTuple):
     """How test videos are localized and scored."""
 
-    num_segments: int            # T
+    num_segments: int  # T
     batch_size: int
     num_workers: int
     localization: LocalizationOptions
-    use_video_labels: bool       # localize the labels of a labeled video instead of its predicted classes
+    use_video_labels: bool  # localize the labels of a labeled video instead of its predicted classes
     tiou: list[float]
 
     @classmethod
@@ -234,10 +234,10 @@ class Evaluator:
     """Localizes and scores the test videos with a network."""
 
     test_set: VideoDataset
-    gt: GroundTruth | None    # see `select_scored_videos`
+    gt: GroundTruth | None  # see `select_scored_videos`
     options: EvaluatorOptions
-    shard: Shard = Shard()    # this rank's shard of the videos
-    gather: Callable[[Any], list] = lambda value: []    # see runtime.Distributed
+    shard: Shard = Shard()  # this rank's shard of the videos
+    gather: Callable[[Any], list] = lambda value: []  # see runtime.Distributed
 
     def evaluate(self, model: AICL) -> Evaluation | None:
         """Localize every test video and score the detections; None on all ranks but the first."""
@@ -250,9 +250,9 @@ class Evaluator:
         options, reference = self.options, next(model.parameters())
         sampler = UniformSampler(self.test_set.lengths, options.num_segments, options.batch_size, self.shard)
         videos: list[int] = []
-        buffers: list[Tensor] = []    # of Predictions, on the device until the last batch
+        buffers: list[Tensor] = []  # of Predictions, on the device until the last batch
         was_training = model.training
-        model.eval()    # AICL has no layer that depends on it; a dropout that is added to the network does
+        model.eval()  # AICL has no layer that depends on it; a dropout that is added to the network does
         # quirk: iterating the loader draws one number from torch's global generator, as the reference's evaluation
         # does, which changes the order of later training batches
         for batch in make_loader(self.test_set, sampler, options.num_workers, reference.is_cuda):

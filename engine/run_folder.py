@@ -138,9 +138,9 @@ class RunLogger:
 
     def __init__(self, folder: Path, current: Checkpoint, saved: Checkpoint):
         self.folder, self.current, self.args = folder, current, current.args
-        self.results: dict[str, dict] = {}                            # 'best', 'last': their blocks of results.json
-        self.evaluations: dict[str, tuple[int, Evaluation]] = {}      # those that this process has made, with the step
-        self.best_is_flushed = True                                   # detections and curves are those of the best
+        self.results: dict[str, dict] = {}                        # 'best', 'last': their blocks of results.json
+        self.evaluations: dict[str, tuple[int, Evaluation]] = {}  # those that this process has made, with the step
+        self.best_is_flushed = True                               # detections and curves are those of the best
         self.last_figure_time = -math.inf
         last_step = saved.training.loop['step']
         self.clear(is_new=last_step == 0)

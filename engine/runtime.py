@@ -16,7 +16,7 @@ from dataset import STOP_SIGNALS, Shard, VideoDataset, free_memory
 from engine.device import environment_int
 from utils import InputError, plural, truncate, warn
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3      # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 # ---- global settings -------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ class Distributed:
         if self.world_size > 1:
             try:
                 dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
-            except (ValueError, RuntimeError) as error:    # unset variables, a port in use, a timeout
+            except (ValueError, RuntimeError) as error:  # unset variables, a port in use, a timeout
                 reason = truncate(str(error).splitlines()[0], 200)
                 raise InputError(f'WORLD_SIZE={self.world_size}: could not initialize torch.distributed ({reason}); '
                                  f'start the processes with torchrun, with another --master_port if it is in use, or '
@@ -112,7 +112,7 @@ class StopSignal:
 
     def __enter__(self) -> 'StopSignal':
         self.before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        if self.before[signal.SIGHUP] == signal.SIG_IGN:    # nohup
+        if self.before[signal.SIGHUP] == signal.SIG_IGN:  # nohup
             del self.before[signal.SIGHUP]
         for number in self.before:
             signal.signal(number, self.receive)
@@ -135,7 +135,7 @@ def free_shared_memory() -> float:
     """Return the bytes of shared memory available for the batches of workers."""
     try:
         disk = os.statvfs('/dev/shm')
-    except OSError:    # not Linux
+    except OSError:  # not Linux
         return math.inf
     return disk.f_bavail * disk.f_frsize / int(os.environ.get('LOCAL_WORLD_SIZE', 1))
 

@@ -45,13 +45,13 @@ class TrainerOptions(NamedTuple):
 
     network: NetworkOptions
     loss_weights: LossWeights
-    num_segments: int      # T, snippets sampled per video
-    contrast_ratio: int    # K = T // contrast_ratio snippets are mined per set
-    q_val: float           # q of the generalized cross entropy
-    batch_size: int        # videos per step, over all processes
-    drop_last: bool        # drop the last, smaller batch of an epoch
+    num_segments: int    # T, snippets sampled per video
+    contrast_ratio: int  # K = T // contrast_ratio snippets are mined per set
+    q_val: float         # q of the generalized cross entropy
+    batch_size: int      # videos per step, over all processes
+    drop_last: bool      # drop the last, smaller batch of an epoch
     lr: float
-    weight_decay: float    # L2, inside Adam
+    weight_decay: float  # L2, inside Adam
     seed: int
 
     @classmethod
@@ -68,8 +68,8 @@ class LoopState:
     step: int = 0
     epoch: int = 0
     batch_in_epoch: int = 0
-    epoch_start: dict = field(default_factory=dict)          # of torch's and Python's generators
-    sampler_rng_start: list = field(default_factory=list)    # of the generator that draws rows
+    epoch_start: dict = field(default_factory=dict)        # of torch's and Python's generators
+    sampler_rng_start: list = field(default_factory=list)  # of the generator that draws rows
 
 
 class GraphedStep:
@@ -223,8 +223,10 @@ class Trainer:
         """Return everything that `restore` needs."""
         return TrainingState(vars(self.loop), get_rng_state(), self.network.state_dict(), self.optimizer.state_dict())
 
-    def restore(self, state: TrainingState) -> None:
-        """Restore a `state`, bit for bit on a CPU; raises InputError where it does not match this trainer."""
+    def restore(self, state: TrainingState, best: dict | None = None) -> None:
+        """Restore a `state`, bit for bit on a CPU; raises InputError where it or `best` does not match this trainer."""
+        if best is not None:
+            load_weights(self.network, best, 'checkpoint.pt')  # only to check them
         load_weights(self.network, state.model, 'checkpoint.pt')
         try:
             self.loop = LoopState(**state.loop)

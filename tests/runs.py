@@ -13,14 +13,14 @@ from test_main import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ('losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'detections.json', 'detections.csv', 'results.json',
-         'curves.npz', 'labels.txt', 'report.html')    # those that an undisturbed run and a resumed one have in common
-PATIENCE = 120    # seconds that a tiny run may take on a busy machine
+         'curves.npz', 'labels.txt', 'report.html')  # those that an undisturbed run and a resumed one have in common
+PATIENCE = 120  # seconds that a tiny run may take on a busy machine
 
 
 class Call(NamedTuple):
     """What happens at one call of a function, before it or in its midst."""
-    function: str                          # 'module.function' or 'module.Class.function', of the run's process
-    number: int                            # of the call, from 1
+    function: str  # 'module.function' or 'module.Class.function', of the run's process
+    number: int    # of the call, from 1
     action: Callable[[], object]
 
     def arm(self) -> None:
@@ -92,8 +92,9 @@ def _work(argv: list[str], log: Path, checkpoint_seconds: float, armed: list) ->
     for descriptor in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     torch.set_num_threads(1)
-    multiprocessing.set_start_method('fork', force=True)    # for its workers, as in a run of its own
+    multiprocessing.set_start_method('fork', force=True)  # for its workers, as in a run of its own
     import main
+    from engine import trainer
     trainer.CHECKPOINT_SECONDS = checkpoint_seconds
     for call in armed:
         call.arm()
@@ -104,7 +105,7 @@ def start(argv: list[str], log: Path, *armed: Call | HalfAFile | Rename,
           checkpoint_seconds: float = 60) -> multiprocessing.Process:
     """Begin a run; what it prints is added to `log`. Imports are done once, in a server that never runs anything."""
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['main', 'torch._dynamo', 'eval.timeline'])
+    context.set_forkserver_preload(['main', 'engine.run_folder', 'torch._dynamo', 'eval.timeline'])
     process = context.Process(target=_work, args=(argv, log, checkpoint_seconds, list(armed)))
     process.start()
     return process

@@ -47,7 +47,7 @@ def test_neither_a_step_nor_a_forward_pass_waits_for_the_gpu(precision):
     device = torch.device('cuda')
     training, batch = make_training(THUMOS14, device, '--precision', precision), make_batch(THUMOS14, device)
     calls = partial(training.step, batch), forward_pass(training, batch)
-    for call in calls * 3:    # unwatched until libraries are loaded and the step is recorded: that waits
+    for call in calls * 3:  # unwatched until libraries are loaded and the step is recorded: that waits
         call()
     torch.cuda.set_sync_debug_mode('error')
     try:
@@ -88,7 +88,7 @@ def test_lower_precisions_stay_near(data, tmp_path, precision):
     exact = run(data, tmp_path / 'fp32', 'cuda', '--num_steps', 10)
     near = run(data, tmp_path / precision, 'cuda', '--num_steps', 10, '--precision', precision)
     for ours, theirs in zip(losses(exact), losses(near)):
-        assert theirs[2] == pytest.approx(ours[2], rel=0.02)    # the total
+        assert theirs[2] == pytest.approx(ours[2], rel=0.02)  # the total
 
 
 def test_a_run_on_a_gpu_goes_on(data, tmp_path):

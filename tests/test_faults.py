@@ -21,7 +21,7 @@ from eval.curves import read_curves
 from formats.detections import read_detections
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason='needs root, to mount')
-BALLAST = []    # memory that nobody else shall have
+BALLAST = []  # memory that nobody else shall have
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_full_disk(data, mounted, log, expected, left):
 @needs_root
 def test_a_disk_that_turns_read_only(data, mounted, log, expected):
     folder = mounted / 'run'
-    lock = f'mount --bind {mounted} {mounted} && mount -o remount,bind,ro {mounted}'    # under the feet of open files
+    lock = f'mount --bind {mounted} {mounted} && mount -o remount,bind,ro {mounted}'  # under the feet of open files
     locked = Call('engine.trainer.aicl_losses', 5, Do(os.system, lock))
     found = status(start(command(data, folder), log, locked, checkpoint_seconds=0))
     if found == 0:
@@ -137,11 +137,11 @@ def test_a_disk_that_turns_read_only(data, mounted, log, expected):
 
 def give_up_privilege():
     """Root obeys the modes of files from now on, as anybody does. Linux asks for it through capabilities."""
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)    # version 3 of the call, this process
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the call, this process
     sets = (ctypes.c_uint32 * 6)()
     libc = ctypes.CDLL(None)
     assert libc.capget(header, sets) == 0
-    sets[0] &= ~0b110    # of the effective ones: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    sets[0] &= ~0b110  # of the effective ones: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
     assert libc.capset(header, sets) == 0
 
 
@@ -171,7 +171,7 @@ def truncate(path):
 def test_a_feature_file_that_goes_in_mid_run(data, tmp_path, log, expected, fault, words, workers):
     path, folder = data / 'features' / 'test' / 'flow' / 'test_1.npy', tmp_path / 'run'
     whole = path.read_bytes()
-    gone = Call('engine.trainer.aicl_losses', 5, Do(fault, path))    # found out by the evaluation after step 6
+    gone = Call('engine.trainer.aicl_losses', 5, Do(fault, path))  # found out by the evaluation after step 6
     argv = command(data, folder, '--cache', 'none', '--num_workers', workers)
     assert status(start(argv, log, gone, checkpoint_seconds=0)) == 2
     message = error_of(log)
@@ -194,7 +194,7 @@ def limit_memory(more):
 
 @pytest.mark.parametrize('more', [2 ** 20, *(pytest.param(n, marks=pytest.mark.long) for n in (0, 2 ** 22, 2 ** 24))])
 def test_too_little_memory(tmp_path, log, more):
-    data = write_data(tmp_path / 'data', width=2048)    # a step takes some megabytes
+    data = write_data(tmp_path / 'data', width=2048)  # a step takes some megabytes
     folder = tmp_path / 'run'
     small = Call('engine.trainer.aicl_losses', 5, Do(limit_memory, more))
     argv = command(data, folder, '--hidden_dim', 256)

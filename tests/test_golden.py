@@ -176,7 +176,7 @@ def test_inference_equals_the_reference(golden, tmp_path, case):
             assert ours['segment'] == pytest.approx(theirs['segment'], abs=1e-4), video
             assert ours['score'] == pytest.approx(theirs['score'], abs=1e-4), video
 
-    if case != 'T750_other_flags':    # its network outputs are those of T750_soft
+    if case != 'T750_other_flags':  # its network outputs are those of T750_soft
         found = network_sums(data, weights, expected['flags']['num_segments'])
         for video, sums_of in expected['test_outputs'].items():
             for key, value in sums_of.items():

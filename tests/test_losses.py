@@ -86,7 +86,7 @@ def indices(mined):
     return Mined(*map(torch.from_numpy, mined))
 
 
-WEIGHTS = LossWeights(modality=5, contrast=0.01, action=0.1)    # of the paper
+WEIGHTS = LossWeights(modality=5, contrast=0.01, action=0.1)  # of the paper
 
 
 def all_losses(outputs, labels, targets, mined, weights=WEIGHTS, q=0.7):
@@ -184,7 +184,7 @@ def test_gradients_reach_both_sides_of_a_consistency_term(term, first, second):
 
 def test_query_and_key_are_normalised_after_the_mean_and_each_negative_by_itself():
     values, _, _, mined = make_batch()
-    embedding = values.embedding * np.logspace(-2, 2, T)[:, None]    # long snippets outweigh short ones in a mean only
+    embedding = values.embedding * np.logspace(-2, 2, T)[:, None]  # long snippets outweigh short ones in a mean only
     expected = slow_contrastive(embedding, mined)
     assert float(info_nce_loss([tensor(embedding)], indices(mined))) == pytest.approx(expected, rel=1e-10)
 
@@ -230,10 +230,10 @@ def test_gradients_reach_the_mined_snippets_and_no_others():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_embeddings_of_zero_give_a_finite_loss_and_gradient(dtype):
     _, _, _, mined = make_batch()
-    embedding = torch.zeros(N, T, H, dtype=dtype, requires_grad=True)    # as a ReLU leaves them where nothing fires
+    embedding = torch.zeros(N, T, H, dtype=dtype, requires_grad=True)  # as a ReLU leaves them where nothing fires
     loss = info_nce_loss([embedding], indices(mined))
     loss.backward()
-    assert loss.item() == pytest.approx(4 * math.log(1 + K), rel=1e-6)    # all similarities are 0
+    assert loss.item() == pytest.approx(4 * math.log(1 + K), rel=1e-6)  # all similarities are 0
     assert torch.isfinite(embedding.grad).all()
 
 
@@ -253,7 +253,7 @@ def test_terms_of_a_missing_modality_are_zero():
 # ---- the whole step -------------------------------------------------------------------------------------------------
 
 def test_a_step_takes_no_value_from_its_device_and_brings_none_from_another():
-    device = torch.device('meta')    # holds no values: whatever would make the host wait for a GPU raises here
+    device = torch.device('meta')  # holds no values: whatever would make the host wait for a GPU raises here
     model = AICL(H, C, H, fusion_weight=1 / 3, topk_ratio=8).to(device)
     labels = torch.ones(N, C, device=device)
     outputs = model(torch.ones(N, 40, 2 * H, device=device))

@@ -51,7 +51,7 @@ def write_data(root, classes=CLASSES, num_train=5, num_test=3, width=WIDTH, seed
         for i, name in enumerate(names):
             length = int(rng.randint(6, 30))
             streams, annotations = rng.randn(2, length, width), []
-            for label in {i % len(classes), (i + (i == 0)) % len(classes)}:    # the first video has two labels
+            for label in {i % len(classes), (i + (i == 0)) % len(classes)}:  # the first video has two labels
                 start = rng.randint(0, length // 2)
                 stop = start + max(2, length // 3)
                 streams[:, start:stop] += prototypes[label]
@@ -133,7 +133,7 @@ def refused(capsys, argv, *parts):
         status = main.main(argv)
     except SystemExit as stop:
         status = stop.code
-    err = re.sub('\x1b\\[A', '', capsys.readouterr().err)    # tqdm's way up
+    err = re.sub('\x1b\\[A', '', capsys.readouterr().err)  # tqdm's way up
     lines = [line for line in re.split('[\r\n]+', err)
              if line.strip() and not re.match(r'\s*(reading|training)\b.*\|', line)]
     assert status == 2, err
@@ -172,7 +172,7 @@ def test_recipes_are_those_of_the_method(dataset, values, tiou):
     for name, value in {**same, **values}.items():
         assert getattr(args, name) == value, name
     assert list(args.tiou) == pytest.approx(tiou, abs=1e-12)
-    assert 750 // 8 == 93 and 750 // 20 == 37 and 50 // 2 == 25 and 50 // 20 == 2    # k and K of the recipes
+    assert 750 // 8 == 93 and 750 // 20 == 37 and 50 // 2 == 25 and 50 // 20 == 2  # k and K of the recipes
 
 
 CONTRACT = dict(num_segments=7, scale=3, lr=0.5, weight_decay=0.25, batch_size=9, num_epochs=4, num_steps=11,
@@ -303,7 +303,7 @@ def test_losses_csv_holds_every_step_with_all_digits(finished):
             value['mil'] + value['gce_rgb'] + value['gce_flow'] + 5 * value['modality_consistency'] + 0.01 * contrast
             + 0.1 * value['action_consistency'], rel=1e-6)
         for name in LOSSES.split(',')[2:]:
-            assert np.float32(value[name]) == value[name] and value[name] > 0, name    # nothing was rounded away
+            assert np.float32(value[name]) == value[name] and value[name] > 0, name  # nothing was rounded away
 
 
 def test_log_every_thins_losses_csv_and_changes_nothing_else(data, tmp_path, finished):
@@ -377,7 +377,7 @@ def test_best_is_the_first_of_the_best_evaluations_and_last_is_the_last(data, tm
     planned.values = list(plan)
     monkeypatch.setattr(inference, 'evaluate', planned)
     output = train(data, tmp_path / 'run', '--detection_inf_step', 2, steps=8)
-    assert not planned.values    # one evaluation every second step, none twice
+    assert not planned.values  # one evaluation every second step, none twice
     results = json.loads((output / 'results.json').read_text())
     assert (results['best']['step'], results['last']['step']) == (4, 8)
     assert (results['best']['average_mAP'], results['last']['average_mAP']) == pytest.approx((0.5, 0.3))
@@ -393,7 +393,7 @@ def test_a_run_does_not_depend_on_when_its_evaluations_are_judged(data, tmp_path
     judge, begin, order = inference.Evaluator.score, inference.AsyncEvaluator.submit, []
 
     def late(evaluator, outcome):
-        time.sleep(0.3)    # a step takes less
+        time.sleep(0.3)  # a step takes less
         order.append('judged')
         return judge(evaluator, outcome)
 
@@ -409,7 +409,7 @@ def test_a_run_does_not_depend_on_when_its_evaluations_are_judged(data, tmp_path
     monkeypatch.setattr(Trainer, 'step', collect_errors)
     monkeypatch.setattr(inference.Evaluator, 'score', late)
     beside = train(data, tmp_path / 'beside' / 'run', '--detection_inf_step', 3, steps=8)
-    assert order[:5] == ['step'] * 5    # two went on while the first evaluation waited
+    assert order[:5] == ['step'] * 5  # two went on while the first evaluation waited
     monkeypatch.setattr(inference.AsyncEvaluator, 'submit', at_once)
     order.clear()
     waited = train(data, tmp_path / 'waited' / 'run', '--detection_inf_step', 3, steps=8)
@@ -541,7 +541,7 @@ def test_a_run_that_a_signal_stopped_goes_on_as_if_nothing_had_happened(
     assert '--resume' in ''.join(capsys.readouterr())
     monkeypatch.undo()
     assert len(read_csv(tmp_path / 'run' / 'losses.csv')) == step
-    torch.rand(7), np.random.rand(7)    # what another process would have drawn does not matter
+    torch.rand(7), np.random.rand(7)  # what another process would have drawn does not matter
     assert main.main(words(data, tmp_path / 'run', *flags, '--resume')) == 0
     assert same_run(tmp_path / 'run', finished)
 
@@ -572,7 +572,7 @@ def test_what_was_written_after_the_last_checkpoint_is_written_again(data, tmp_p
             write_checkpoint(folder, state)
 
     monkeypatch.setattr(trainer, 'CHECKPOINT_SECONDS', -1)
-    monkeypatch.setattr(run_folder, 'write_checkpoint', once)    # after step 1; then come evaluations, and the best changes
+    monkeypatch.setattr(run_folder, 'write_checkpoint', once)  # after step 1; then come evaluations, and the best changes
     stop_at(6, crash, monkeypatch)
     with pytest.raises(Crash):
         main.main(words(data, tmp_path / 'run', *flags))
@@ -601,7 +601,7 @@ def test_a_finished_run_can_be_made_longer_and_resuming_nothing_begins(data, tmp
     train(data, tmp_path / 'run', *flags, steps=4)
     train(data, tmp_path / 'run', *flags, steps=6)
     assert same_run(tmp_path / 'run', finished)
-    train(data, tmp_path / 'run', *flags, steps=6)    # and resuming what is finished changes nothing
+    train(data, tmp_path / 'run', *flags, steps=6)  # and resuming what is finished changes nothing
     assert same_run(tmp_path / 'run', finished)
 
 
@@ -699,7 +699,7 @@ def test_a_fresh_process_gives_the_same_detections_bit_for_bit(data, finished, t
     assert (output / 'detections.json').read_bytes() == (finished / 'detections.json').read_bytes()
     assert {'step': trained['best']['step'], **json.loads((output / 'results.json').read_text())} == trained['best']
 
-    again = localize(data, finished / 'last.pt', tmp_path / 'last')    # the last weights, in this process
+    again = localize(data, finished / 'last.pt', tmp_path / 'last')  # the last weights, in this process
     assert {'step': 6, **json.loads((again / 'results.json').read_text())} == trained['last']
 
 
@@ -707,7 +707,7 @@ def test_a_fresh_process_gives_the_same_detections_bit_for_bit(data, finished, t
 def test_a_released_checkpoint_loads_as_it_is(data, tmp_path, zipped):
     rng = np.random.RandomState(0)
     state = {}
-    for name, shape in reversed(RELEASED.items()):    # another order, another type
+    for name, shape in reversed(RELEASED.items()):  # another order, another type
         state[f'actionness_module.{name}.bias'] = torch.from_numpy(rng.randn(shape[0]))
         state[f'actionness_module.{name}.weight'] = torch.from_numpy(rng.randn(*shape))
     torch.save(state, tmp_path / 'CAS_Only.pkl', _use_new_zipfile_serialization=zipped)
@@ -783,7 +783,7 @@ def test_videos_without_annotations_are_localized_too(own_data, finished, tmp_pa
     assert json.loads((output / 'detections.json').read_text()) == expected
     results = json.loads((output / 'results.json').read_text())
     assert results['num_videos'] == 3
-    assert results['video_accuracy'] in (0, 1)    # one annotated video is left to be right on
+    assert results['video_accuracy'] in (0, 1)  # one annotated video is left to be right on
 
 
 def test_other_settings_than_those_of_the_training_are_said(data, finished, tmp_path, capsys):
@@ -849,7 +849,7 @@ def put(value, *place):
     return change
 
 
-DAMAGES = {    # what is done to the data set -> what the message must name
+DAMAGES = {  # what is done to the data set -> what the message must name
     'no gt.json': (lambda d: (d / 'gt.json').unlink(), ['gt.json']),
     'gt.json is not JSON': (lambda d: (d / 'gt.json').write_text('{"database": '), ['gt.json']),
     'gt.json without classes': (
@@ -932,7 +932,7 @@ def test_weights_that_do_not_fit_are_refused_and_older_results_stay(data, tmp_pa
 def test_annotations_that_name_more_classes_than_the_weights_name_both_numbers(own_data, finished, tmp_path, capsys):
     annotate(own_data, lambda b: b['test_0']['annotations'].append({'label': 'Swim', 'segment': [0, 1]}))
     (tmp_path / 'alone').mkdir()
-    shutil.copy(finished / 'best.pt', tmp_path / 'alone')    # without the labels.txt of its training
+    shutil.copy(finished / 'best.pt', tmp_path / 'alone')  # without the labels.txt of its training
     argv = words(own_data, tmp_path / 'run', '--inference_only', '--model_file', tmp_path / 'alone' / 'best.pt')
     refused(capsys, argv, 3, 4, 'classes')
 
@@ -943,12 +943,12 @@ def test_the_classes_of_the_training_decide_whatever_the_annotations_are_called(
     def rename(database):
         for entry in database.values():
             for annotation in entry['annotations']:
-                annotation['label'] = annotation['label'].replace('Jump', 'Aaa')    # moves to the front
+                annotation['label'] = annotation['label'].replace('Jump', 'Aaa')  # moves to the front
 
     annotate(own_data, rename)
     found = json.loads((localize(own_data, finished / 'best.pt', tmp_path / 'renamed') / 'results.json').read_text())
     assert '1 label of the annotations are none of the 3 classes' in capsys.readouterr().err
-    for name in ('Dive', 'Run'):    # what was not renamed scores as before
+    for name in ('Dive', 'Run'):  # what was not renamed scores as before
         assert found['AP'].get(name) == expected['AP'].get(name)
     labels = {row['label'] for rows in json.loads((tmp_path / 'renamed' / 'detections.json').read_text())[
         'results'].values() for row in rows}
@@ -1038,7 +1038,7 @@ def test_nothing_to_learn_from_is_refused_with_what_to_write(tagged, tmp_path, c
 
 
 def test_a_labelled_video_can_be_held_to_its_labels(own_data, finished, tmp_path):
-    annotate(own_data, lambda b: b.pop('test_2'))    # this one is not labelled: whatever is predicted is localized
+    annotate(own_data, lambda b: b.pop('test_2'))  # this one is not labelled: whatever is predicted is localized
     flags = ['--class_th', 0]
     free, held = (read_detections(localize(own_data, finished / 'best.pt', tmp_path / name, *flags, *more)
                                   / 'detections.json') for name, more in (('free', []), ('held', ['--known_labels'])))
@@ -1124,7 +1124,7 @@ def test_inference_takes_network_and_sampling_from_the_run_that_gave_the_weights
     assert main.main(bare(data, tmp_path / 'own', *flags)) == 0
     assert f'taken from {finished / "args.json"}: ' in capsys.readouterr().out
     assert (tmp_path / 'own' / 'detections.json').read_bytes() == (finished / 'detections.json').read_bytes()
-    assert main.main(bare(data, tmp_path / 'hard', *flags, '--no-soft_nms')) == 0    # flags win
+    assert main.main(bare(data, tmp_path / 'hard', *flags, '--no-soft_nms')) == 0  # flags win
     assert len(read_detections(tmp_path / 'hard' / 'detections.json').scores) < len(
         read_detections(finished / 'detections.json').scores)
     assert main.main(bare(data, tmp_path / 'other', *flags, '--hidden_dim', 9)) == 2

@@ -9,18 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from engine.runtime import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, tune_malloc, check_precision, matmul_speed
-from model import (AICL, Mined, TemporalEmbedding, mine_snippets, pad_videos, pseudo_labels)
+from engine.device import LARGE_STEP, check_precision, matmul_speed, suggest_precision
+from engine.runtime import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, tune_malloc
+from model import AICL, Mined, TemporalConv1d, mine_snippets, pseudo_labels
 from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
-D, C, H = 5, 4, 6    # features a modality, classes, hidden width
+D, C, H = 5, 4, 6  # features per modality, classes, hidden width
 
-RECIPE = {'fusion_weight': 1 / 3, 'topk_ratio': 8}    # of THUMOS14
+RECIPE = {'fusion_weight': 1 / 3, 'topk_ratio': 8}  # of THUMOS14
 
 
 def table_layers(feature_dim=D, num_classes=C, hidden_dim=H, modalities=('rgb', 'flow')):
-    """The layers as the method's table lists them: released name -> torch's module, created in the table's order."""
+    """The layers of the network: released name -> torch module, in the released order of creation."""
     layers = {'base_module.0': nn.Conv1d(len(modalities) * feature_dim, hidden_dim, 3, padding=1),
               'cls.0': nn.Conv1d(hidden_dim, num_classes, 1)}
     for modality in modalities:
@@ -40,8 +41,8 @@ def same_network(seed=0, modalities=('rgb', 'flow'), **options):
 
 
 def slow_forward(layers, video, modalities=('rgb', 'flow')):
-    """One video (T, M D) through torch's Conv1d as the method says: S (T, C), embeddings (T, H), attentions (T,)."""
-    x = video.T[None]    # (1, M D, T)
+    """One video (T, M D) through torch's Conv1d: S (T, C), embeddings (T, H), attentions (T,)."""
+    x = video.T[None]  # (1, M D, T)
     embedding = layers['base_module/0'](x).relu()
     embeddings, attentions = {}, {}
     for i, modality in enumerate(modalities):
@@ -147,7 +148,7 @@ def test_video_logit_is_the_mean_over_the_snippets_of_largest_selection_score(le
 def test_a_video_does_not_depend_on_the_others_in_its_batch():
     model, _ = same_network()
     batch = features(5, 11)
-    batch[1] *= 1e6    # would swamp a neighbour that it leaks into
+    batch[1] *= 1e6  # would swamp a neighbour that it leaks into
     batch[3] *= 1e6
     with torch.no_grad():
         together = model(batch)
@@ -160,16 +161,16 @@ def test_gradients_equal_those_through_torch_convolutions():
     model, layers = same_network(topk_ratio=4)
     batch = features(3, 10)
     out = model(batch)
-    chosen = out.top_snippets
+    top = out.top_snippets
 
-    def scalar(values, parts):    # a different weight on every entry of every output that carries a gradient
+    def scalar(values, parts):  # a different weight on every entry of every output that carries a gradient
         return sum((part * torch.sin(torch.arange(part.numel(), dtype=torch.float64) + i).view_as(part)).sum()
                    for i, part in enumerate(parts)) + values.square().sum()
 
     slow = [slow_forward(layers, video) for video in batch]
     cas, embedding = torch.stack([s[0] for s in slow]), torch.stack([s[1] for s in slow])
     rgb, flow = (torch.stack([s[3][m] for s in slow]) for m in ('rgb', 'flow'))
-    expected = scalar(cas.gather(1, chosen).mean(1), [
+    expected = scalar(cas.gather(1, top).mean(1), [
         cas, rgb, flow, cas.sum(2).sigmoid(), (rgb + flow) / 2, embedding,
         *(torch.stack([s[2][m] for s in slow]) for m in ('rgb', 'flow'))])
     found = scalar(out.video_logits, [
@@ -183,19 +184,113 @@ def test_gradients_equal_those_through_torch_convolutions():
         torch.testing.assert_close(parameter.grad, getattr(layers[layer.replace('.', '/')], kind).grad, msg=name)
 
 
-@pytest.mark.parametrize('num_parts', [1, 2])
-def test_gradients_of_the_convolution_equal_differences(num_parts):
-    inputs = [values.requires_grad_() for values in (
-        features(H, num_parts * D, 3, seed=2), features(1, 1, H, seed=3)[0, 0], features(2, 4, num_parts * D))]
+# ---- the fast temporal convolution -----------------------------------------------------------------------------------
 
-    def embedding(weight, bias, batch):
-        parts = [pad_videos(part, batch.dtype) for part in batch.split(D, dim=-1)]
-        return TemporalEmbedding.apply(weight, bias, *parts)
+def conv_pair(kernel_size):
+    """A TemporalConv1d and torch's Conv1d with the same weights, in float64."""
+    torch.manual_seed(3)
+    fast = TemporalConv1d(2 * D, H, kernel_size).double()
+    slow = nn.Conv1d(2 * D, H, kernel_size, padding=kernel_size // 2).double()
+    slow.load_state_dict(fast.state_dict())
+    return fast, slow
 
-    assert torch.autograd.gradcheck(embedding, inputs)
+
+@pytest.mark.parametrize('length', [1, 2, 3, 9])
+@pytest.mark.parametrize('kernel_size', [1, 3, 5, 7])
+def test_the_temporal_convolution_equals_conv1d_for_any_odd_kernel(kernel_size, length):
+    fast, slow = conv_pair(kernel_size)
+    results = []
+    for layer in (fast, slow):
+        x = features(3, length).transpose(1, 2).detach().requires_grad_()
+        y = layer(x)
+        assert y.shape == (3, H, length)
+        (y * torch.sin(torch.arange(y.numel(), dtype=torch.float64)).view(y.shape)).sum().backward()
+        results.append([y, x.grad, layer.weight.grad, layer.bias.grad])
+    for found, expected in zip(*results):
+        torch.testing.assert_close(found, expected)
 
 
-def test_products_in_bf16_stay_near_and_gradients_keep_the_type_of_the_weights():
+@pytest.mark.parametrize('kernel_size', [3, 5])
+def test_gradients_of_the_temporal_convolution_equal_differences(kernel_size):
+    layer, _ = conv_pair(kernel_size)
+    x = features(2, 4).transpose(1, 2).requires_grad_()
+    weight, bias = (value.detach().clone().requires_grad_() for value in (layer.weight, layer.bias))
+
+    def convolve(x, weight, bias):
+        return torch.func.functional_call(layer, {'weight': weight, 'bias': bias}, x)
+
+    assert torch.autograd.gradcheck(convolve, (x, weight, bias))
+
+
+def test_a_stream_of_joint_features_is_read_in_place():
+    """A split of the features is not contiguous; the convolution gives the same as for a copy."""
+    fast = TemporalConv1d(D, H, 3).double()
+    stream = features(3, 10).transpose(1, 2).split(D, dim=1)[1]
+    assert not stream.transpose(1, 2).is_contiguous()
+    torch.testing.assert_close(fast(stream), fast(stream.clone(memory_format=torch.contiguous_format)))
+
+
+@pytest.mark.parametrize('kernel_size', [2, 4])
+def test_an_even_kernel_is_refused_when_it_is_built(kernel_size):
+    with pytest.raises(ValueError, match=f'kernel_size {kernel_size}.*odd'):
+        TemporalConv1d(D, H, kernel_size)
+
+
+# ---- edits of the network --------------------------------------------------------------------------------------------
+
+def edited_outputs(edit):
+    """The outputs of a network before and after an edit of its modules."""
+    model, _ = same_network()
+    batch = features(2, 12)
+    before = model(batch)
+    edit(model.actionness_module)
+    return before, model(batch), model
+
+
+@pytest.mark.parametrize('name, edit', [
+    ('dropout', lambda module: module.base_module.append(nn.Dropout(0.7))),
+    ('GELU', lambda module: module.base_module.__setitem__(1, nn.GELU())),
+    ('batch norm', lambda module: module.base_module.insert(1, nn.BatchNorm1d(H).double())),
+    ('a deeper branch', lambda module: module.base_module.extend([TemporalConv1d(H, H, 3).double(), nn.ReLU()])),
+    ('kernel 5', lambda module: module.base_module.__setitem__(0, TemporalConv1d(2 * D, H, 5).double())),
+    ('a hidden classifier', lambda module: module.cls.insert(0, nn.Dropout(0.7)))])
+def test_an_edited_layer_changes_the_class_scores(name, edit):
+    before, after, model = edited_outputs(edit)
+    assert after.cas.shape == before.cas.shape and not torch.allclose(after.cas, before.cas), name
+    after.video_logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.actionness_module.base_module.parameters())
+
+
+@pytest.mark.parametrize('modality', ['rgb', 'flow'])
+def test_an_edited_layer_changes_the_attention_of_its_modality_only(modality):
+    def edit(module):
+        getattr(module, f'action_module_{modality}').append(nn.Dropout(0.7))
+
+    before, after, _ = edited_outputs(edit)
+    other = {'rgb': 'flow', 'flow': 'rgb'}[modality]
+    assert not torch.allclose(getattr(after, f'attention_{modality}'), getattr(before, f'attention_{modality}'))
+    assert torch.equal(getattr(after, f'attention_{other}'), getattr(before, f'attention_{other}'))
+    assert torch.equal(after.cas, before.cas)
+
+
+def test_conv1d_in_place_of_the_fast_convolution_gives_the_same_outputs():
+    model, _ = same_network()
+    batch = features(3, 10)
+    expected = model(batch)
+    for module in list(model.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, TemporalConv1d):
+                plain = nn.Conv1d(layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding)
+                plain.double().load_state_dict(layer.state_dict())
+                setattr(module, name, plain)
+    for name, found, value in zip(expected._fields, model(batch), expected):
+        if name == 'top_snippets':  # their order is not defined
+            assert torch.equal(found.sort(dim=1).values, value.sort(dim=1).values)
+        else:
+            torch.testing.assert_close(found, value, msg=name)
+
+
+def test_matmuls_in_bf16_stay_near_and_gradients_keep_the_type_of_the_weights():
     exact, near = (same_network(topk_ratio=4, compute_dtype=dtype)[0].float() for dtype in (None, torch.bfloat16))
     batch = features(3, 10).float()
     for model in (exact, near):
@@ -240,7 +335,7 @@ def test_pseudo_target_is_one_where_a_snippet_is_among_the_top_of_any_of_the_lab
 # ---- mining ---------------------------------------------------------------------------------------------------------
 
 def slow_mining(aware, agnostic):
-    """One video, section 4 of the method: for each of the four sets the scores of the snippets that have one."""
+    """One video, for each of the four sets the scores of the snippets that have one."""
     length = len(aware)
     aware_median, agnostic_median = sorted(aware)[(length - 1) // 2], sorted(agnostic)[(length - 1) // 2]
     first = [a > aware_median for a in aware]
@@ -295,7 +390,7 @@ def test_mining_ranks_by_the_class_aware_actionness_alone():
     aware, agnostic = scores(4, 30, 7)
     side = agnostic > agnostic.median(dim=1, keepdim=True).values
     other = torch.rand(4, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(9)) / 3
-    other = torch.where(side, other + 2 / 3, other)    # other values on the same sides of the median
+    other = torch.where(side, other + 2 / 3, other)  # other values on the same sides of the median
     for found, expected in zip(mine_snippets(aware, other, 3), mine_snippets(aware, agnostic, 3)):
         assert torch.equal(found.sort().values, expected.sort().values)
 
@@ -324,23 +419,23 @@ def test_the_shortest_sequences_pass_through_network_targets_and_mining(length):
     assert all(((0 <= index) & (index < length)).all() for index in mined)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='glibc alone can be told to keep freed memory')
-def test_memory_that_a_step_frees_is_there_for_the_next_one():
-    """In a process of its own: in this one an allocation that failed may have sent others past the main heap."""
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc has these thresholds')
+def test_memory_freed_by_a_step_is_reused():
+    """In a separate process: in this one a failed allocation may have moved later ones off the main heap."""
     code = """
 import resource
 import torch
-from model import NetworkOptions, build_network
+from engine.runtime import configure
 
-build_network(NetworkOptions(6, 1 / 3, 8, ('rgb',), 'fp32'), 5, 4, torch.device('cpu'))
+configure('fp32')
 
-def pages_of(num_bytes):    # that the system hands out while so much memory is written and freed again
+def pages_of(num_bytes):    # page faults of writing and freeing so much memory
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.zeros(num_bytes, dtype=torch.uint8).add_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 piece = 100 * 2 ** 20
-for _ in range(5):    # until a place for it is found
+for _ in range(5):    # until the heap is large enough
     pages_of(piece)
 assert sum(pages_of(piece) for _ in range(5)) < piece / resource.getpagesize()
 """
@@ -349,8 +444,8 @@ assert sum(pages_of(piece) for _ in range(5)) < piece / resource.getpagesize()
 
 
 @pytest.mark.parametrize('most, kept', [(2 ** 40, 2 ** 28), (2 ** 25, 2 ** 25), (2 ** 19, None)])
-def test_an_older_libc_keeps_what_it_can(monkeypatch, most, kept):
-    """One that maps pieces from 128 kB on anew each time, since it was told of the heap's end alone, is slower."""
+def test_an_older_libc_gets_the_largest_threshold_it_accepts(monkeypatch, most, kept):
+    """Without any mmap threshold the trim threshold is not set either: allocations above 128 kB would be mapped each time."""
     set_to = {}
 
     def mallopt(parameter, value):
@@ -376,26 +471,29 @@ def speed_of(bf16):
 
 
 @pytest.mark.parametrize('device', [CPU, GPU])
-def test_bf16_is_recommended_to_those_who_would_gain_by_it(device):
-    assert '--precision bf16' in check_precision('fp32', device, speed_of(280))
-    assert '2.8 times' in check_precision('fp32', device, speed_of(280))
+def test_bf16_is_suggested_for_large_steps_on_a_device_where_it_is_faster(device):
+    hint, = suggest_precision('fp32', device, 2 * LARGE_STEP, speed_of(280))
+    assert '--precision bf16' in hint and '2.8 times' in hint
     for too_little in (120, 100, 1):
-        assert check_precision('fp32', device, speed_of(too_little)) == ''
+        assert suggest_precision('fp32', device, 2 * LARGE_STEP, speed_of(too_little)) == []
+    assert suggest_precision('fp32', device, LARGE_STEP / 2, None) == []  # and nothing is measured
+    assert suggest_precision('bf16', device, 2 * LARGE_STEP, None) == []
 
 
 def test_bf16_is_refused_where_it_is_slower_than_fp32():
     with pytest.raises(InputError, match='--precision bf16.*0.02 times the speed of fp32.*leave it out'):
         check_precision('bf16', CPU, speed_of(2))
-    assert '0.25 of the time' in check_precision('bf16', CPU, speed_of(400))
+    check_precision('bf16', CPU, speed_of(400))
 
 
-def test_tf32_is_refused_on_a_processor_and_nothing_is_tried_for_it_or_for_fp64():
+def test_tf32_is_refused_on_a_cpu_and_nothing_is_measured_for_it_or_for_fp64():
     with pytest.raises(InputError, match='--precision tf32'):
         check_precision('tf32', CPU, speed=None)
-    assert check_precision('tf32', GPU, speed=None) == check_precision('fp64', CPU, speed=None) == ''
+    for precision, device in (('tf32', GPU), ('fp64', CPU), ('fp32', CPU)):
+        check_precision(precision, device, speed=None)
 
 
-def test_the_trial_product_leaves_threads_and_random_numbers_as_they_are():
+def test_the_speed_measurement_changes_neither_threads_nor_random_numbers():
     before = torch.get_num_threads(), torch.get_rng_state()
     assert matmul_speed(torch.float32, CPU) > 0
     assert torch.get_num_threads() == before[0] and torch.equal(torch.get_rng_state(), before[1])

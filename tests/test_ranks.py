@@ -26,7 +26,7 @@ def test_two_ranks_train_and_evaluate_as_one_process(tmp_path):
         done = subprocess.run([sys.executable, *start, 'main.py', *words(data, tmp_path / name, *flags)], cwd=ROOT,
                               capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count('best weights') == 1    # only the first rank speaks
+        assert done.stdout.count('best weights') == 1  # only the first rank speaks
     one, two = tmp_path / 'one', tmp_path / 'two'
     assert len(losses(two)) == 7
     for ours, theirs in zip(losses(one), losses(two)):

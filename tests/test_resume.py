@@ -29,7 +29,7 @@ def undisturbed(data, tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    return tmp_path / 'run'    # of the same name, which the report shows
+    return tmp_path / 'run'  # of the same name, which the report shows
 
 
 def resume(data, folder, log, *flags, steps=7):
@@ -42,13 +42,13 @@ def resume(data, folder, log, *flags, steps=7):
 # Every step writes a checkpoint: files are then renamed far more often than in a real run.
 @pytest.mark.parametrize('call, expected', [
     (Call('engine.trainer.aicl_losses', 5, TERM), 128 + signal.SIGTERM),
-    (Call('engine.trainer.aicl_losses', 3, INT), 128 + signal.SIGINT),           # an epoch ends with this step
-    (Call('engine.inference.Evaluator.predict', 2, TERM), 128 + signal.SIGTERM),      # in the middle of the second epoch
-    (Call('engine.trainer.aicl_losses', 1, KILL), -signal.SIGKILL),              # before there is anything to go on with
+    (Call('engine.trainer.aicl_losses', 3, INT), 128 + signal.SIGINT),  # an epoch ends with this step
+    (Call('engine.inference.Evaluator.predict', 2, TERM), 128 + signal.SIGTERM),  # in the middle of the second epoch
+    (Call('engine.trainer.aicl_losses', 1, KILL), -signal.SIGKILL),  # before there is anything to go on with
     pytest.param(Call('engine.trainer.aicl_losses', 6, KILL), -signal.SIGKILL, marks=pytest.mark.long),
     pytest.param(Call('engine.inference.Evaluator.predict', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
-    (Call('engine.run_folder.write_checkpoint', 5, KILL), -signal.SIGKILL),         # the results are newer than the checkpoint
-    (Call('main.print_next_steps', 1, KILL), -signal.SIGKILL),               # all is done
+    (Call('engine.run_folder.write_checkpoint', 5, KILL), -signal.SIGKILL),  # the results are newer than the checkpoint
+    (Call('main.print_next_steps', 1, KILL), -signal.SIGKILL),  # all is done
     (HalfAFile(12), -signal.SIGKILL)], ids=str)
 def test_a_stopped_run_goes_on_to_the_same_files(data, undisturbed, folder, tmp_path, call, expected):
     log = tmp_path / 'log'
@@ -106,7 +106,7 @@ def test_both_checkpoints_damaged_is_one_line_with_a_mend(data, folder, tmp_path
     for name in ('checkpoint.pt', 'checkpoint.previous.pt'):
         content = bytearray((folder / name).read_bytes())
         weight = torch.load(folder / name, weights_only=True)['model']['actionness_module.cls.0.weight']
-        content[content.index(weight.numpy().tobytes())] ^= 64    # one flipped bit, in the weights
+        content[content.index(weight.numpy().tobytes())] ^= 64  # one flipped bit, in the weights
         (folder / name).write_bytes(content)
         before[name] = bytes(content)
     assert status(start(command(data, folder, '--resume'), log)) == 2
@@ -118,7 +118,7 @@ def test_both_checkpoints_damaged_is_one_line_with_a_mend(data, folder, tmp_path
 
 def test_no_more_of_the_data_s_readers_or_a_longer_schedule_changes_a_run(data, undisturbed, folder, tmp_path):
     log = tmp_path / 'log'
-    assert status(start(command(data, folder, steps=5), log)) == 0    # its end is evaluated: a longer run goes by it
+    assert status(start(command(data, folder, steps=5), log)) == 0  # its end is evaluated: a longer run goes by it
     resume(data, folder, log, '--num_workers', 2, '--cache', 'none')
     expected = contents(undisturbed)
     rows = (folder / 'metrics.csv').read_text().splitlines()
@@ -132,7 +132,7 @@ def test_a_finished_run_is_reported_again_and_a_shorter_one_is_refused(data, und
     said = resume(data, folder, log)
     assert 'best weights' in said and 'last weights' in said
     assert not differences(folder, contents(undisturbed))
-    for name in ('results.json', 'detections.json', 'report.html'):    # as inference in this folder would
+    for name in ('results.json', 'detections.json', 'report.html'):  # as inference in this folder would
         (folder / name).write_text('{}')
     resume(data, folder, log)
     assert not differences(folder, contents(undisturbed))
@@ -146,7 +146,7 @@ def test_overwriting_leaves_nothing_of_the_old_run_and_all_else(data, folder, tm
     log = tmp_path / 'log'
     leaves_the_next = Rename('checkpoint.pt', 3)
     status(start(command(data, folder), log, leaves_the_next, checkpoint_seconds=0))
-    (folder / '.results.json.12-ab.tmp').write_text('half')    # as a kill leaves it
+    (folder / '.results.json.12-ab.tmp').write_text('half')  # as a kill leaves it
     (folder / 'notes.txt').write_text('mine')
     (folder / 'figures').mkdir()
     old = {path.name for path in folder.glob('events.out.tfevents.*')}
@@ -168,7 +168,7 @@ def test_a_kill_in_the_clearing_never_leaves_a_run_in_parts(data, undisturbed, f
         status(start(command(data, folder, '--overwrite'), log, killed, checkpoint_seconds=0))
         again = start(command(data, folder, '--overwrite'), log, Call('pathlib.Path.unlink', number, KILL))
         assert status(again) == -signal.SIGKILL
-        assert status(start(command(data, folder), log)) == 2    # still known as a run
+        assert status(start(command(data, folder), log)) == 2  # still known as a run
         resume(data, folder, log)
         assert not differences(folder, contents(undisturbed))
 

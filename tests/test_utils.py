@@ -1,18 +1,18 @@
-"""The ground: whole files, and what is said of those that cannot be read or written."""
+"""Atomic files, messages for those that cannot be read or written, and the argument parser."""
 import json
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from utils import InputError, Parser, refuse_overwriting_inputs, refuse_overwriting_foreign, pick, read_json, write_json, write_text
+from utils import (InputError, Parser, atomic_folder, read_json, refuse_overwriting_foreign, refuse_overwriting_inputs,
+                   write_json, write_text)
 
-# ---- whole files ----------------------------------------------------------------------------------------------------
+# ---- atomic files ---------------------------------------------------------------------------------------------------
 
 def message(path: Path) -> str:
-    """What the reader of JSON says; one line of a sensible length, whatever the file holds."""
+    """The error of the JSON reader; one line of limited length, whatever the file contains."""
     with pytest.raises(InputError) as caught:
         read_json(path)
     text = str(caught.value)
@@ -21,11 +21,11 @@ def message(path: Path) -> str:
 
 
 @pytest.mark.parametrize(('content', 'words'), [
-    (b'', 'empty'), (b'   ', 'not a JSON'), (b'{"database": ', 'not a JSON'), (b'\xff\xfe{}', "can't decode"),
-    (b'\x80\x02}q\x00.', "can't decode"), (b'{"results": {}} more', 'not a JSON'), (b'[' * 10 ** 5, 'nested too deep'),
-    (b'{"a":' * 10 ** 5, 'nested too deep'), (b'{"database": {"a": {}, "a": {}}}', "'a' stands twice"),
+    (b'', 'empty'), (b'   ', 'not a valid JSON'), (b'{"database": ', 'not a valid JSON'), (b'\xff\xfe{}', "can't decode"),
+    (b'\x80\x02}q\x00.', "can't decode"), (b'{"results": {}} more', 'not a valid JSON'), (b'[' * 10 ** 5, 'nested too deep'),
+    (b'{"a":' * 10 ** 5, 'nested too deep'), (b'{"database": {"a": {}, "a": {}}}', "'a' appears twice"),
     (b'[1' + b'0' * 5000 + b']', 'digits')])
-def test_files_that_are_no_json(tmp_path, content, words):
+def test_files_that_are_not_json(tmp_path, content, words):
     (tmp_path / 'file.json').write_bytes(content)
     assert words in message(tmp_path / 'file.json')
 
@@ -35,12 +35,12 @@ def test_files_that_cannot_be_read(tmp_path):
     assert 'directory' in message(tmp_path)
 
 
-def test_a_byte_order_mark_is_fine(tmp_path):
+def test_a_byte_order_mark_is_accepted(tmp_path):
     (tmp_path / 'file.json').write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(tmp_path / 'file.json') == {'a': 1}
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_written_atomically(tmp_path, monkeypatch):
     path = tmp_path / 'results.json'
     write_json(path, {'a': 1})
     assert json.loads(path.read_text()) == {'a': 1} and os.listdir(tmp_path) == ['results.json']
@@ -53,7 +53,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert json.loads(path.read_text()) == {'a': 1} and os.listdir(tmp_path) == ['results.json']
 
 
-def test_two_writers_of_one_file_write_beside_each_other(tmp_path, monkeypatch):
+def test_two_writers_of_one_file_use_different_temporary_files(tmp_path, monkeypatch):
     names = []
     monkeypatch.setattr(os, 'replace', lambda source, target: names.append(Path(source).name))
     for _ in range(2):
@@ -62,9 +62,9 @@ def test_two_writers_of_one_file_write_beside_each_other(tmp_path, monkeypatch):
     assert len(set(names)) == 2 and all(re.fullmatch(form, name) for name in names)
 
 
-def test_only_files_of_the_own_kind_are_written_over(tmp_path):
+def test_only_files_of_the_same_kind_are_overwritten(tmp_path):
     path = tmp_path / 'file'
-    for place in path, None, '/dev/null', tmp_path:  # nothing of anybody's is there
+    for place in path, None, '/dev/null', tmp_path:  # no file of another kind
         refuse_overwriting_foreign(place, 'ours')
     for content in b'', b'ours', b'ours and more':
         path.write_bytes(content)
@@ -77,17 +77,17 @@ def test_only_files_of_the_own_kind_are_written_over(tmp_path):
 
 def test_two_outputs_of_one_command_are_two_files(tmp_path):
     refuse_overwriting_inputs([None], tmp_path / 'a', None, None, tmp_path / 'b', '/dev/null', '/dev/null')
-    with pytest.raises(InputError, match='a: is named for more than one output'):
+    with pytest.raises(InputError, match='a: is given for more than one output'):
         refuse_overwriting_inputs([None], tmp_path / 'a', tmp_path / 'folder' / '..' / 'a')
 
 
-def test_not_a_number_is_never_written(tmp_path):
+def test_nan_is_never_written(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / 'results.json', {'a': float('nan')})
     assert not os.listdir(tmp_path)
 
 
-def test_places_that_cannot_be_written(tmp_path):
+def test_paths_that_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match='cannot be written: No such file'):
         write_text(tmp_path / 'none' / 'file', 'x')
     with pytest.raises(InputError, match='cannot be written: Is a directory'):
@@ -96,13 +96,31 @@ def test_places_that_cannot_be_written(tmp_path):
         write_text('/dev/full', 'x')
 
 
-def test_links_and_devices_stay_what_they_are(tmp_path):
+def test_links_and_devices_are_not_replaced(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'file')
     write_text(tmp_path / 'link', 'x')
     assert (tmp_path / 'link').is_symlink() and (tmp_path / 'file').read_text() == 'x'
     (tmp_path / 'null').symlink_to('/dev/null')
     write_text(tmp_path / 'null', 'x')
     assert not os.path.isfile('/dev/null')
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path):
+    target = tmp_path / 'data'
+    with atomic_folder(target) as folder:
+        (folder / 'a').write_text('1')
+        assert not target.exists()
+    with pytest.raises(KeyError):
+        with atomic_folder(target) as folder:
+            (folder / 'a').write_text('2')
+            raise KeyError
+    assert (target / 'a').read_text() == '1'
+    with atomic_folder(target) as folder:
+        (folder / 'b').write_text('3')
+    assert os.listdir(target) == ['b'] and os.listdir(tmp_path) == ['data']
+    (tmp_path / 'file').touch()
+    with pytest.raises(InputError, match='cannot be written'), atomic_folder(tmp_path / 'file' / 'data'):
+        pass
 
 
 # ---- flags ----------------------------------------------------------------------------------------------------------
@@ -118,7 +136,7 @@ def parser() -> Parser:
 
 @pytest.mark.parametrize(('flag', 'meant'), [
     ('--clas_th', '--class_th'), ('--class-th=0.3', '--class_th'), ('--expname', '--exp_name')])
-def test_a_misspelt_flag_is_told_its_right_name(parser, capsys, flag, meant):
+def test_a_misspelled_flag_gets_a_suggestion(parser, capsys, flag, meant):
     with pytest.raises(SystemExit) as caught:
         parser.parse_args([flag, 'x'])
     lines = capsys.readouterr().err.splitlines()
@@ -126,7 +144,7 @@ def test_a_misspelt_flag_is_told_its_right_name(parser, capsys, flag, meant):
     assert lines[0].startswith('error: ') and f'did you mean {meant}?' in lines[0]
 
 
-def test_only_what_looks_like_a_flag_is_suggested_for(parser, capsys):
+def test_only_similar_flags_are_suggested(parser, capsys):
     args = parser.parse_args(['--exp_name=--class th', '--class', '0.5', '--', '--clas_th'])
     assert (args.exp_name, args.class_th, args.names) == ('--class th', 0.5, ['--clas_th'])
     with pytest.raises(SystemExit):
@@ -135,22 +153,10 @@ def test_only_what_looks_like_a_flag_is_suggested_for(parser, capsys):
 
 
 @pytest.mark.parametrize(('arguments', 'words'), [
-    (['--num_steps', ''], 'after --num_steps is empty'), (['--num_steps='], 'nothing is given for --num_steps'),
+    (['--num_steps', ''], 'after --num_steps is empty'), (['--num_steps='], '--num_steps has no value'),
     (['a', ''], 'after a is empty'), ([''], 'after program is empty'), (['--', ''], 'after -- is empty')])
-def test_an_empty_argument_is_no_file_and_no_number(parser, capsys, arguments, words):
+def test_an_empty_argument_is_refused(parser, capsys, arguments, words):
     parser.prog = 'program'
     with pytest.raises(SystemExit) as end:
         parser.parse_args(arguments)
     assert end.value.code == 2 and words in capsys.readouterr().err
-
-
-def test_options_are_picked_from_the_values_of_all_flags_by_name():
-    class Options(NamedTuple):
-        width: int
-        precision: str
-        streams: tuple[str, ...]
-
-    values = {'precision': 'fp32', 'streams': 'all', 'lr': 0.1, 'width': 3}
-    assert pick(Options, values, streams=('rgb',)) == Options(width=3, precision='fp32', streams=('rgb',))
-    with pytest.raises(KeyError, match='width'):
-        pick(Options, {'precision': 'fp32'}, streams=())

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from engine.checkpoint import load_weights, infer_num_classes, read_weights
+from engine.checkpoint import infer_num_classes, load_weights, read_weights
+from engine.torch_io import save
 from model import AICL
-from engine.checkpoint import save
 from utils import InputError
 
 D, C, H = 4, 3, 6
 PREFIX = 'actionness_module.'
-RECIPE = {'fusion_weight': 1 / 3, 'topk_ratio': 8}    # of THUMOS14
+RECIPE = {'fusion_weight': 1 / 3, 'topk_ratio': 8}  # of THUMOS14
 
 
 def network(seed=0):
@@ -59,7 +59,7 @@ def test_both_file_formats_of_torch_load_under_any_name(tmp_path, zipped):
 def test_strided_and_shared_tensors_load(tmp_path):
     state = network(1).state_dict()
     name = f'{PREFIX}cls.0.weight'
-    state[name] = torch.stack([state[name], state[name] + 1], dim=-1)[..., 0]    # a view into something larger
+    state[name] = torch.stack([state[name], state[name] + 1], dim=-1)[..., 0]  # a view into something larger
     torch.save(state, tmp_path / 'weights.pt')
     model = network(2)
     load_weights(model, read_weights(tmp_path / 'weights.pt'), 'weights.pt')
@@ -89,13 +89,13 @@ def test_parameters_that_the_network_does_not_have_are_left_out_with_a_warning(c
     load_weights(model, {**state, 'head.bias': torch.zeros(1), 'mask': torch.ones(2)}, 'CAS_Only.pkl')
     assert_equal(model, state)
     warning, = capsys.readouterr().err.splitlines()
-    assert warning == ('warning: CAS_Only.pkl: 2 parameters that this network does not have are left out: '
+    assert warning == ('warning: CAS_Only.pkl: 2 parameters that this network does not have are ignored: '
                        'head.bias, mask')
 
 
 @pytest.mark.parametrize('value, words', [
     (torch.full((C,), float('nan')), 'NaN'), (torch.full((C,), float('inf')), 'infin'),
-    (torch.full((C,), 1e300, dtype=torch.float64), 'infin'),    # finite there, infinite in the float32 of the network
+    (torch.full((C,), 1e300, dtype=torch.float64), 'infin'),  # finite there, infinite in the float32 of the network
     (torch.zeros(C, dtype=torch.int64), 'floating'), (torch.zeros(C, dtype=torch.complex64), 'floating'),
     ([0.0] * C, 'tensor'), (None, 'tensor')])
 def test_values_that_are_no_weights_are_refused(value, words):
@@ -148,10 +148,10 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path, kind):
         read_weights(path)
     assert not harm.exists()
     torch.load(path, weights_only=False) if kind != 'plain pickle' else pickle.loads(path.read_bytes())
-    assert harm.exists()    # the file does hold code
+    assert harm.exists()  # the file does hold code
 
 
-@pytest.mark.filterwarnings('error')    # a warning of torch's would be a second line for the user
+@pytest.mark.filterwarnings('error')  # a warning of torch's would be a second line for the user
 def test_absent_files_folders_and_files_of_something_else_are_refused(tmp_path):
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'empty').write_bytes(b'')
@@ -168,7 +168,7 @@ def test_absent_files_folders_and_files_of_something_else_are_refused(tmp_path):
         with pytest.raises(InputError, match=name) as error:
             read_weights(tmp_path / name)
         assert '\n' not in str(error.value)
-        assert 'weights_only' not in str(error.value)    # torch's own advice is how to run the code of the file
+        assert 'weights_only' not in str(error.value)  # torch's own advice is how to run the code of the file
 
 
 @pytest.mark.parametrize('zipped', [True, False])
@@ -183,7 +183,7 @@ def test_a_truncated_or_damaged_checkpoint_is_refused_or_read_but_never_crashes(
     rng = np.random.RandomState(0)
     for _ in range(150):
         damaged = bytearray(whole)
-        for place in rng.randint(0, min(len(whole), 2000), 3):    # the pickle comes first: most damage is done there
+        for place in rng.randint(0, min(len(whole), 2000), 3):  # the pickle comes first: most damage is done there
             damaged[place] = rng.randint(256)
         path.write_bytes(damaged)
         try:
