@@ -1,36 +1,35 @@
-"""ActivityNet 1.3 with its real annotations and synthetic features: one result, however the data set is stored."""
+"""ActivityNet 1.3 with its real annotations and synthetic features: the same result in every layout."""
 import json
 
 import numpy as np
 import pytest
 
-import dataset
 import main
 
-WIDTH = 4    # features a modality
+WIDTH = 4  # features per modality
 FLAGS = ['--dataset', 'activitynet1.3', '--num_segments', 10, '--hidden_dim', 8, '--num_steps', 3, '--batch_size', 16,
          '--detection_inf_step', 'never', '--figures', 0, '--device', 'cpu', '--exp_name', 'run']
 
 
 @pytest.fixture(scope='module')
 def database(shared):
-    """A part of the real gt.json: a training video of each of the 200 classes, 60 validation and 5 test videos."""
+    """Return a part of gt.json: a training video of each of the 200 classes, 60 validation and 5 test videos."""
     whole = json.loads((shared / 'data/activitynet1.3/gt.json').read_text())['database']
-    chosen, classes, counts = {}, set(), {'validation': 60, 'testing': 5}
+    chosen, classes, missing = {}, set(), {'validation': 60, 'testing': 5}
     for name, video in whole.items():
         labels = {row['label'] for row in video['annotations']}
         if video['subset'] == 'training' and labels - classes:
             classes |= labels
             chosen[name] = video
-        elif counts.get(video['subset'], 0):
-            counts[video['subset']] -= 1
+        elif missing.get(video['subset'], 0):
+            missing[video['subset']] -= 1
             chosen[name] = video
-    assert len(classes) == 200 and not any(counts.values())
+    assert len(classes) == 200 and not any(missing.values())
     return chosen
 
 
-# How it is stored: folders, layout, the ids of files, lists (None: no lists) and gt.json, and subset names.
-STORED = {
+# Base folder, split folders, layout, prefixes of names in files, lists (None: no lists) and gt.json, subset spelling.
+LAYOUTS = {
     'two-stream': ('features/{}', {'validation': 'test', 'training': 'train'}, 'two-stream', '', 'v_', '', str),
     'joint': ('{}', {'validation': 'validation', 'training': 'train'}, 'joint', 'v_', '', '', str.title),
     'joint, other spellings': ('features/{}', {'validation': 'test', 'training': 'train'}, 'joint', '', '', 'v_',
@@ -40,14 +39,14 @@ STORED = {
 
 
 def write(root, database, how):
-    """Write the data set; ten annotated validation videos have no features and are in no list. The names in gt.json."""
-    base, folders, layout, file_prefix, list_prefix, truth_prefix, spelling = STORED[how]
-    names, left = {'training': [], 'validation': []}, 10
+    """Write the data set; ten annotated validation videos have no features and are in no list."""
+    base, folders, layout, file_prefix, list_prefix, gt_prefix, spelling = LAYOUTS[how]
+    names, num_excluded = {'training': [], 'validation': []}, 0
     for i, (name, video) in enumerate(database.items()):
         if video['subset'] not in names or not video['annotations']:
             continue
-        if video['subset'] == 'validation' and left:
-            left -= 1
+        if video['subset'] == 'validation' and num_excluded < 10:
+            num_excluded += 1
             continue
         names[video['subset']].append(name)
         rng = np.random.RandomState(i)
@@ -61,30 +60,30 @@ def write(root, database, how):
         for split, subset in (('train', 'training'), ('test', 'validation')):
             (root / f'split_{split}.txt').write_text('\n'.join(list_prefix + name for name in names[subset]))
     (root / 'gt.json').write_text(json.dumps({'database': {
-        truth_prefix + name: {**video, 'subset': spelling(video['subset'])} for name, video in database.items()}}))
+        gt_prefix + name: {**video, 'subset': spelling(video['subset'])} for name, video in database.items()}}))
 
 
-def test_however_it_is_stored_the_result_is_the_same(database, tmp_path, capsys):
-    found = {}
-    for cache, how in zip(('ram', 'none', 'auto', 'ram'), STORED):
+def test_the_result_is_the_same_in_every_layout(database, tmp_path, capsys):
+    results = {}
+    for cache, how in zip(('ram', 'none', 'auto', 'ram'), LAYOUTS):
         root, output = tmp_path / how, tmp_path / f'{how} output'
         root.mkdir()
         write(root, database, how)
-        assert dataset.main([str(root), '--deep']) == 0
+        assert main.main(['--data_path', str(root), '--check']) == 0
         report = capsys.readouterr().out
         assert '200 classes' in report and 'TIME BASE' not in report and 'fine: ready to train' in report
         flags = [*FLAGS, '--data_path', root, '--output_dir', output, '--cache', cache]
         assert main.main(list(map(str, flags))) == 0
         warned = [line for line in capsys.readouterr().err.splitlines() if 'left out' in line]
         assert len(warned) == (how == 'without lists')
-        assert not warned or '10 of the 60 test videos by subset validation have no features' in warned[0]
+        assert not warned or '10 of the 60 test videos in subset validation have no features' in warned[0]
         run = output / 'run'
         detections = json.loads((run / 'detections.json').read_text())['results']
         assert len(detections) == 50 and any(detections.values())
-        found[how] = [(run / name).read_text() for name in ('losses.csv', 'metrics.csv', 'labels.txt')]
-        found[how].append({name.removeprefix(STORED[how][5]): rows for name, rows in detections.items()})
-    first = found['two-stream']
+        results[how] = [(run / name).read_text() for name in ('losses.csv', 'metrics.csv', 'labels.txt')]
+        results[how].append({name.removeprefix(LAYOUTS[how][5]): rows for name, rows in detections.items()})
+    first = results['two-stream']
     classes = first[2].splitlines()
     assert classes == sorted(classes) and len(classes) == 200
-    for how, results in found.items():
-        assert results == first, how
+    for how, result in results.items():
+        assert result == first, how

@@ -1,17 +1,26 @@
-"""Labels without times, durations, and who belongs to a split where little says so."""
+"""Data folders: labels without times, durations, split lists, the videos of a split, the time base."""
 import json
+import shutil
 
 import numpy as np
 import pytest
+from data_folders import LENGTHS, annotate, error_of, features_of, open_split, save, write_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from formats.annotations import missing_annotations, read_annotations, read_labels, read_split_file
+from formats.annotations import missing_annotations, read_annotations, read_ground_truth, read_labels, read_split_file
 from formats.data_folder import find_split, has_test_videos
 from utils import InputError
 
 BOTH = ('rgb', 'flow')
 
 
-def written(folder, text, name='labels.csv'):
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path)
+
+
+def write(folder, text, name='labels.csv'):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     return folder / name
@@ -25,74 +34,235 @@ def add_features(folder, split, *names, length=4):
             np.save(path, np.ones((length, 3), np.float32))
 
 
-def tags(truth):
-    return {(truth.videos[v], truth.labels[c]) for v, c in zip(truth.tag_video.tolist(), truth.tag_label.tolist())}
+def tags(gt):
+    return {(gt.videos[v], gt.labels[c]) for v, c in zip(gt.tag_video.tolist(), gt.tag_label.tolist())}
 
 
 @pytest.mark.parametrize('text', [
     'video,label\na,Run\nb,Jump\na,Jump\n', 'label,video\r\nRun,a\r\nJump,b\r\n\r\nJump,a\r\n',
     '\ufeffvideo, label\na.mp4,Run\nv_b,Jump\nb.MKV,Jump\n"a",Jump\na.npy,Run\n'])
-def test_a_label_a_row_names_what_happens_in_a_video(tmp_path, text):
-    truth = read_labels(written(tmp_path, text))
-    assert truth.labels == ['Jump', 'Run'] and len(truth.segments) == 0
-    found = {(name.removeprefix('v_'), label) for name, label in tags(truth)}
-    assert found == {('a', 'Run'), ('a', 'Jump'), ('b', 'Jump')} and len(truth.videos) == 2
+def test_one_label_per_row(tmp_path, text):
+    gt = read_labels(write(tmp_path, text))
+    assert gt.labels == ['Jump', 'Run'] and len(gt.segments) == 0
+    assert {(name.removeprefix('v_'), label) for name, label in tags(gt)} == {
+        ('a', 'Run'), ('a', 'Jump'), ('b', 'Jump')} and len(gt.videos) == 2
 
 
-def test_quotes_hold_commas(tmp_path):
-    path = written(tmp_path, 'video,label\n"one, two.mp4","Run, fast"\n')
+def test_quoted_names_may_contain_commas(tmp_path):
+    path = write(tmp_path, 'video,label\n"one, two.mp4","Run, fast"\n')
     assert tags(read_labels(path)) == {('one, two', 'Run, fast')}
 
 
 @pytest.mark.parametrize('text, part', [
     ('', 'found nothing'), ('a,Run\n', 'header video,label'), ('video,label,start\na,Run,1\n', 'header video,label'),
-    ('video,label\n', 'labels no video'), ('video,label\na\n', 'row 2'), ('video,label\na,Run\nb,Run,3\n', 'row 3'),
+    ('video,label\n', 'contains no labels'), ('video,label\na\n', 'row 2'), ('video,label\na,Run\nb,Run,3\n', 'row 3'),
     ('video,label\na,\n', 'row 2'), ('video,label\n,Run\n', 'row 2'), (b'video,label\na,\xff\xfe\n', 'not a readable'),
     ('video,label\na,"Run\n', 'not a readable')])
-def test_other_label_files_are_refused_by_line(tmp_path, text, part):
-    with pytest.raises(InputError) as error:
-        read_labels(written(tmp_path, text))
-    assert 'labels.csv' in str(error.value) and part in str(error.value) and '\n' not in str(error.value)
+def test_other_label_files_are_refused_with_the_row(tmp_path, text, part):
+    error = error_of(read_labels, write(tmp_path, text))
+    assert 'labels.csv' in error and part in error
 
 
-def test_whoever_has_labels_trains_and_whoever_lies_in_the_test_folder_is_tested(tmp_path):
-    written(tmp_path, 'video,label\na,Run\nb,Jump\nt,Run\n')
+def test_labeled_videos_are_trained_on_and_those_in_the_test_folder_are_tested(tmp_path):
+    write(tmp_path, 'video,label\na,Run\nb,Jump\nt,Run\n')
     add_features(tmp_path, 'train', 'a', 'b')
-    truth = read_annotations(tmp_path)
-    assert not has_test_videos(tmp_path, truth)
-    assert find_split(tmp_path, 'train', truth, truth.labels, BOTH).without_features == ['t']
+    gt = read_annotations(tmp_path)
+    assert not has_test_videos(tmp_path, gt)
+    assert find_split(tmp_path, 'train', gt, gt.labels, BOTH).without_features == ['t']
     add_features(tmp_path, 'test', 't', 'u')
-    assert has_test_videos(tmp_path, truth)
-    train = find_split(tmp_path, 'train', truth, truth.labels, BOTH).require()
-    test = find_split(tmp_path, 'test', truth, truth.labels, BOTH).require()
+    assert has_test_videos(tmp_path, gt)
+    train = find_split(tmp_path, 'train', gt, gt.labels, BOTH).require()
+    test = find_split(tmp_path, 'test', gt, gt.labels, BOTH).require()
     assert train.names == ['a', 'b'] and train.labels.tolist() == [[0, 1], [1, 0]] and not train.without_features
     assert test.names == ['t', 'u'] and test.labels.tolist() == [[0, 1], [0, 0]]
     assert train.summary(25, 16).tags == 2
 
 
-def test_annotations_win_over_labels(tmp_path):
-    written(tmp_path, 'video,label\na,Run\n')
-    written(tmp_path, json.dumps({'database': {'a': {'annotations': [{'label': 'Jump'}]}}}), 'gt.json')
+def test_gt_json_is_preferred_to_labels_csv(tmp_path):
+    write(tmp_path, 'video,label\na,Run\n')
+    write(tmp_path, json.dumps({'database': {'a': {'annotations': [{'label': 'Jump'}]}}}), 'gt.json')
     assert tags(read_annotations(tmp_path)) == {('a', 'Jump')}
 
 
-def test_durations_come_from_the_extraction_where_nothing_else_says_them(tmp_path):
-    written(tmp_path, json.dumps({'database': {'v_a': {'duration': 7}, 'b': {}}}), 'gt.json')
+def test_missing_durations_are_read_from_extraction_json(tmp_path):
+    write(tmp_path, json.dumps({'database': {'v_a': {'duration': 7}, 'b': {}}}), 'gt.json')
     seconds = {'a': 99, 'b': 4.5, 'c': 3, 'd': None}
     extraction = {'videos': {name: {'duration': value} for name, value in seconds.items()}}
-    written(tmp_path, json.dumps(extraction), 'extraction.json')
-    truth = read_annotations(tmp_path)
-    assert truth.videos == ['v_a', 'b', 'c'] and truth.durations.tolist() == [7, 4.5, 3]
-    written(tmp_path, '{"videos": [1]}', 'extraction.json')
+    write(tmp_path, json.dumps(extraction), 'extraction.json')
+    gt = read_annotations(tmp_path)
+    assert gt.videos == ['v_a', 'b', 'c'] and gt.durations.tolist() == [7, 4.5, 3]
+    write(tmp_path, '{"videos": [1]}', 'extraction.json')
     with pytest.raises(InputError, match='extraction.json'):
         read_annotations(tmp_path)
 
 
-def test_a_list_may_name_the_files(tmp_path):
-    assert read_split_file(written(tmp_path, 'a.npy\nb\n', 'split_test.txt')) == ['a', 'b']
+def test_a_list_may_contain_file_names(tmp_path):
+    assert read_split_file(write(tmp_path, 'a.npy\nb\n', 'split_test.txt')) == ['a', 'b']
 
 
-def test_annotations_under_another_name_are_pointed_at(tmp_path):
+def test_the_message_suggests_to_rename_another_file_of_annotations(tmp_path):
     assert 'labels.csv' in str(missing_annotations(tmp_path))
     (tmp_path / 'thumos14.json').write_text('{}')
-    assert 'thumos14.json is there' in str(missing_annotations(tmp_path))
+    assert 'if thumos14.json contains the annotations, rename it to gt.json' in str(missing_annotations(tmp_path))
+
+
+# ---- folders and lists ----------------------------------------------------------------------------------------------
+
+def test_the_folder_with_the_videos_is_used(folder):
+    """An official test folder without annotations may exist next to the validation folder that is tested."""
+    (folder / 'features/test').rename(folder / 'features/validation')
+    save(folder, 'test', 'other', features_of('x', 9))
+    test = open_split(folder, 'test')
+    assert test.folder.path.name == 'validation' and test.names == ['d', 'e']
+
+
+def test_no_features_at_all(folder):
+    shutil.rmtree(folder / 'features')
+    message = error_of(open_split, folder)
+    assert message.startswith(f'{folder}: no train features found; expected features/train/rgb/*.npy')
+    for modality in ('rgb', 'flow'):
+        (folder / 'features/train' / modality).mkdir(parents=True)
+    assert error_of(open_split, folder).startswith(f'{folder}/features/train/rgb: contains no .npy files')
+
+
+@pytest.mark.parametrize('modality', ['rgb', 'flow'])
+def test_a_listed_video_needs_features_of_every_stream(folder, modality):
+    (folder / f'features/train/{modality}/a.npy').unlink()
+    (folder / f'features/train/{modality}/c.npy').unlink()
+    message = error_of(open_split, folder)
+    assert message.startswith(f'{folder}/features/train: no features for 2 of the 3 videos in split_train.txt: a, c; ')
+
+
+@pytest.mark.parametrize('name', ['../test/rgb/d', '../../secret', '/etc/passwd', 'rgb/../b', '.', '..', 'b\x00'])
+def test_a_name_never_leads_out_of_the_folder(folder, name):
+    np.save(folder / 'secret.npy', np.ones((3, 4), np.float32))
+    (folder / 'split_train.txt').write_text(f'b\n{name}\n')
+    assert 'no features for 1 of the 2 videos' in error_of(open_split, folder)
+
+
+@pytest.mark.parametrize('content, expected', [
+    (b'', 'lists no videos'), (b'\n \n', 'lists no videos'), (b'a\nb\na\n', 'contains a more than once'),
+    (b'v_a\nb\na\n', 'contains a more than once'), (b'a\n\xff\xfe\n', 'not a readable text file')])
+def test_broken_lists(tmp_path, content, expected):
+    path = tmp_path / 'split_train.txt'
+    path.write_bytes(content)
+    message = error_of(read_split_file, path)
+    assert message.startswith(f'{path}: {expected}')
+
+
+def test_lists_from_other_systems(tmp_path):
+    path = tmp_path / 'split_train.txt'
+    path.write_bytes('\ufeffb \r\n\r\n a\r\nZürich'.encode())
+    assert read_split_file(path) == ['b', 'a', 'Zürich']
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=200, deadline=None)
+def test_any_list_is_read_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp('list') / 'split_test.txt'
+    path.write_bytes(content)
+    try:
+        names = read_split_file(path)
+    except InputError as error:
+        assert str(error).isprintable()
+        return
+    assert names and all(names) and len(set(names)) == len(names)
+
+
+# ---- the videos of a split ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('train, test', [('train', 'test'), ('Training', 'Validation'), ('training', 'val'),
+                                         ('validation', 'Test'), ('Train', 'testing')])
+def test_without_lists_the_annotated_subsets_decide(folder, train, test):
+    for split in ('train', 'test'):
+        (folder / f'split_{split}.txt').unlink()
+    annotate(folder, {'a': (train, ['Run']), 'd': (test, ['Run']), 'c': (train, ['Jump']), 'e': (test, ['Jump']),
+                      'z': ('testing' if test.lower().startswith('val') else 'other', [])})
+    assert open_split(folder).names == ['a', 'c'] and open_split(folder, 'test').names == ['d', 'e']
+
+
+@pytest.mark.parametrize('gt', [None, {'d': ('test', ['Run'])}, {'b': ('train', ['Run'])}])
+def test_without_list_and_two_annotated_subsets_all_features_in_the_test_folder_are_tested(folder, gt):
+    (folder / 'split_test.txt').unlink()
+    (folder / 'gt.json').unlink() if gt is None else annotate(folder, gt)
+    assert open_split(folder, 'test').names == ['d', 'e']
+
+
+def test_one_video_in_two_files_is_refused_without_a_list(folder):
+    (folder / 'split_test.txt').unlink()
+    (folder / 'gt.json').unlink()
+    save(folder, 'test', 'v_d', features_of('d', 50))
+    assert error_of(open_split, folder, 'test').startswith(f'{folder}/features/test/rgb: contains d more than once')
+
+
+def test_training_needs_a_list_or_an_annotated_subset(folder):
+    (folder / 'split_train.txt').unlink()
+    annotate(folder, {'b': ('mine', ['Run'])})
+    assert 'split_train.txt: not found, and gt.json has no annotated training subset' in error_of(open_split, folder)
+
+
+def test_real_activitynet_lists_against_their_annotations(shared):
+    data = shared / 'data/activitynet1.3'
+    gt = read_ground_truth(data / 'gt.json')
+    summaries = []
+    for name in ('train', 'test'):
+        split = find_split(data, name, gt, gt.labels, BOTH)
+        summaries.append(split.summary(25, 16))
+        assert len(split.problems) == 1 and f'no {name} features found' in split.problems[0]
+    train, test = summaries
+    assert (train.listed, train.annotated, len(train.without_annotation)) == (9032, 9019, 13)
+    assert (test.listed, test.annotated, test.without_annotation) == (4427, 4427, [])
+    assert len(test.unlisted) == 4926 - 4427 and len(train.unlisted) == 9649 - 9019
+
+
+@pytest.mark.parametrize('version, train, test, empty, duplicates', [('1.2', (4441, 6588), (2383, 3582), 9, 33),
+                                                                ('1.3', (9649, 14859), (4926, 7654), 12, 47)])
+def test_real_activitynet_without_lists(shared, tmp_path, version, train, test, empty, duplicates):
+    shutil.copy(shared / f'data/activitynet{version}/gt.json', tmp_path)
+    gt = read_ground_truth(tmp_path / 'gt.json')
+    both = [find_split(tmp_path, split, gt, gt.labels, BOTH).summary(25, 16) for split in ('train', 'test')]
+    assert [(s.annotated, s.instances) for s in both] == [train, test]
+    assert [s.source for s in both] == ['subset training', 'subset validation']
+    assert sum(s.empty_instances for s in both) == empty and sum(s.duplicate_instances for s in both) == duplicates
+
+
+# ---- counts and the time base ---------------------------------------------------------------------------------------
+
+def test_summary_counts_irregularities(folder):
+    segments = [0, 1], ['0', 1.0], [2, 2], [3, 1], [5, 30 * 0.64 + 0.7]
+    rows = [{'label': 'Run', 'segment': segment} for segment in segments]
+    (folder / 'gt.json').write_text(json.dumps({'database': {
+        'b': {'subset': 'train', 'annotations': rows}, 'a': {'subset': 'train', 'annotations': [
+            {'label': 'Run', 'segment': [0, 7 * 0.64 + 0.6]}, {'label': 'Jump', 'segment': [0, 7 * 0.64 + 0.6]}]},
+        'f': {'subset': 'train', 'annotations': rows[:1]}, 'g': {'subset': 'other', 'annotations': rows[:1]}}}))
+    train = open_split(folder)
+    summary = train.summary(25, 16)
+    assert summary == ('split_train.txt', 3, 2, 7, 2, 1, [], ['c'], ['f'], [], ['b'], 0)
+    assert train.summary(25, 32).beyond_features == [] and train.summary(50, 16).beyond_features == ['b', 'a']
+    text = '\n'.join(summary.lines())
+    for part in ('3 videos in split_train.txt, 2 of them annotated, 7 instances (2 of no length, 1 exact duplicates',
+                 '1 video without annotation: c', '1 video with annotations that end after the features: b'):
+        assert part in text
+
+
+@pytest.mark.parametrize('seconds_per_row, fps, frames, advice', [
+    (0.64, 25, 16, None), (0.64 * 1.09, 25, 16, None), (0.64 * 0.91, 25, 16, None),
+    (0.64 * 1.11, 25, 16, '--snippet_frames 17.76'), (0.64 * 0.89, 25, 16, '--snippet_frames 14.24'),
+    (2.56, 25, 16, '--snippet_frames 64'), (0.96, 25, 16, '--snippet_frames 24'), (0.16, 25, 16, '--snippet_frames 4'),
+    (16 / 30, 25, 16, '--feature_fps 30'), (0.64, 30, 16, '--feature_fps 25'), (0.16, 25, 32, '--snippet_frames 4'),
+    (7.7, 25, 16, '--snippet_frames 192.5')])
+def test_time_base(folder, seconds_per_row, fps, frames, advice):
+    database = annotate(folder, {name: ('train', ['Run']) for name in 'abc'})
+    for name, entry in database.items():
+        entry['duration'] = None if name == 'c' else LENGTHS[name] * seconds_per_row
+    (folder / 'gt.json').write_text(json.dumps({'database': database}))
+    time_base = open_split(folder).time_base(fps, frames)
+    assert time_base.num_videos == 2 and time_base.ratio == pytest.approx(seconds_per_row / (frames / fps))
+    assert time_base.is_mismatched == (advice is not None)
+    assert advice is None or time_base.advice().endswith(f'try {advice}')
+
+
+def test_no_duration_no_time_base(folder):
+    assert open_split(folder).time_base(25, 16) is None
+    (folder / 'gt.json').unlink()
+    assert open_split(folder, 'test').time_base(25, 16) is None

@@ -1,4 +1,4 @@
-"""The files of the field: what is read, what is refused and with which words, and what is written."""
+"""gt.json and detections.json: what is read, what is refused with which message, and what is written."""
 import csv
 import gc
 import json
@@ -11,16 +11,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from formats.annotations import match_videos, read_ground_truth, select_videos, subset_name
-from formats.columns import BLOCK
-from formats.detections import Detections, read_detections, write_detections, write_detections_csv
+from formats.annotations import GroundTruth, read_durations, read_ground_truth, select_videos, subset_name
+from formats.columns import BLOCK_SIZE
+from formats.detections import Detections, read_any, read_detections, write_detections, write_detections_csv
+from formats.videos import match_videos
 from utils import InputError, quote
 
 ROW = {'label': 'x', 'segment': [0, 1], 'score': 0.5}
 
 
-def written(folder, content) -> str:
-    """The path of a file with these bytes, this text, or this value as JSON."""
+def write(folder, content) -> str:
+    """Write bytes, text, or a value as JSON; return the path."""
     path = folder / 'file.json'
     if not isinstance(content, bytes):
         content = (content if isinstance(content, str) else json.dumps(content)).encode()
@@ -28,25 +29,25 @@ def written(folder, content) -> str:
     return str(path)
 
 
-def truth_file(folder, annotations) -> str:
-    return written(folder, {'database': {'fine': {'annotations': [ROW, ROW]}, 'odd': {'annotations': annotations}}})
+def write_ground_truth(folder, annotations) -> str:
+    return write(folder, {'database': {'fine': {'annotations': [ROW, ROW]}, 'odd': {'annotations': annotations}}})
 
 
 def test_ground_truth(tmp_path):
     rows = [{'label': label, 'segment': segment} for label, segment in
             (('b', ['0.5', 2]), ('a', [3, 3]), ('b', [5.5, ' 4 ']))]
-    truth = read_ground_truth(written(tmp_path, {'version': 1, 'database': {
+    gt = read_ground_truth(write(tmp_path, {'version': 1, 'database': {
         'u': {'subset': 'Validation', 'duration': 9, 'annotations': rows, 'url': None},
         'bare': {'subset': 'test', 'duration': -1}, 'null': {'annotations': None, 'duration': None},
         'w': {'subset': 'Wild', 'duration': '7.5', 'annotations': [{'label': 'a', 'segment': [0, 1]}]}}}))
-    assert truth.videos == ['u', 'bare', 'null', 'w'] and truth.labels == ['a', 'b']
-    assert truth.subsets == ['Validation', 'test', '', 'Wild']
-    assert [*map(subset_name, truth.subsets)] == ['validation', 'testing', '', 'wild']
-    np.testing.assert_array_equal(truth.durations, [9, np.nan, np.nan, 7.5])
-    assert (truth.video.tolist(), truth.label.tolist()) == ([0, 0, 0, 3], [1, 0, 1, 0])
-    assert truth.segments.tolist() == [[0.5, 2], [3, 3], [5.5, 4], [0, 1]] and truth.segments.dtype == np.float64
+    assert gt.videos == ['u', 'bare', 'null', 'w'] and gt.labels == ['a', 'b']
+    assert gt.subsets == ['Validation', 'test', '', 'Wild']
+    assert [*map(subset_name, gt.subsets)] == ['validation', 'testing', '', 'wild']
+    np.testing.assert_array_equal(gt.durations, [9, np.nan, np.nan, 7.5])
+    assert (gt.video.tolist(), gt.label.tolist()) == ([0, 0, 0, 3], [1, 0, 1, 0])
+    assert gt.segments.tolist() == [[0.5, 2], [3, 3], [5.5, 4], [0, 1]] and gt.segments.dtype == np.float64
 
-    some = select_videos(truth, np.array([False, True, False, True]))
+    some = select_videos(gt, np.array([False, True, False, True]))
     assert (some.videos, some.subsets, some.labels) == (['bare', 'w'], ['test', 'Wild'], ['a', 'b'])
     assert (some.video.tolist(), some.label.tolist(), some.segments.tolist()) == ([1], [0], [[0, 1]])
 
@@ -58,8 +59,8 @@ def test_subset_names(name, spellings):
     assert {subset_name(spelling) for spelling in spellings} == {name}
 
 
-def test_detections_there_and_back(tmp_path):
-    path = written(tmp_path, {'results': {'v': [{'label': 'b', 'score': 0.25, 'segment': [0, 1.5]},
+def test_detections_are_written_as_they_were_read(tmp_path):
+    path = write(tmp_path, {'results': {'v': [{'label': 'b', 'score': 0.25, 'segment': [0, 1.5]},
                                                 {'label': 'a', 'score300': 1, 'segment': ['2', 3]}],
                                           'none': [], 'w': [{'label': 'b', 'score': -2, 'segment': [4, 3]}]}})
     detections = read_detections(path)
@@ -75,11 +76,11 @@ def test_detections_there_and_back(tmp_path):
     assert content['results']['none'] == []
 
 
-def test_numbers_are_read_to_the_last_bit_and_written_so(tmp_path):
+def test_numbers_are_exact_to_the_last_bit(tmp_path):
     texts = ['0.1', '1e-7', '123456789.12345678901234567890', '4.9e-324', '1e12', '18446744073709551616e-10',
              '0.' + '3' * 400, '100000000000000000000e-9', '-0.0']
     rows = ','.join(f'{{"label": "x", "segment": [0, {text}], "score": {text}}}' for text in texts)
-    detections = read_detections(written(tmp_path, f'{{"results": {{"v": [{rows}]}}}}'))
+    detections = read_detections(write(tmp_path, f'{{"results": {{"v": [{rows}]}}}}'))
     expected = [*map(float, texts)]
     assert detections.scores.tolist() == detections.segments[:, 1].tolist() == expected
     write_detections(tmp_path / 'again.json', detections)
@@ -88,9 +89,9 @@ def test_numbers_are_read_to_the_last_bit_and_written_so(tmp_path):
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf])
-def test_what_json_cannot_hold_is_not_written(tmp_path, value):
-    found = read_detections(written(tmp_path, {'results': {'v': [ROW]}}))
-    for broken in found._replace(scores=found.scores * value), found._replace(segments=found.segments + value):
+def test_nan_and_infinity_are_not_written(tmp_path, value):
+    good = read_detections(write(tmp_path, {'results': {'v': [ROW]}}))
+    for broken in good._replace(scores=good.scores * value), good._replace(segments=good.segments + value):
         with pytest.raises(ValueError):
             write_detections(tmp_path / 'new.json', broken)
     assert not (tmp_path / 'new.json').exists()
@@ -109,80 +110,82 @@ def test_what_json_cannot_hold_is_not_written(tmp_path, value):
     '{"results": {"v": [{"label": {"a": {"b": 1}}, "label": "x", "segment": [0, 1], "score": 1}]}}',
     '{"results": {"v": [{"label": "x", "segment": [0, 1], "segment": [0, 1]}]}}',  # and without a score
     '{"results": {"v": [{"k": 1, "k": 1}, 3]}}', '{"database": {"v": {}, "v": {}}}'])
-def test_a_key_given_twice_is_refused_wherever_it_stands(tmp_path, text):
-    path = written(tmp_path, text.replace('%s', json.dumps(ROW)))
-    assert 'stands twice' in message(read_detections, path)
+def test_a_duplicate_key_is_refused_anywhere(tmp_path, text):
+    path = write(tmp_path, text.replace('%s', json.dumps(ROW)))
+    assert 'appears twice' in message(read_detections, path)
 
 
-def test_the_garbage_collector_is_as_before_also_after_a_damaged_file(tmp_path):
+def test_the_garbage_collector_is_restored_also_after_a_damaged_file(tmp_path):
     enabled = gc.isenabled()
     try:
         for switch in gc.disable, gc.enable:
             switch()
             before = gc.isenabled()
-            read_detections(written(tmp_path, {'results': {'v': [ROW]}}))
+            read_detections(write(tmp_path, {'results': {'v': [ROW]}}))
             assert gc.isenabled() == before
             for damaged in '{"results": {"v": [3]}}', '{"results": ', '{"results": {}, "results": {}}':
-                message(read_detections, written(tmp_path, damaged))
+                message(read_detections, write(tmp_path, damaged))
                 assert gc.isenabled() == before
     finally:
         (gc.enable if enabled else gc.disable)()
 
 
-def test_files_of_several_blocks_are_read_and_their_faults_found_in_any(tmp_path):
-    lists = {'a': BLOCK - 1, 'none': 0, 'b': 2, 'c': BLOCK + 1}
-    rows = [{'label': str(i % 7), 'segment': [i, i + 0.5], 'score': i} for i in range(2 * BLOCK + 2)]
+def test_files_of_several_blocks_are_read_and_errors_are_found_in_each(tmp_path):
+    lists = {'a': BLOCK_SIZE - 1, 'none': 0, 'b': 2, 'c': BLOCK_SIZE + 1}
+    rows = [{'label': str(i % 7), 'segment': [i, i + 0.5], 'score': i} for i in range(2 * BLOCK_SIZE + 2)]
     left = iter(rows)
     results = {video: [next(left) for _ in range(size)] for video, size in lists.items()}
-    found = read_detections(written(tmp_path, {'results': results}))
-    assert found.segments.tolist() == [row['segment'] for row in rows]
-    assert found.scores.tolist() == [row['score'] for row in rows]
-    assert [found.labels[i] for i in found.label] == [row['label'] for row in rows]
-    assert np.bincount(found.video).tolist() == list(lists.values())
-    truth = read_ground_truth(written(tmp_path, {'database': {
+    detections = read_detections(write(tmp_path, {'results': results}))
+    assert detections.segments.tolist() == [row['segment'] for row in rows]
+    assert detections.scores.tolist() == [row['score'] for row in rows]
+    assert [detections.labels[i] for i in detections.label] == [row['label'] for row in rows]
+    assert np.bincount(detections.video).tolist() == list(lists.values())
+    gt = read_ground_truth(write(tmp_path, {'database': {
         video: {'annotations': rows} for video, rows in results.items()}}))
-    assert truth.segments.tolist() == found.segments.tolist() and truth.video.tolist() == found.video.tolist()
-    assert truth.labels == found.labels and truth.label.tolist() == found.label.tolist()
+    assert gt.segments.tolist() == detections.segments.tolist() and gt.video.tolist() == detections.video.tolist()
+    assert gt.labels == detections.labels and gt.label.tolist() == detections.label.tolist()
 
-    for video, place in ('a', 0), ('a', BLOCK - 2), ('b', 0), ('b', 1), ('c', 0), ('c', BLOCK - 1), ('c', BLOCK):
+    places = {'a': (0, BLOCK_SIZE - 2), 'b': (0, 1), 'c': (0, BLOCK_SIZE - 1, BLOCK_SIZE)}
+    for video, place in [(video, place) for video, of_video in places.items() for place in of_video]:
         for fault in {'label': 3}, {'segment': [0]}, {'score': None}:
             faulty = {**results, video: [*results[video]]}
             faulty[video][place] = {**ROW, **fault}
-            said = message(read_detections, written(tmp_path, {'results': faulty}))
-            assert f'video {video!r}, detection {place + 1}: ' in said and f'"{[*fault][0]}"' in said
+            error = message(read_detections, write(tmp_path, {'results': faulty}))
+            assert f'video {video!r}, detection {place + 1}: ' in error and f'"{[*fault][0]}"' in error
 
 
 def test_names_with_colons_are_names(tmp_path):
     text = r'{"results": {"a:b\u003ac": [{"label": "::\u003A\"", "segment": [0, 1], "score": 1}]}}'
-    detections = read_detections(written(tmp_path, text))
+    detections = read_detections(write(tmp_path, text))
     assert (detections.videos, detections.labels) == (['a:b:c'], ['::' + ':"'])
 
 
 NAMES = ['plain', 'a,b', 'say "so"', 'two\nlines', 'car\rriage', ' spaces ', 'Ä:\t', "it's"]
 
 
-def test_a_table_of_detections_is_what_any_reader_of_csv_expects(tmp_path):
+def test_detections_csv_is_read_by_csv_and_pandas(tmp_path):
     rng = np.random.default_rng(0)
-    found = Detections(NAMES, NAMES[::-1], np.arange(8), np.arange(8), rng.normal(size=(8, 2)) * 1e-5, rng.random(8))
-    write_detections_csv(tmp_path / 'a.csv', found)
+    scores, segments = rng.random(8), rng.normal(size=(8, 2)) * 1e-5
+    detections = Detections(NAMES, NAMES[::-1], np.arange(8), np.arange(8), segments, scores)
+    write_detections_csv(tmp_path / 'a.csv', detections)
     with open(tmp_path / 'a.csv', newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ['video', 'label', 'start', 'end', 'score']
     assert [row['video'] for row in rows] == NAMES and [row['label'] for row in rows] == NAMES[::-1]
-    for name, column in (('start', found.segments[:, 0]), ('end', found.segments[:, 1]), ('score', found.scores)):
+    for name, column in (('start', segments[:, 0]), ('end', segments[:, 1]), ('score', scores)):
         assert [float(row[name]) for row in rows] == column.tolist()
     table = pd.read_csv(tmp_path / 'a.csv')
-    assert table['video'].tolist() == NAMES and table['score'].tolist() == pytest.approx(found.scores)
+    assert table['video'].tolist() == NAMES and table['score'].tolist() == pytest.approx(scores)
 
 
-def test_names_that_are_no_text_are_refused_when_read_and_escaped_when_written(tmp_path):
+def test_invalid_text_is_refused_when_read_and_escaped_when_written(tmp_path):
     for text in (r'{"results": {"v": [{"label": "a\ud800", "segment": [0, 1], "score": 1}]}}',
                  r'{"results": {"a\ud800": []}}'):
-        assert r"'a\ud800' is not valid text" in message(read_detections, written(tmp_path, text))
-    assert 'not valid text' in message(read_ground_truth, truth_file(tmp_path, [{**ROW, 'label': '\udfff'}]))
-    found = Detections(['v\udcff'], ['x\ud800'], np.zeros(1, int), np.zeros(1, int), np.ones((1, 2)), np.ones(1))
-    write_detections(tmp_path / 'a.json', found)
-    write_detections_csv(tmp_path / 'a.csv', found)
+        assert r"'a\ud800' is not valid text" in message(read_detections, write(tmp_path, text))
+    assert 'not valid text' in message(read_ground_truth, write_ground_truth(tmp_path, [{**ROW, 'label': '\udfff'}]))
+    detections = Detections(['v\udcff'], ['x\ud800'], np.zeros(1, int), np.zeros(1, int), np.ones((1, 2)), np.ones(1))
+    write_detections(tmp_path / 'a.json', detections)
+    write_detections_csv(tmp_path / 'a.csv', detections)
     again = read_detections(tmp_path / 'a.json')
     assert (again.videos, again.labels) == ([r'v\udcff'], [r'x\ud800'])
     assert (tmp_path / 'a.csv').read_text().splitlines()[1] == r'v\udcff,x\ud800,1.0,1.0,1.0'
@@ -190,22 +193,22 @@ def test_names_that_are_no_text_are_refused_when_read_and_escaped_when_written(t
 
 @pytest.mark.parametrize('content', [{}, {'u': []}])
 def test_files_without_rows(tmp_path, content):
-    detections = read_detections(written(tmp_path, {'results': content}))
+    detections = read_detections(write(tmp_path, {'results': content}))
     assert detections.segments.shape == (0, 2) and detections.scores.shape == (0,)
-    truth = read_ground_truth(written(tmp_path, {'database': {video: {} for video in content}}))
-    assert truth.segments.shape == (0, 2) and truth.videos == list(content)
-    assert not select_videos(truth, np.zeros(len(content), bool)).videos
+    gt = read_ground_truth(write(tmp_path, {'database': {video: {} for video in content}}))
+    assert gt.segments.shape == (0, 2) and gt.videos == list(content)
+    assert not select_videos(gt, np.zeros(len(content), bool)).videos
 
 
-def test_one_id_whatever_its_spelling():
+def test_videos_are_matched_with_and_without_prefix():
     known = ['abc', 'v_UmAH95xls', 'v_def']
     names = ['v_abc', 'v_UmAH95xls', 'UmAH95xls', 'v_v_UmAH95xls', 'def', 'v_def', 'xyz']
     assert match_videos(names, known).tolist() == [0, 1, 1, 1, 2, 2, -1]
     assert match_videos([], known).dtype == np.int64
-    assert match_videos(['v_a', 'a'], ['a', 'v_a']).tolist() == [1, 0]  # the exact spelling comes first
+    assert match_videos(['v_a', 'a'], ['a', 'v_a']).tolist() == [1, 0]  # the exact spelling is preferred
 
 
-BAD_ROWS = {  # what is wrong: the words that say so
+BAD_ROWS = {  # row: part of the message
     '"fast"': 'must be an object', 'null': 'must be an object', '[]': 'must be an object',
     '{"segment": [0, 1]}': '"label"', '{"label": 3, "segment": [0, 1]}': '"label"',
     '{"label": null, "segment": [0, 1]}': '"label"', '{"label": ["x"], "segment": [0, 1]}': '"label"',
@@ -221,11 +224,11 @@ BAD_ROWS = {  # what is wrong: the words that say so
 }
 
 
-NO_TIMES = '{"label": "x"}'    # bad for a detection, a tag in a ground truth
+NO_TIME = '{"label": "x"}'  # bad for a detection, a tag in a ground gt
 
 
 def message(read, path: str) -> str:
-    """What the reader says; one line of a sensible length, whatever the file holds."""
+    """Return the message of the reader: one short line, whatever the file contains."""
     with pytest.raises(InputError) as caught:
         read(path)
     text = str(caught.value)
@@ -237,44 +240,60 @@ def message(read, path: str) -> str:
 def test_bad_rows(tmp_path, row):
     good = json.dumps(ROW)
     text = f'{{"database": {{"fine": {{"annotations": [{good}]}}, "odd": {{"annotations": [{good}, {row}, {good}]}}}}}}'
-    if row == NO_TIMES:
-        assert read_ground_truth(written(tmp_path, text)).tag_video.tolist() == [1]
+    if row == NO_TIME:
+        assert read_ground_truth(write(tmp_path, text)).tag_video.tolist() == [1]
     else:
-        said = message(read_ground_truth, written(tmp_path, text))
-        assert "video 'odd', annotation 2" in said and BAD_ROWS[row] in said
+        error = message(read_ground_truth, write(tmp_path, text))
+        assert "video 'odd', annotation 2" in error and BAD_ROWS[row] in error
     text = f'{{"results": {{"fine": [{good}], "odd": [{good}, {row}, {good}]}}}}'
-    said = message(read_detections, written(tmp_path, text))
-    assert "video 'odd', detection 2" in said and BAD_ROWS[row] in said
+    error = message(read_detections, write(tmp_path, text))
+    assert "video 'odd', detection 2" in error and BAD_ROWS[row] in error
 
 
-def test_annotations_without_times_are_tags_of_their_video(tmp_path):
+def test_annotations_without_a_time_are_tags(tmp_path):
     def entry(*rows):
         return {'annotations': [{'label': label, 'segment': segment} if segment else {'label': label}
                                 for label, segment in rows]}
 
-    truth = read_ground_truth(written(tmp_path, {'database': {
+    gt = read_ground_truth(write(tmp_path, {'database': {
         'mixed': entry(('b', [1, 2]), ('c', None), ('a', [3, 4])), 'timed': entry(('b', [5, 6])),
         'tagged': entry(('d', None), ('a', None))}}))
-    assert truth.labels == ['a', 'b', 'c', 'd']
-    assert (truth.video.tolist(), truth.label.tolist()) == ([0, 0, 1], [1, 0, 1])
-    assert truth.segments.tolist() == [[1, 2], [3, 4], [5, 6]]
-    assert (truth.tag_video.tolist(), truth.tag_label.tolist()) == ([0, 2, 2], [2, 3, 0])
-    videos, labels = truth.video_labels()
+    assert gt.labels == ['a', 'b', 'c', 'd']
+    assert (gt.video.tolist(), gt.label.tolist()) == ([0, 0, 1], [1, 0, 1])
+    assert gt.segments.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert (gt.tag_video.tolist(), gt.tag_label.tolist()) == ([0, 2, 2], [2, 3, 0])
+    videos, labels = gt.video_labels()
     assert sorted(zip(videos.tolist(), labels.tolist())) == [(0, 0), (0, 1), (0, 2), (1, 1), (2, 0), (2, 3)]
-    some = select_videos(truth, np.array([False, True, True]))
+    some = select_videos(gt, np.array([False, True, True]))
     assert (some.tag_video.tolist(), some.tag_label.tolist(), some.segments.tolist()) == ([1, 1], [3, 0], [[5, 6]])
 
 
 @pytest.mark.parametrize('score', ['null', 'true', '""', '"high"', 'NaN', '-Infinity', '[1]', '1e999', '9' * 400])
 def test_bad_scores(tmp_path, score):
     text = f'{{"results": {{"odd": [{{"label": "x", "segment": [0, 1], "score": {score}}}]}}}}'
-    assert "video 'odd', detection 1: needs a \"score\"" in message(read_detections, written(tmp_path, text))
+    assert "video 'odd', detection 1: needs a \"score\"" in message(read_detections, write(tmp_path, text))
 
 
 @pytest.mark.parametrize('duration', ['long', '00:12', True, {}, [1], float('nan'), float('inf'), 1e13, 10 ** 400])
-def test_a_duration_that_is_none_counts_as_absent(tmp_path, duration):
-    truth = read_ground_truth(written(tmp_path, {'database': {'v': {'duration': duration, 'annotations': [ROW]}}}))
-    assert np.isnan(truth.durations[0]) and len(truth.segments) == 1
+def test_an_invalid_duration_counts_as_absent(tmp_path, duration):
+    path = write(tmp_path, {'database': {'v': {'duration': duration, 'annotations': [ROW]}}})
+    gt = read_ground_truth(path)
+    assert np.isnan(gt.durations[0]) and len(gt.segments) == 1 and read_durations(path) == {}
+
+
+def test_durations_of_both_kinds_of_file(tmp_path):
+    seconds = {'a': 7, 'b': '4.5', 'c': None, 'd': 0}
+    for key in 'database', 'videos':
+        path = write(tmp_path, {key: {name: {'duration': value} for name, value in seconds.items()} | {'e': {}}})
+        assert read_durations(path) == {'a': 7, 'b': 4.5}
+    for content in {'results': {}}, [], {'videos': [1]}, {'videos': {'a': 3}}, {'database': None}:
+        assert 'contains no durations' in message(read_durations, write(tmp_path, content))
+
+
+def test_either_kind_of_file(tmp_path):
+    assert isinstance(read_any(write(tmp_path, {'results': {}})), Detections)
+    assert isinstance(read_any(write(tmp_path, {'database': {}})), GroundTruth)
+    assert 'it needs {"database": {video: ...}} or {"results": {video: ...}}' in message(read_any, write(tmp_path, {}))
 
 
 @pytest.mark.parametrize(('entry', 'words'), [
@@ -283,40 +302,40 @@ def test_a_duration_that_is_none_counts_as_absent(tmp_path, duration):
     ({'annotations': ''}, '"annotations"'), ({'annotations': False}, '"annotations"'),
     ({'annotations': 0}, '"annotations"')])
 def test_bad_videos(tmp_path, entry, words):
-    said = message(read_ground_truth, written(tmp_path, {'database': {'fine': {}, 'odd': entry}}))
-    assert "video 'odd'" in said and words in said
+    error = message(read_ground_truth, write(tmp_path, {'database': {'fine': {}, 'odd': entry}}))
+    assert "video 'odd'" in error and words in error
 
 
 @pytest.mark.parametrize('value', [
     'null', '"x"', '3', '[]', '{}', '{"database": [], "results": null}', '[{"results": {}}]'])
 def test_files_of_another_kind(tmp_path, value):
-    assert 'it needs {"database"' in message(read_ground_truth, written(tmp_path, value))
-    assert 'it needs {"results"' in message(read_detections, written(tmp_path, value))
+    assert 'it needs {"database"' in message(read_ground_truth, write(tmp_path, value))
+    assert 'it needs {"results"' in message(read_detections, write(tmp_path, value))
 
 
 @pytest.mark.parametrize('rows', [None, {}, 'x', 3, True])
-def test_detections_that_are_no_list(tmp_path, rows):
-    assert "video 'odd': must have a list" in message(read_detections, written(tmp_path, {'results': {'odd': rows}}))
+def test_detections_that_are_not_a_list(tmp_path, rows):
+    assert "video 'odd': must have a list" in message(read_detections, write(tmp_path, {'results': {'odd': rows}}))
 
 
-def test_a_video_under_both_spellings(tmp_path):
-    path = written(tmp_path, {'database': {'v_X': {}, 'Y': {}, 'X': {}}})
+def test_a_video_in_both_spellings_is_refused(tmp_path):
+    path = write(tmp_path, {'database': {'v_X': {}, 'Y': {}, 'X': {}}})
     assert "'X' and 'v_X' name the same video" in message(read_ground_truth, path)
-    path = written(tmp_path, {'results': {'v_X': [], 'X': []}})
+    path = write(tmp_path, {'results': {'v_X': [], 'X': []}})
     assert "'X' and 'v_X' name the same video" in message(read_detections, path)
 
 
-def test_hostile_names_are_escaped_and_shortened(tmp_path):
-    said = message(read_detections, written(tmp_path, {'results': {'a\n\x1b[31m\ud800' + 'z' * 5000: [3]}}))
-    assert r"'a\n\x1b[31m\ud800zzz" in said
+def test_hostile_names_are_escaped_and_truncated(tmp_path):
+    error = message(read_detections, write(tmp_path, {'results': {'a\n\x1b[31m\ud800' + 'z' * 5000: [3]}}))
+    assert r"'a\n\x1b[31m\ud800zzz" in error
     assert len(quote('\0' * 10 ** 6)) < 300
 
 
-def test_labels_are_told_apart_to_the_last_character(tmp_path):
+def test_labels_are_distinguished_to_the_last_character(tmp_path):
     labels = ['a', 'a\0', 'a ', '../a', 'Ä', 'B']
-    truth = read_ground_truth(truth_file(tmp_path, [{'label': label, 'segment': [0, 1]} for label in labels]))
-    assert truth.labels == sorted([*labels, 'x'])
-    assert [truth.labels[i] for i in truth.label[2:]] == labels
+    gt = read_ground_truth(write_ground_truth(tmp_path, [{'label': label, 'segment': [0, 1]} for label in labels]))
+    assert gt.labels == sorted([*labels, 'x'])
+    assert [gt.labels[i] for i in gt.label[2:]] == labels
 
 
 VALUES = st.recursive(
@@ -335,7 +354,7 @@ FILES = st.builds(lambda database, results: json.dumps({'database': database, 'r
 
 
 @contextmanager
-def only_pythons_parser():
+def pythons_parser_only():
     def refuse(content):
         raise orjson.JSONDecodeError('', '', 0)
 
@@ -350,24 +369,24 @@ WITH_FOLDER = settings(deadline=None, suppress_health_check=[HealthCheck.functio
 @WITH_FOLDER
 @given(content=FILES | VALUES.map(lambda value: json.dumps(value).encode()) | st.binary())
 def test_any_file_is_read_or_refused_in_one_line_as_with_pythons_parser(tmp_path, content):
-    path = written(tmp_path, content)
+    path = write(tmp_path, content)
     for read in read_ground_truth, read_detections:
         try:
-            found = read(path)
+            detections = read(path)
         except InputError:
-            said = message(read, path)
-            with only_pythons_parser():
-                assert message(read, path) == said
+            error = message(read, path)
+            with pythons_parser_only():
+                assert message(read, path) == error
         else:
-            assert np.isfinite(found.segments).all() and found.segments.shape == (len(found.video), 2)
-            assert found.labels == sorted({found.labels[i] for i in found.label})
-            assert np.isfinite(getattr(found, 'scores', 0)).all()
-            with only_pythons_parser():
-                for column, other in zip(found, read(path), strict=True):
+            assert np.isfinite(detections.segments).all() and detections.segments.shape == (len(detections.video), 2)
+            assert detections.labels == sorted({detections.labels[i] for i in detections.label})
+            assert np.isfinite(getattr(detections, 'scores', 0)).all()
+            with pythons_parser_only():
+                for column, other in zip(detections, read(path), strict=True):
                     np.testing.assert_array_equal(column, other)
 
 
-class Twice(dict):
+class Doubled(dict):
     """An object that json.dumps writes with each of its keys twice."""
 
     def items(self):
@@ -377,58 +396,56 @@ class Twice(dict):
 @WITH_FOLDER
 @given(content=FILES, place=st.integers(0, 20))
 @example(content=b'{"database": {";": null}, "results": {}}', place=0)
-def test_a_key_given_twice_in_any_object_of_any_file_is_refused(tmp_path, content, place):
+def test_a_duplicate_key_in_any_object_of_any_file_is_refused(tmp_path, content, place):
     objects = 0
 
-    def nth_twice(value):
+    def double_nth(value):
         nonlocal objects
         objects += 1
-        return Twice(value) if value and objects == place + 1 else value
+        return Doubled(value) if value and objects == place + 1 else value
 
-    text = json.dumps(json.loads(content, object_hook=nth_twice))
-    path = written(tmp_path, text)
+    text = json.dumps(json.loads(content, object_hook=double_nth))
+    path = write(tmp_path, text)
     if text != json.dumps(json.loads(content)):
         for read in read_ground_truth, read_detections:
-            assert 'stands twice' in message(read, path)
+            assert 'appears twice' in message(read, path)
 
 
 @WITH_FOLDER
 @given(number=st.integers(0, 30), seed=st.integers(0, 2 ** 32))
-def test_any_detections_survive_the_way_through_a_file(tmp_path, number, seed):
+def test_any_detections_are_the_same_after_writing_and_reading(tmp_path, number, seed):
     rng = np.random.default_rng(seed)
-    found = Detections(['v', 'none', 'w'], ['a', 'b'], np.sort(rng.integers(3, size=number)),
+    detections = Detections(['v', 'none', 'w'], ['a', 'b'], np.sort(rng.integers(3, size=number)),
                        rng.permutation(np.arange(number) % 2), rng.normal(size=(number, 2)), rng.normal(size=number))
-    write_detections(tmp_path / 'detections.json', found)
+    write_detections(tmp_path / 'detections.json', detections)
     again = read_detections(tmp_path / 'detections.json')
-    assert again.videos == found.videos
-    np.testing.assert_array_equal(again.segments, found.segments)
-    np.testing.assert_array_equal(again.scores, found.scores)
-    assert [again.labels[i] for i in again.label] == [found.labels[i] for i in found.label]
+    assert again.videos == detections.videos
+    np.testing.assert_array_equal(again.segments, detections.segments)
+    np.testing.assert_array_equal(again.scores, detections.scores)
+    assert [again.labels[i] for i in again.label] == [detections.labels[i] for i in detections.label]
 
 
+# ---- published files ------------------------------------------------------------------------------------------------
 
-# Published files
-
-
-@pytest.mark.parametrize(('name', 'videos', 'instances', 'labels', 'untidy', 'duplicates'), [
+@pytest.mark.parametrize(('name', 'videos', 'instances', 'labels', 'empty', 'duplicates'), [
     ('thumos14/gt.json', 410, 6318, 20, None, None), ('activitynet1.2/gt.json', 9092, 10170, 100, 9, 33),
     ('activitynet1.3/gt.json', 19426, 22513, 200, 12, 47)])
-def test_published_annotations(shared, name, videos, instances, labels, untidy, duplicates):
-    truth = read_ground_truth(shared / 'data' / name)
-    assert (len(truth.videos), len(truth.label), len(truth.labels)) == (videos, instances, labels)
-    assert truth.labels == sorted(truth.labels)
-    if untidy:
-        assert (truth.segments[:, 0] >= truth.segments[:, 1]).sum() == untidy
-        assert instances - len(set(zip(truth.video, truth.label, map(tuple, truth.segments)))) == duplicates
+def test_published_annotations(shared, name, videos, instances, labels, empty, duplicates):
+    gt = read_ground_truth(shared / 'data' / name)
+    assert (len(gt.videos), len(gt.label), len(gt.labels)) == (videos, instances, labels)
+    assert gt.labels == sorted(gt.labels)
+    if empty:
+        assert (gt.segments[:, 0] >= gt.segments[:, 1]).sum() == empty
+        assert instances - len(set(zip(gt.video, gt.label, map(tuple, gt.segments)))) == duplicates
 
 
-def test_published_lists_find_their_videos(shared):
+def test_published_lists_match_the_annotations(shared):
     folder = shared / 'data' / 'activitynet1.3'
-    truth = read_ground_truth(folder / 'gt.json')
-    annotated = np.bincount(truth.video, minlength=len(truth.videos)) > 0
-    for name, listed, found in ('test', 4427, 4427), ('train', 9032, 9019):
-        place = match_videos((folder / f'split_{name}.txt').read_text().split(), truth.videos)
-        assert len(place) == listed and annotated[place[place >= 0]].sum() == found
+    gt = read_ground_truth(folder / 'gt.json')
+    annotated = np.bincount(gt.video, minlength=len(gt.videos)) > 0
+    for name, listed, matched in ('test', 4427, 4427), ('train', 9032, 9019):
+        place = match_videos((folder / f'split_{name}.txt').read_text().split(), gt.videos)
+        assert len(place) == listed and annotated[place[place >= 0]].sum() == matched
 
 
 def test_released_detections(shared):

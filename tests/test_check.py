@@ -1,0 +1,118 @@
+"""`python main.py --check`: what is reported about good and broken data folders."""
+import re
+import shutil
+
+import numpy as np
+import pytest
+from data_folders import annotate, features_of, save, write_folder
+
+import main
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path)
+
+
+def check(folder, capsys, *flags):
+    """Return the exit status, standard output and the last line of standard error."""
+    status = main.main(['--data_path', str(folder), '--check', *flags])
+    out, err = capsys.readouterr()
+    err = re.sub('\r[^\r]*', '', err)  # progress bars, on a slow machine
+    assert err.count('\n') == (status != 0)
+    return status, out, err
+
+
+def test_a_good_folder(folder, capsys):
+    status, out, _ = check(folder, capsys)
+    assert status == 0 and out.endswith('fine: ready to train\n') and 'warning' not in out
+    status, out, _ = check(folder, capsys, '--dataset', 'thumos14')
+    assert status == 0 and out.endswith('\nready to train, but see 1 warning above\n')
+    for part in ('2 classes, 5 videos (3 train, 2 test), 6 instances',
+                 '3 videos in split_train.txt, 3 of them annotated',
+                 'features/train (two-stream): 3 videos, feature width 4 per modality, float32',
+                 '38 snippets; a video has 1 to 30, median 7, mean 12.7',
+                 'expected: 20 classes, 200 training and 210 test videos; this folder: 2, 3 and 2'):
+        assert part in out
+
+
+def test_the_flags_of_a_training_apply(folder, capsys):
+    shutil.rmtree(folder / 'features/train/flow')
+    assert check(folder, capsys)[0] == 2
+    status, out, _ = check(folder, capsys, '--modal', 'rgb')
+    assert status == 0 and 'fine: ready to train' in out
+    status, out, _ = check(folder, capsys, '--modal', 'rgb', '--layout', 'joint')
+    assert status == 2 and 'searched for --layout joint' in out
+
+
+def test_a_folder_without_test_videos(folder, capsys):
+    (folder / 'split_test.txt').unlink()
+    shutil.rmtree(folder / 'features/test')
+    annotate(folder, {name: ('train', ['Run']) for name in 'abc'})
+    status, out, _ = check(folder, capsys)
+    assert status == 0 and 'no test videos: the training videos will be localized, without scores' in out
+
+
+def test_all_problems_are_reported_together(folder, capsys):
+    (folder / 'features/train/rgb/a.npy').write_text('hello')
+    (folder / 'features/test/flow/e.npy').unlink()
+    path = folder / 'features/test/rgb/d.npy'
+    array = np.load(path)
+    array[3] = np.nan
+    np.save(path, array)
+    status, out, err = check(folder, capsys)
+    problems = [line.split('problem: ')[1] for line in out.splitlines() if 'problem: ' in line]
+    assert status == 2 and err == f'error: {folder}: 3 problems: training would fail\n' and len(problems) == 3
+    for problem, part in zip(problems, ('a.npy: not a readable', 'no features for 1 of the 2 videos', 'd.npy: NaN')):
+        assert part in problem
+
+
+@pytest.mark.parametrize('spoil, part', [
+    (lambda f: (f / 'gt.json').unlink(), 'gt.json: not found; write it, or labels.csv'),
+    (lambda f: (f / 'gt.json').write_text('{'), 'gt.json: not a valid JSON file'),
+    (lambda f: shutil.rmtree(f / 'features/train'), 'no train features found'),
+    (lambda f: (f / 'split_train.txt').write_text(''), 'split_train.txt: lists no videos'),
+    (lambda f: annotate(f, {'x': ('train', ['Run'])}), 'annotates none of the 3 training videos'),
+    (lambda f: save(f, 'train', 'c', features_of('c', 3, 9)), 'c.npy: features have width 9 per modality'),
+    (lambda f: [save(f, 'test', n, features_of(n, 3, 9)) for n in 'de'],
+     'training features have width 4 per modality, test features 9'),
+    (lambda f: [p.unlink() for p in f.glob('features/train/rgb/*')], 'train/rgb: contains no .npy files')])
+def test_check_fails_where_training_would(folder, capsys, spoil, part):
+    spoil(folder)
+    status, out, err = check(folder, capsys)
+    assert status == 2 and part in out and err == f'error: {folder}: 1 problem: training would fail\n'
+
+
+def test_warnings_about_what_a_training_would_not_notice(folder, capsys):
+    annotate(folder, {'a': ('train', ['Run']), 'b': ('train', ['Run']), 'd': ('test', ['Jump'])}, duration=500)
+    (folder / 'split_test.txt').write_text('d\nb\n')
+    save(folder, 'test', 'b', features_of('b', 30))
+    np.save(folder / 'features/train/rgb/a.npy', np.zeros((7, 4), np.float32))
+    np.save(folder / 'features/train/flow/a.npy', np.zeros((7, 4), np.float32))
+    status, out, _ = check(folder, capsys)
+    assert status == 0
+    for part in ('TIME BASE', 'in both training and test: 1 video: b', '1 of 2 classes without training video: Jump',
+                 '1 video with nothing but zeros: a'):
+        assert part in out
+
+
+@pytest.mark.parametrize('words, part', [
+    (['--data_path', '/nowhere/at/all'], 'not a folder'), (['--data_path', 'x' * 300], 'xxx'), ([], '--data_path'),
+    (['--data_path', '.', '--feature_fps', '0'], 'feature_fps'),
+    (['--data_path', '.', '--feature_fps', 'nan'], 'feature_fps')])
+def test_bad_usage(capsys, words, part):
+    try:
+        status = main.main(['--check', *words])
+    except SystemExit as end:
+        status = end.code
+    out, err = capsys.readouterr()
+    assert status == 2 and not out and err.startswith('error: ') and part in err and err.count('\n') == 1
+
+
+def test_real_data(shared, capsys):
+    flags = '--feature_fps', '200', '--snippet_frames', '32'
+    status, out, _ = check(shared / 'data/emg_gestures', capsys, *flags)
+    assert status == 0 and '7 classes' in out and 'TIME BASE' not in out and '1344 instances' in out
+    assert 'TIME BASE' in check(shared / 'data/emg_gestures', capsys)[1]
+    out = check(shared / 'data/anet_i3d_mini', capsys)[1]
+    assert 'try --snippet_frames 64' in out and 'try --snippet_frames 24' in out  # training and test differ
