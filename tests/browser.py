@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through its DevTools protocol over a pipe: no package and no open port is needed."""
+"""A headless Chromium, controlled with its DevTools protocol over a pipe: no package and no open port is needed."""
 import base64
 import json
 import os
@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 60  # seconds
+TIMEOUT = 60  # seconds
 NAMES = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'
 FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
          '--hide-scrollbars', '--disable-background-networking', '--disable-component-update', '--disable-sync',
@@ -16,21 +16,21 @@ FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage
 
 
 def find_browser() -> str | None:
-    """The path of a Chromium, None if none is installed."""
+    """Return the path of a Chromium, None if none is installed."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Browser:
-    """One page. `errors` collects what goes wrong in it: uncaught errors, console errors, refusals of its policy."""
+    """One page. `errors` collects uncaught errors, console errors and violations of the security policy."""
 
     def __init__(self, executable: str, folder: Path):
         commands, self.out = os.pipe()
         self.answers, results = os.pipe()
-        # The browser reads commands from descriptor 3 and answers on 4, messages end with a zero byte.
-        redirect, nowhere = f'exec "$0" "$@" 3<&{commands} 4>&{results}', subprocess.DEVNULL
+        # The browser reads commands from descriptor 3 and answers on 4; messages end with a zero byte.
+        redirect, devnull = f'exec "$0" "$@" 3<&{commands} 4>&{results}', subprocess.DEVNULL
         self.process = subprocess.Popen(
             ['bash', '-c', redirect, executable, *FLAGS, f'--user-data-dir={folder}', 'about:blank'],
-            pass_fds=(commands, results), stdin=nowhere, stdout=nowhere, stderr=nowhere)
+            pass_fds=(commands, results), stdin=devnull, stdout=devnull, stderr=devnull)
         os.close(commands)
         os.close(results)
         self.buffer, self.number, self.session, self.errors, self.requests = b'', 0, None, [], []
@@ -40,7 +40,7 @@ class Browser:
             self.send(f'{domain}.enable')
 
     def send(self, method: str, **parameters: Any) -> dict:
-        """One command and its result."""
+        """Send one command and return its result."""
         self.number += 1
         message = {'id': self.number, 'method': method, 'params': parameters}
         if self.session:
@@ -52,11 +52,11 @@ class Browser:
         return answer['result']
 
     def receive(self) -> dict:
-        """The next message; events leave their traces."""
+        """Return the next message; errors and requests are recorded."""
         while b'\0' not in self.buffer:
-            assert select.select([self.answers], [], [], PATIENCE)[0], f'no answer of the browser in {PATIENCE} s'
+            assert select.select([self.answers], [], [], TIMEOUT)[0], f'no answer of the browser within {TIMEOUT} s'
             chunk = os.read(self.answers, 1 << 20)
-            assert chunk, 'the browser has ended'
+            assert chunk, 'the browser exited'
             self.buffer += chunk
         raw, _, self.buffer = self.buffer.partition(b'\0')
         message = json.loads(raw)
@@ -72,7 +72,7 @@ class Browser:
         return message
 
     def open(self, path: Path, width: int = 1280, height: int = 800, dark: bool = False) -> None:
-        """Opens a file in a window of that size and waits until it is loaded."""
+        """Open a file in a window of that size and wait until it is loaded."""
         self.send('Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1,
                   mobile=width < 600)
         scheme = {'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}
@@ -84,27 +84,27 @@ class Browser:
             pass
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         result = self.send('Runtime.evaluate', expression=script, returnByValue=True, awaitPromise=True)
         assert 'exceptionDetails' not in result, result['exceptionDetails']
         return result['result'].get('value')
 
     def press(self, key: str) -> None:
-        """Presses and releases a key, as the keyboard would."""
+        """Press and release a key."""
         text = {'text': key} if len(key) == 1 else {}
         self.send('Input.dispatchKeyEvent', type='keyDown', key=key, **text)
         self.send('Input.dispatchKeyEvent', type='keyUp', key=key)
 
     def mouse(self, kind: str, x: float, y: float, **more: Any) -> None:
-        """Moves ('mouseMoved'), presses ('mousePressed') or releases ('mouseReleased') the mouse at a point."""
+        """Move ('mouseMoved'), press ('mousePressed') or release ('mouseReleased') the mouse at a point."""
         self.send('Input.dispatchMouseEvent', type=kind, x=x, y=y, **more)
 
     def screenshot(self, path: Path) -> None:
-        """A PNG of what is in view."""
+        """Write a PNG of the visible part of the page."""
         path.write_bytes(base64.b64decode(self.send('Page.captureScreenshot', format='png')['data']))
 
     def close(self) -> None:
-        """Ends the browser."""
+        """Close the browser."""
         try:
             self.session = None
             self.send('Browser.close')

@@ -1,4 +1,4 @@
-"""The report page: what stands in the file, and the page itself driven in a real headless Chromium."""
+"""The report page: its file, and the page in a headless Chromium."""
 import base64
 import hashlib
 import json
@@ -20,42 +20,42 @@ import eval.diagnosis
 import eval.report
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import best_threshold, evaluate, scored_subset
+from eval.report import build_report, main
 from formats.annotations import match_videos, read_ground_truth, select_videos
 from formats.detections import read_detections
-from eval.report import build_report, main
 from utils import InputError, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = '</script><script>window.hacked = 1</script><!--'
 LABELS = [HOSTILE, '<img src=x onerror="window.hacked=2">', 'Run', 'x' * 300]
 VIDEOS = ['a<b>&amp;"\'', 'b</script>', 'c', 'd', 'e' * 200, 'f\u2028\u202e']
-STRANGER = '<svg onload=window.hacked=3>'  # a video that the ground truth does not list
+UNKNOWN = '<svg onload=window.hacked=3>'  # a video that the ground truth does not contain
 TIOU = (0.3, 0.5, 0.7)
 
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory) -> Path:
-    """A folder with gt.json, detections.json and curves.npz of six annotated videos and names that mean harm."""
+    """A folder with gt.json, detections.json and curves.npz of six annotated videos, with hostile names."""
     folder, rng = tmp_path_factory.mktemp('report'), np.random.default_rng(0)
-    truth, results = {}, {STRANGER: [{'label': 'Run', 'score': 0.9, 'segment': [0, 5]}]}
+    gt, results = {}, {UNKNOWN: [{'label': 'Run', 'score': 0.9, 'segment': [0, 5]}]}
     for v, video in enumerate(VIDEOS):
         own = [LABELS[v % 4]] + [LABELS[(v + 1) % 4]] * (v % 2)
         starts = np.arange(6) * 15 + rng.random(6) * 5
-        truth[video] = {'subset': 'test', 'duration': 100, 'annotations': [
+        gt[video] = {'subset': 'test', 'duration': 100, 'annotations': [
             {'label': own[i % len(own)], 'segment': [start, start + 4 + 4 * rng.random()]}
             for i, start in enumerate(starts)]}
         rows = []
-        for annotation in truth[video]['annotations'] * 6:
+        for annotation in gt[video]['annotations'] * 6:
             shift = rng.normal(0, 1 + v, 2)
             start, end = np.sort(np.array(annotation['segment']) + shift)
             score = round(rng.normal(0.4, 0.3), 3)
             rows.append({'label': annotation['label'], 'score': score, 'segment': [start, end + 0.1]})
         rows[0]['score'] = 0.3
-        rows.append({'label': 'nobody <b>knows</b>', 'score': 0.5, 'segment': [1, 2]})
+        rows.append({'label': 'not <b>annotated</b>', 'score': 0.5, 'segment': [1, 2]})
         results[video] = rows
-    (folder / 'gt.json').write_text(json.dumps({'database': truth}))
+    (folder / 'gt.json').write_text(json.dumps({'database': gt}))
     (folder / 'detections.json').write_text(json.dumps({'results': results}))
-    annotated = [{row['label'] for row in truth[video]['annotations']} for video in VIDEOS]
+    annotated = [{row['label'] for row in gt[video]['annotations']} for video in VIDEOS]
     keep = np.array([[label in own for label in sorted(LABELS)] for own in annotated])
     waves = rng.random((6, 60, 4)).cumsum(axis=1) % 1
     write_curves(folder / 'curves.npz', pick_curves(
@@ -66,7 +66,7 @@ def files(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def page(files) -> Path:
-    """The report of these files, made by the command."""
+    """The report of these files, written by the command."""
     path = files / 'report.html'
     command = [sys.executable, '-m', 'eval.report', files / 'gt.json', files / 'detections.json',
                '--curves', files / 'curves.npz', '--tiou', *map(str, TIOU), '-o', path]
@@ -92,7 +92,7 @@ def chromium(tmp_path_factory):
 
 @pytest.fixture
 def browser(chromium, page):
-    """The browser with the page open; whatever a test does, no error may have been logged and nothing loaded."""
+    """The browser with the page open; after the test nothing may have been logged as an error or loaded."""
     chromium.open(page)
     yield chromium
     assert chromium.errors == []
@@ -100,7 +100,7 @@ def browser(chromium, page):
 
 
 def set_control(browser: Browser, selector: str, value: object) -> None:
-    """Sets a slider, a field or a list as a user does: the page hears of it by its event."""
+    """Set a slider, a field or a list as a user does, with its event."""
     browser.run(f'''(() => {{
         const control = document.querySelector({json.dumps(selector)});
         control.value = {json.dumps(value)};
@@ -131,7 +131,7 @@ def listed_videos(browser: Browser) -> list[str]:
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 class Elements(HTMLParser):
-    """The tags of a page, and what its scripts hold."""
+    """The tags, scripts and styles of a page."""
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
@@ -157,10 +157,10 @@ class Elements(HTMLParser):
             self.style += content
 
 
-def test_labels_cannot_leave_the_data_and_no_other_script_is_allowed(page):
+def test_labels_stay_inside_the_data_and_no_other_script_is_allowed(page):
     found = Elements(page.read_text())
     assert [attributes.get('type') for tag, attributes in found.tags if tag == 'script'] == ['application/json', None]
-    assert set(json.loads(found.scripts[0])['labels']) == {*LABELS, 'nobody <b>knows</b>'}
+    assert set(json.loads(found.scripts[0])['labels']) == {*LABELS, 'not <b>annotated</b>'}
     assert '<' not in found.scripts[0]
 
     def source(kind):
@@ -171,7 +171,7 @@ def test_labels_cannot_leave_the_data_and_no_other_script_is_allowed(page):
     assert source('default') == "'none'" and source('img') == 'data:'
 
 
-def test_nothing_in_the_page_points_elsewhere(page):
+def test_the_page_links_to_nothing_else(page):
     for tag, attributes in Elements(page.read_text()).tags:
         for name in ('src', 'href', 'action', 'data', 'poster', 'srcset'):
             assert attributes.get(name, '#').startswith(('#', 'data:')), (tag, attributes)
@@ -179,37 +179,37 @@ def test_nothing_in_the_page_points_elsewhere(page):
 
 
 def test_same_input_gives_the_same_page(files):
-    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
-    assert build_report(truth, detections, TIOU, title='once') == build_report(truth, detections, TIOU, title='once')
+    gt, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    assert build_report(gt, detections, TIOU, title='once') == build_report(gt, detections, TIOU, title='once')
 
 
-def test_detections_are_matched_and_judged_once(files, monkeypatch):
+def test_detections_are_matched_and_classified_once(files, monkeypatch):
     calls = []
-    for name in ('match', 'judge'):
+    for name in ('match', 'classify_errors'):
         real = getattr(eval.diagnosis, name)
-        for room in (eval.detection, eval.diagnosis):
-            if hasattr(room, name):
-                monkeypatch.setattr(room, name, lambda *all, name=name, real=real: calls.append(name) or real(*all))
+        for module in (eval.detection, eval.diagnosis):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, lambda *all, name=name, real=real: calls.append(name) or real(*all))
     build_report(read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json'), TIOU)
-    assert sorted(calls) == ['judge', 'match']
+    assert sorted(calls) == ['classify_errors', 'match']
 
 
 def test_a_title_is_text(files):
-    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
-    text = build_report(truth, detections, TIOU, title='<script>alert(1)</script> @data@ \udcff')
+    gt, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    text = build_report(gt, detections, TIOU, title='<script>alert(1)</script> @data@ \udcff')
     assert '<script>alert' not in text and text.count('&lt;script&gt;alert(1)') == 3
     text.encode()
 
 
 def test_curves_of_another_data_set_are_refused(files):
-    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    gt, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
     other = Curves(['z'], ['Run'], np.ones(1), np.ones(1, int), *np.zeros((2, 1, 5), np.float32),
                    *np.zeros((2, 1), int), *np.zeros((2, 1, 5), np.float16))
-    with pytest.raises(InputError, match='other videos'):
-        build_report(truth, detections, TIOU, other)
+    with pytest.raises(InputError, match='none of the videos'):
+        build_report(gt, detections, TIOU, other)
 
 
-@pytest.mark.parametrize('arguments, said', [
+@pytest.mark.parametrize('arguments, message', [
     (['missing.json', 'detections.json', '-o', 'r.html'], 'missing.json'),
     (['gt.json', 'detections.json', '-o', 'nowhere/r.html'], 'nowhere/r.html'),
     (['gt.json', 'detections.json', '-o', 'r.html', '--curves', 'gt.json'], 'gt.json'),
@@ -220,14 +220,14 @@ def test_curves_of_another_data_set_are_refused(files):
     (['detections.json', '-o', 'r.html', '--tiou', '0.5'], '--tiou'),
     (['detections.json', '-o', 'r.html', '--bins', 'activitynet'], '--bins'),
 ])
-def test_bad_usage_is_one_line_and_status_2(files, capsys, arguments, said):
+def test_bad_usage_is_one_line_and_status_2(files, capsys, arguments, message):
     try:
         status = main([str(files / a) if a.endswith(('.json', '.html')) else a for a in arguments])
     except SystemExit as end:
         status = end.code
-    said_instead = capsys.readouterr().err
-    assert status == 2 and said in said_instead
-    assert said_instead.startswith('error: ') and said_instead.count('\n') == 1
+    printed = capsys.readouterr().err
+    assert status == 2 and message in printed
+    assert printed.startswith('error: ') and printed.count('\n') == 1
 
 
 # ---- the page in a browser ------------------------------------------------------------------------------------------
@@ -236,10 +236,10 @@ def test_opens_without_errors_and_hostile_names_are_only_text(browser):
     assert browser.run('window.hacked') is None
     assert count(browser, 'script') == 2
     assert count(browser, 'img, b b, svg[onload]') == 0
-    assert set(listed_videos(browser)) == {*VIDEOS, STRANGER}
+    assert set(listed_videos(browser)) == {*VIDEOS, UNKNOWN}
     classes = texts_of(browser, '.ap tbody th')
     assert sorted(classes) == sorted(LABELS)
-    for label in range(-1, 5):    # every label in every place that shows one
+    for label in range(-1, 5):  # every label, everywhere it is shown
         set_control(browser, '#label', label)
     for row in range(4):
         browser.run(f"document.querySelectorAll('.ap tbody tr')[{row}].click()")
@@ -261,10 +261,10 @@ def test_numbers_are_those_of_the_scorer(browser, files):
         np.testing.assert_allclose([float(number) for number in numbers], expected, atol=0.0501)
 
 
-def test_slider_shows_the_detections_that_reach_it(browser, results):
+def test_slider_shows_the_detections_above_its_threshold(browser, results):
     for threshold in (0.3, 0.55, 2.0, -5.0):
         set_control(browser, '#threshold', threshold)
-        set_to = float(browser.run("document.querySelector('#threshold').value"))    # within the ends of the slider
+        set_to = float(browser.run("document.querySelector('#threshold').value"))  # within the range of the slider
         own = sum(row['score'] >= set_to for row in results[shown_video(browser)])
         everywhere = sum(row['score'] >= set_to for rows in results.values() for row in rows)
         assert text_of(browser, '#shown b') == str(own)
@@ -273,13 +273,13 @@ def test_slider_shows_the_detections_that_reach_it(browser, results):
     assert own == len(results[shown_video(browser)]) > 0
 
 
-def test_class_filter_leaves_its_videos_and_its_detections(browser, files, results):
-    labels = sorted(LABELS) + ['nobody <b>knows</b>']
+def test_class_filter_selects_its_videos_and_its_detections(browser, files, results):
+    labels = sorted(LABELS) + ['not <b>annotated</b>']
     database = json.loads((files / 'gt.json').read_text())['database']
     set_control(browser, '#threshold', -5)
     for label, name in enumerate(labels):
         set_control(browser, '#label', label)
-        expected = [video for video in [*VIDEOS, STRANGER] if any(
+        expected = [video for video in [*VIDEOS, UNKNOWN] if any(
             row['label'] == name for row in results[video] + database.get(video, {}).get('annotations', []))]
         assert listed_videos(browser) == expected
         own = sum(row['label'] == name for row in results[shown_video(browser)])
@@ -289,39 +289,39 @@ def test_class_filter_leaves_its_videos_and_its_detections(browser, files, resul
     assert len(listed_videos(browser)) == 7
 
 
-def test_search_leaves_the_videos_of_that_name(browser):
+def test_search_selects_videos_by_name(browser):
     set_control(browser, '#search', '</SCRIPT')
     assert listed_videos(browser) == [VIDEOS[1]] and shown_video(browser) == VIDEOS[1]
     set_control(browser, '#search', 'no such name')
-    assert text_of(browser, '#list') == 'No such video.'
+    assert text_of(browser, '#list') == 'No matching video.'
 
 
-def test_a_kind_can_be_hidden(browser):
-    counts = [int(button.split()[-1]) for button in texts_of(browser, '.kinds button')]
+def test_a_type_of_detections_can_be_hidden(browser):
+    counts = [int(button.split()[-1]) for button in texts_of(browser, '.types button')]
     assert sum(counts) == count(browser, '.hit')
-    kind = int(np.argmax(counts))
-    browser.run(f"document.querySelectorAll('.kinds button')[{kind}].click()")
-    assert count(browser, '.hit') == sum(counts) - counts[kind]
-    assert count(browser, f'.hit.k{kind}') == 0
+    error_type = int(np.argmax(counts))
+    browser.run(f"document.querySelectorAll('.types button')[{error_type}].click()")
+    assert count(browser, '.hit') == sum(counts) - counts[error_type]
+    assert count(browser, f'.hit.type{error_type}') == 0
 
 
 def test_videos_sorted_by_ap_and_their_ap_are_those_of_the_scorer(browser, files):
-    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
-    index, own = match_videos(VIDEOS, truth.videos), {}
+    gt, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    index, own = match_videos(VIDEOS, gt.videos), {}
     for video, v in zip(VIDEOS, index):
         rows = np.flatnonzero(np.array(detections.videos, object)[detections.video] == video)
         alone = detections._replace(video=detections.video[rows], label=detections.label[rows],
                                     segments=detections.segments[rows], scores=detections.scores[rows])
-        own[video] = evaluate(select_videos(truth, np.arange(6) == v), alone, [0.5]).average
+        own[video] = evaluate(select_videos(gt, np.arange(6) == v), alone, [0.5]).average
     set_control(browser, '#sort', 1)
-    assert listed_videos(browser) == sorted(VIDEOS, key=own.get) + [STRANGER]
+    assert listed_videos(browser) == sorted(VIDEOS, key=own.get) + [UNKNOWN]
     for video in VIDEOS:
         browser.run(f"document.querySelectorAll('.video')[{listed_videos(browser).index(video)}].click()")
         shown = float(re.search(r'AP ([\d.]+) %', text_of(browser, '#viewer .facts'))[1])
         assert shown == pytest.approx(100 * own[video], abs=0.0501)
 
 
-def test_keys_move_through_videos_thresholds_classes_and_scores(browser):
+def test_keys_move_through_videos_but_not_while_typing(browser):
     names = listed_videos(browser)
     assert shown_video(browser) == names[0]
     browser.press('j')
@@ -330,25 +330,18 @@ def test_keys_move_through_videos_thresholds_classes_and_scores(browser):
     browser.press('k')
     assert shown_video(browser) == names[1]
     assert text_of(browser, '.video[aria-selected=true] b') == names[1]
-    before = float(browser.run("document.querySelector('#threshold').value"))
-    browser.press(']')
-    assert float(browser.run("document.querySelector('#threshold').value")) == pytest.approx(before + 0.05)
-    browser.press('t')
-    assert text_of(browser, '#tiou [aria-checked=true]') == '0.7'
-    browser.press('c')
-    assert browser.run("document.querySelector('#label').value") == '0'
-    browser.press('/')
-    browser.press('j')    # types into the search field now
+    browser.run("document.querySelector('#search').focus()")
+    browser.press('j')  # is typed into the search field now
     assert browser.run("document.activeElement.id + document.querySelector('#search').value") == 'searchj'
 
 
-def test_a_class_and_a_kind_of_error_lead_to_their_videos(browser):
+def test_a_class_and_an_error_type_link_to_their_videos(browser):
     name = browser.run("document.querySelector('#pr figcaption').firstChild.textContent")
     browser.run("document.querySelector('#pr button').click()")
     assert text_of(browser, '#label option:checked') in (name, name[:60] + '…')
     assert text_of(browser, '#sort option:checked') == 'by lowest AP'
     assert browser.run("document.querySelector('#videos').getBoundingClientRect().top") < 800
-    browser.run("document.querySelector('#gain .k3').dispatchEvent(new Event('click'))")
+    browser.run("document.querySelector('#gain .type3').dispatchEvent(new Event('click'))")
     assert text_of(browser, '#sort option:checked') == 'by most errors: localization'
     counts = browser.run("listed.map(video => summaries[video].counts[3])")
     assert len(counts) == 7 and counts[:6] == sorted(counts[:6], reverse=True)
@@ -376,14 +369,14 @@ def test_zoom_by_mouse_and_keys(browser):
     assert inside
 
 
-def test_pointing_at_a_detection_tells_what_it_is(browser, results):
+def test_tooltip_of_a_detection(browser, results):
     browser.run("document.getElementById('timeline').scrollIntoView({block: 'center'})")
     x, y = browser.run("(() => { const box = [...document.querySelectorAll('.hit')].at(-1).getBoundingClientRect();"
                        'return [box.x + box.width / 2, box.y + box.height / 2]; })()')
     browser.mouse('mouseMoved', x, y)
-    label, where, kind, overlap = text_of(browser, '#tooltip').split('\n')
+    label, segment, error_type, overlap = text_of(browser, '#tooltip').split('\n')
     score = max(row['score'] for row in results[shown_video(browser)] if row['label'] == label)
-    assert where.endswith(f'score {score:.3f}') and kind in browser.run('data.kinds')
+    assert segment.endswith(f'score {score:.3f}') and error_type in browser.run('data.types')
     assert overlap.startswith(('tIoU 0.', 'overlaps no instance'))
 
 
@@ -404,7 +397,7 @@ def test_a_window_without_width_breaks_nothing(chromium, page):
     assert chromium.run("document.querySelector('#broken').hidden") and chromium.errors == []
 
 
-def test_no_text_of_a_drawing_leaves_its_card_on_a_phone(chromium, page):
+def test_texts_of_drawings_stay_inside_their_card_on_a_phone(chromium, page):
     chromium.open(page, 390, 844)
     assert chromium.run('''[...document.querySelectorAll('.card svg text')].filter(text => {
         const [own, card] = [text, text.closest('.card')].map(box => box.getBoundingClientRect());
@@ -415,10 +408,10 @@ def test_no_text_of_a_drawing_leaves_its_card_on_a_phone(chromium, page):
 @pytest.mark.parametrize('scale', [0, 1e-4, 1e5])
 def test_opens_with_few_detections_and_scores_of_any_size(chromium, tmp_path, scale):
     rows = [{'label': 'Run', 'score': scale * i, 'segment': [i, i + 1.5]} for i in range(4)] if scale else []
-    truth, results, page = (tmp_path / name for name in ('gt.json', 'detections.json', 'report.html'))
-    truth.write_text(json.dumps({'database': {'a': {'annotations': [{'label': 'Run', 'segment': [1, 1]}]}}}))
+    gt, results, page = (tmp_path / name for name in ('gt.json', 'detections.json', 'report.html'))
+    gt.write_text(json.dumps({'database': {'a': {'annotations': [{'label': 'Run', 'segment': [1, 1]}]}}}))
     results.write_text(json.dumps({'results': {'a': rows}}))
-    assert main([str(truth), str(results), '--tiou', '0.5', '-o', str(page)]) == 0
+    assert main([str(gt), str(results), '--tiou', '0.5', '-o', str(page)]) == 0
     chromium.open(page)
     assert count(chromium, '.hit') == len(rows) and chromium.errors == []
     set_control(chromium, '#threshold', 1.5 * scale)
@@ -426,52 +419,53 @@ def test_opens_with_few_detections_and_scores_of_any_size(chromium, tmp_path, sc
 
 
 def test_thumos14_is_small_and_opens_quickly(chromium, shared, tmp_path):
-    truth, detections = (read(shared / 'data' / 'thumos14' / name) for read, name in (
+    gt, detections = (read(shared / 'data' / 'thumos14' / name) for read, name in (
         (read_ground_truth, 'gt.json'), (read_detections, 'released_detections.json')))
     path = tmp_path / 'thumos14.html'
-    write_text(path, build_report(scored_subset(truth, detections.videos), detections))
+    write_text(path, build_report(scored_subset(gt, detections.videos), detections))
     assert path.stat().st_size < 3e6
 
     def seconds_to_open() -> float:
         begin = time.monotonic()
         chromium.open(path)
-        assert count(chromium, '.video') == 210
+        assert chromium.run('listed.length') == 210 and count(chromium, '.video') > 10
         return time.monotonic() - begin
 
-    assert any(seconds_to_open() < 2 for _ in range(3))    # other processes may be in the way once
+    assert any(seconds_to_open() < 2 for _ in range(3))  # other processes may slow one down
     assert chromium.errors == []
     set_control(chromium, '#threshold', 0.25)
     reached, own = detections.scores >= 0.25, detections.videos.index(shown_video(chromium))
     assert count(chromium, '.hit') == (reached & (detections.video == own)).sum()
     assert f'({reached.sum():,} of 36,195' in text_of(chromium, '#shown')
-    # What DETAD itself says of these detections at tIoU 0.5.
+    # The numbers of DETAD's own code for these detections at tIoU 0.5.
     legend = text_of(chromium, '#profile .legend')
-    for kind, share in {'true positive': 7.76, 'double detection': 21.04, 'wrong label': 3.12, 'localization': 29.90,
-                        'confusion': 3.60, 'background': 34.58}.items():
-        assert float(re.search(rf'{kind} ([\d.]+) %', legend)[1]) == pytest.approx(share, abs=0.02)
+    shares = {'true positive': 7.76, 'double detection': 21.04, 'wrong label': 3.12, 'localization': 29.90,
+              'confusion': 3.60, 'background': 34.58}
+    for error_type, share in shares.items():
+        assert float(re.search(rf'{error_type} ([\d.]+) %', legend)[1]) == pytest.approx(share, abs=0.02)
 
 
-# ---- what stands first, and where it begins -------------------------------------------------------------------------
+# ---- order and initial values ---------------------------------------------------------------------------------------
 
-def test_the_average_over_all_thresholds_stands_first_and_largest(chromium, files, tmp_path):
-    truth, detections = (read(files / name) for read, name in (
+def test_the_average_over_all_thresholds_is_first_and_largest(chromium, files, tmp_path):
+    gt, detections = (read(files / name) for read, name in (
         (read_ground_truth, 'gt.json'), (read_detections, 'detections.json')))
     tiou = [i / 10 for i in range(1, 8)]
     path = tmp_path / 'r.html'
-    write_text(path, build_report(truth, detections, tiou, title='my run', subtitle='step 3 <of> 5'))
+    write_text(path, build_report(gt, detections, tiou, title='my run', subtitle='step 3 <of> 5'))
     chromium.open(path)
-    scores = evaluate(truth, detections, tiou)
-    assert text_of(chromium, '.tiles div') == f'{100 * scores.average:.2f}mAP, average 0.1:0.7 (%)'
+    scores = evaluate(gt, detections, tiou)
+    assert text_of(chromium, '.tiles div') == f'{100 * scores.average:.2f}avg. mAP 0.1:0.7 (%)'
     sizes = chromium.run("[...document.querySelectorAll('.tiles b')].map(b =>"
                          'parseFloat(getComputedStyle(b).fontSize))')
     assert len(sizes) == 3 and sizes[0] > max(sizes[1:])
     assert text_of(chromium, 'h1') == 'my run step 3 <of> 5'
 
 
-def test_the_slider_begins_where_f1_is_best_and_most_videos_show_something(browser, files):
-    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+def test_the_initial_threshold_has_the_best_f1_and_leaves_detections_in_most_videos(browser, files):
+    gt, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
     begin = float(browser.run("document.querySelector('#threshold').value"))
-    best = best_threshold(truth, detections, 0.5).score
+    best = best_threshold(gt, detections, 0.5).score
     least = min(detections.scores[detections.video == video].max() for video in range(len(detections.videos)))
     assert begin == pytest.approx(np.floor(min(best, least) / browser.run('step')) * browser.run('step'))
     for name in listed_videos(browser):
@@ -479,21 +473,22 @@ def test_the_slider_begins_where_f1_is_best_and_most_videos_show_something(brows
         assert count(browser, '.hit') > 0
 
 
-def test_annotated_classes_stand_first_and_the_others_are_closed(browser, results, files):
+def test_annotated_classes_come_first_and_the_others_are_folded(browser, results, files):
     database = json.loads((files / 'gt.json').read_text())['database']
     name = shown_video(browser)
     annotated = {row['label'] for row in database[name]['annotations']}
     best = {label: max(row['score'] for row in results[name] if row['label'] == label) for label in annotated}
     blocks = texts_of(browser, '#timeline > .block > p > b')
     assert blocks == sorted(annotated, key=best.get, reverse=True) + ['Actionness']
-    assert text_of(browser, '.others summary') == '1 more class detected, not annotated here: nobody <b>knows</b> 0.50'
+    assert text_of(browser, '.others summary') == '1 more class detected, not annotated here: not <b>annotated</b> 0.50'
     assert browser.run("document.querySelector('.others').open") is False
     browser.run("document.querySelector('.others summary').click()")
-    browser.press(']')
-    assert browser.run("document.querySelector('.others').open") is True    # stays as the reader left it
+    browser.run('new Promise(done => setTimeout(done, 50))')
+    set_control(browser, '#threshold', 0.3)
+    assert browser.run("document.querySelector('.others').open") is True  # also after drawing again
 
 
-def test_a_panel_grows_with_what_it_holds(browser):
+def test_a_panel_grows_with_its_number_of_detections(browser):
     def height():
         return browser.run("document.querySelector('.block svg').clientHeight")
 
@@ -504,104 +499,74 @@ def test_a_panel_grows_with_what_it_holds(browser):
     assert heights[0] > heights[1] > heights[2]
 
 
-def test_no_number_on_a_bar_is_struck_out_by_the_dashed_line(browser):
-    struck = browser.run('''['#missed', '#sensitivity'].map(id => {
+def test_the_dashed_line_crosses_no_number_of_a_bar(browser):
+    crossed = browser.run('''['#missed', '#sensitivity'].map(id => {
         const line = document.querySelector(id + ' .reference').getBBox().y;
         return [...document.querySelectorAll(id + ' text.strong')].filter(text => {
             const box = text.getBBox();
             return box.y + 2 < line && line < box.y + box.height - 3; }).length; })''')
-    assert struck == [0, 0]
+    assert crossed == [0, 0]
 
 
-def test_shares_say_of_how_many_they_are(browser):
-    assert text_of(browser, '.legend-title') == 'Of the best 10 Nc:'
+def test_shares_name_their_total_and_every_error_type_is_defined(browser):
+    assert text_of(browser, '.legend-title') == 'Shares of the top 10 Nc:'
     assert browser.run("document.querySelector('.legend-title sub').textContent") == 'c'
-    browser.run("document.querySelector('#profile .kind').dispatchEvent(new Event('pointermove'))")
-    assert text_of(browser, '#tooltip').endswith('of the best 1 Nc')
+    browser.run("document.querySelector('#profile .type').dispatchEvent(new Event('pointermove'))")
+    assert text_of(browser, '#tooltip').endswith('of the top 1 Nc')
+    definitions = texts_of(browser, '#profile .legend small')
+    assert len(definitions) == 6 and definitions[3] == '0.1 ≤ tIoU < α with an instance of its class'
+    assert browser.run("[...document.querySelectorAll('.types button')].every(button => button.title)")
 
 
-# ---- keys, the address, copying, paper ------------------------------------------------------------------------------
+# ---- tIoU, SVG files, table, print ----------------------------------------------------------------------------------
 
-def test_keys_work_where_the_thresholds_have_the_focus(browser):
-    browser.run("document.querySelector('#tiou [aria-checked=true]').focus()")
+def test_arrow_keys_change_the_tiou(browser):
+    browser.run("document.querySelector('#tiou :checked').focus()")
     browser.press('ArrowRight')
-    assert text_of(browser, '#tiou :focus') == text_of(browser, '#tiou [aria-checked=true]') == '0.7'
-    browser.press('ArrowDown')    # round
-    assert text_of(browser, '#tiou :focus') == '0.3'
-    assert browser.run("[...document.querySelectorAll('#tiou button')].map(button => button.tabIndex)") == [0, -1, -1]
+    assert text_of(browser, '#tiou label:has(:focus)') == text_of(browser, '#tiou label:has(:checked)') == '0.7'
+    assert text_of(browser, '.at-tiou') == '0.7'
+    browser.press('ArrowDown')  # wraps around
+    assert text_of(browser, '#tiou label:has(:focus)') == text_of(browser, '.at-tiou') == '0.3'
     browser.press('?')
     assert browser.run("document.querySelector('#help').open") is True
 
 
-def test_the_address_leads_back_to_what_is_shown(chromium, page):
-    def shown():
-        return chromium.run('[state.video, state.from, state.to, state.time, state.label, state.tiou, state.threshold]')
-
-    chromium.open(page)
-    chromium.run("document.getElementById('videos').scrollIntoView()")
-    set_control(chromium, '#label', 3)
-    chromium.run("[...document.querySelectorAll('.video')].at(-1).click()")
-    for key in 't]+':
-        chromium.press(key)
-    chromium.run('mark(40)')
-    before = shown()
-    assert before[0] != 0 and before[1:5] == [25, 75, 40, 3] and before[5] == 2
-    chromium.run('new Promise(done => setTimeout(done, 300))')
-    address = chromium.run('location.hash')
-    assert address.startswith('#video=') and '&t=40.00&view=25.00%2C75.00&class=' in address
-    chromium.run("history.replaceState(null, '', '#')")
-    chromium.run('location.reload()')
-    while chromium.receive().get('method') != 'Page.loadEventFired':
-        pass
-    assert shown()[:2] == [0, 0]
-    chromium.run(f'location.hash = {json.dumps(address)}')
-    chromium.run('new Promise(done => setTimeout(done, 50))')
-    assert shown() == before and shown_video(chromium) == chromium.run(f'data.videos[{before[0]}]')
-    assert chromium.errors == []
-
-
-@pytest.mark.parametrize('address', ['#video=nobody', '#video=c&view=9,1&t=x&class=&tiou=7&score=-', '#videos', '#%'])
-def test_a_wrong_address_does_no_harm(browser, address):
-    browser.run(f'location.hash = {json.dumps(address)}')
-    browser.run('new Promise(done => setTimeout(done, 50))')
-    assert shown_video(browser) == ('c' if '=c' in address else VIDEOS[0])
-    assert browser.run('[state.from, state.to, state.time, state.label, state.tiou]') == [0, 100, None, -1, 1]
-
-
-def test_panels_are_copied_as_svg_that_needs_no_page(browser, tmp_path):
-    browser.run('navigator.clipboard.writeText = async text => { window.copied = text; }')
-    for button, own in (("#timeline .block .copy", '#timeline .block rect'), ('#viewer .title .copy', '#timeline rect'),
-                        ('#profile .copy', '#profile rect'), ('#pr .copy', '#pr path'), ('#gain .copy', '#gain rect')):
-        browser.run(f'document.querySelector({json.dumps(button)}).click()')
-        text = browser.run('window.copied')
-        drawing = ElementTree.fromstring(text)
-        shape = own.split()[-1]
-        inside = browser.run(f"[...document.querySelectorAll('{own}')].filter(e => e.getClientRects().length).length")
-        first = inside if button != "#timeline .block .copy" else browser.run(
-            "document.querySelector('#timeline .block').querySelectorAll('rect').length")
-        assert len(drawing.findall(f'.//{{http://www.w3.org/2000/svg}}{shape}')) >= first > 0
+def test_panels_are_saved_as_svg_files_that_need_no_page(browser, tmp_path):
+    browser.send('Page.setDownloadBehavior', behavior='allow', downloadPath=str(tmp_path))
+    for box, shape, name in (('#timeline .block', 'rect', None), ('#viewer .title', 'rect', None),
+                             ('#profile', 'rect', 'False_positive_profile'), ('#pr', 'path', None),
+                             ('#gain', 'rect', 'mAP_gain_from_removing_an_error_type')):
+        browser.run(f'document.querySelector({json.dumps(box + " .save")}).click()')
+        begin = time.monotonic()
+        while not (files := list(tmp_path.glob('*.svg'))) or list(tmp_path.glob('*.crdownload')):
+            assert time.monotonic() - begin < 20, f'no file of {box}'
+            browser.run('new Promise(done => setTimeout(done, 20))')
+        text = files[0].read_text()
+        assert name is None or files[0].stem == name
+        files[0].unlink()
+        source = '#timeline' if box == '#viewer .title' else box
+        drawn = browser.run(f"[...document.querySelector('{source}').querySelectorAll('svg {shape}')]"
+                            ".filter(element => element.checkVisibility()).length")
+        saved = ElementTree.fromstring(text).findall(f'.//{{http://www.w3.org/2000/svg}}{shape}')
+        assert len(saved) >= drawn > 0
         assert not re.search(r'class=|var\(|color-mix|color\(|style=', text)
-    assert text_of(browser, '#gain .copy') == 'copied'
-    copied = tmp_path / 'copied.svg'
-    write_text(copied, text)
-    (tmp_path / 'show.html').write_text('<body>' + text)
     assert 'confusion' in text and browser.run('window.hacked') is None
 
 
-def test_the_table_of_classes_tells_what_is_out_of_sight(chromium, page):
+def test_a_hint_below_the_table_of_classes_counts_what_is_outside_the_box(chromium, page):
     chromium.open(page, 390, 844)
     assert 'more columns' in text_of(chromium, '#classes .more')
     chromium.run("document.querySelector('#classes .scroll').scrollLeft = 9999")
     chromium.run('new Promise(done => setTimeout(done, 100))')
     assert text_of(chromium, '#classes .more') == ''
     chromium.run("document.querySelector('#classes .scroll').style.maxHeight = '80px'")
-    chromium.run('hintAtMore()')
+    chromium.run('drawTableHint()')
     assert re.fullmatch(r'↓ [2-4] more classes', text_of(chromium, '#classes .more'))
     chromium.open(page)
     assert text_of(chromium, '#classes .more') == ''
 
 
-def test_paper_has_all_classes_in_their_colours(browser):
+def test_print_contains_all_classes_in_their_colors(browser):
     browser.run("document.querySelector('#classes .scroll').style.height = 'auto'")
     browser.send('Emulation.setEmulatedMedia', media='print')
     try:
@@ -640,44 +605,45 @@ def test_without_ground_truth_the_page_shows_detections_and_curves_and_no_score(
     cells = texts_of(chromium, '.ap tbody tr > *')
     rows = {cells[i]: int(cells[i + 1]) for i in range(0, len(cells), 4)}
     assert rows == Counter(row['label'] for rows in results.values() for row in rows)
-    for key in 'tTjkc0+':
+    for key in 'jk0+':
         chromium.press(key)
     chromium.run("document.querySelector('.ap tbody tr').click()")
     assert chromium.errors == []
 
 
-def test_labels_without_times_are_shown_as_such(chromium, files, tmp_path):
+def test_labels_without_times_are_shown(chromium, files, tmp_path):
     (tmp_path / 'gt.json').write_text(json.dumps({'database': {'c': {'annotations': [{'label': 'Run'}]}}}))
     text = build_report(read_ground_truth(tmp_path / 'gt.json'), read_detections(files / 'detections.json'))
     write_text(tmp_path / 'r.html', text)
     chromium.open(tmp_path / 'r.html')
-    assert texts_of(chromium, '#timeline > .block > p > :not(.copy)')[:2] == ['Run', 'said to happen here, not when']
+    assert texts_of(chromium, '#timeline > .block > p > :not(.save)')[:2] == [
+        'Run', 'video-level label without times']
     assert chromium.errors == []
 
 
-def test_both_files_may_stand_apart_on_the_command_line(files, tmp_path, capsys):
+def test_options_may_come_between_the_two_files(files, tmp_path, capsys):
     assert main([str(files / 'gt.json'), '--curves', str(files / 'curves.npz'), str(files / 'detections.json'),
                  '-o', str(tmp_path / 'r.html')]) == 0
     assert '"mean_ap":[0.' in (tmp_path / 'r.html').read_text()
 
 
-@pytest.mark.parametrize('arguments, said', [
-    (['--durations', 'detections.json'], 'tells no durations'),
-    (['--videos', 'nowhere'], 'no folder of videos'),
-    (['--videos', '.'], 'holds no file of these videos'),
+@pytest.mark.parametrize('arguments, message', [
+    (['--durations', 'detections.json'], 'contains no durations'),
+    (['--videos', 'nowhere'], 'not a folder of videos'),
+    (['--videos', '.'], 'contains no file of these videos'),
 ])
-def test_wrong_durations_and_videos_are_one_line_and_status_2(files, capsys, monkeypatch, arguments, said):
+def test_wrong_durations_and_videos_are_one_line_and_status_2(files, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(files)
     assert main(['detections.json', '-o', 'r.html', *arguments]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.startswith('error: ') and error.count('\n') == 1
+    assert message in error and error.startswith('error: ') and error.count('\n') == 1
 
 
-# ---- the video beside its timeline ----------------------------------------------------------------------------------
+# ---- the video player -----------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope='module')
 def playing(tmp_path_factory) -> Path:
-    """A page beside a folder with one H.264 film of 4 s, named as no address would be."""
+    """A page with one H.264 video of 4 s, whose name needs escaping in a URL."""
     av = pytest.importorskip('av', reason='needs PyAV (requirements-video.txt)')
     folder = tmp_path_factory.mktemp('playing')
     (folder / 'my clips').mkdir()
@@ -690,15 +656,15 @@ def playing(tmp_path_factory) -> Path:
             film.mux(stream.encode(frame))
         film.mux(stream.encode())
     rows = [{'label': 'Run', 'score': score, 'segment': segment} for score, segment in ((0.9, [1, 1.5]), (0.8, [2, 3]))]
-    truth = {name: {'duration': 4, 'annotations': [{'label': 'Run', 'segment': [1, 2]}]} for name in ('a #1%', 'b')}
-    (folder / 'gt.json').write_text(json.dumps({'database': truth}))
+    gt = {name: {'duration': 4, 'annotations': [{'label': 'Run', 'segment': [1, 2]}]} for name in ('a #1%', 'b')}
+    (folder / 'gt.json').write_text(json.dumps({'database': gt}))
     (folder / 'detections.json').write_text(json.dumps({'results': {'a #1%': rows, 'b': rows}}))
     assert main([str(folder / 'gt.json'), str(folder / 'detections.json'), '--videos', str(folder / 'my clips'),
                  '-o', str(folder / 'report.html')]) == 0
     return folder / 'report.html'
 
 
-def click(browser, selector, shard=0.5):
+def click(browser, selector, share=0.5):
     x, y = browser.run(f"""(() => {{
         const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();
         return [box.x + {share} * box.width, box.y + box.height / 2]; }})()""")
@@ -714,7 +680,7 @@ def wait_for(browser, condition):
         look(); }})"""), condition
 
 
-def test_the_video_plays_beside_its_timeline(chromium, playing):
+def test_the_video_plays_with_its_timeline(chromium, playing):
     chromium.open(playing)
     clip = "document.querySelector('#clip')"
     wait_for(chromium, f'{clip}.readyState >= 1')
@@ -722,7 +688,7 @@ def test_the_video_plays_beside_its_timeline(chromium, playing):
     chromium.run("document.getElementById('videos').scrollIntoView()")
     assert chromium.run("document.querySelector('#playhead').hidden") is True
 
-    click(chromium, '#timeline .block .axis', 0.75)    # a line of the axis from LEFT to the right end
+    click(chromium, '#timeline .block .axis', 0.75)  # a line of the axis from LEFT to the right end
     wait_for(chromium, f'Math.abs({clip}.currentTime - 3) < 0.05')
     assert chromium.run(f'{clip}.paused') is True
     left = chromium.run("parseFloat(document.querySelector('#playhead').style.left)")
@@ -730,32 +696,28 @@ def test_the_video_plays_beside_its_timeline(chromium, playing):
 
     chromium.run(f"window.heard = []; ['play', 'pause'].forEach(what => "
                  f"{clip}.addEventListener(what, () => heard.push([what, {clip}.currentTime])))")
-    click(chromium, '.hit[data-row="0"]')    # the best: from 1 to 1.5 s
+    click(chromium, '.hit[data-row="0"]')  # the best: from 1 to 1.5 s
     wait_for(chromium, 'heard.length === 2')
     (first, begin), (second, end) = chromium.run('heard')
     assert (first, second) == ('play', 'pause') and begin == pytest.approx(1, abs=0.05)
-    assert 1.5 <= end < 3.9    # it stops soon after the end
+    assert 1.5 <= end < 3.9  # it stops soon after the end
     assert chromium.run('state.time') == chromium.run(f'{clip}.currentTime')
 
-    chromium.run('mark(2)')
-    chromium.press('.')
-    assert chromium.run('state.time') == pytest.approx(2.04)
-    chromium.press('<')
-    assert chromium.run('state.time') == pytest.approx(1.04)
-    chromium.run('setView(0.9, 1.4)')    # while it plays, the part in view follows
+    chromium.run('mark(1.04)')
+    chromium.run('setView(0.9, 1.4)')  # the visible part follows while it plays
     chromium.press(' ')
     wait_for(chromium, 'state.from > 1')
     chromium.run(f'mark(0.1); {clip}.play()')
     chromium.press(' ')
     assert chromium.run(f'{clip}.paused') is True and chromium.run(f'{clip}.ended') is False
 
-    chromium.press('j')    # has no file
+    chromium.press('j')  # has no file
     assert shown_video(chromium) == 'b'
     assert chromium.run("getComputedStyle(document.querySelector('.player')).display") == 'none'
     assert chromium.errors == []
 
 
-def test_a_video_that_is_gone_is_said_and_the_page_stays(chromium, playing, tmp_path):
+def test_a_missing_video_is_reported_and_the_page_works(chromium, playing, tmp_path):
     alone = tmp_path / 'report.html'
     alone.write_text(playing.read_text())
     chromium.open(alone)
@@ -772,10 +734,9 @@ def test_only_a_page_with_videos_may_load_them(page, playing):
 # ---- sizes ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('scores', [
-    [1e-120, 2e-120, 3e-120, 4e-120], [1e308, 5e307, 1e300, 0], [-1e308, 1e308, 0.5, 0.1], [5e-324, 1e-320, 0, 0],
-    [1e20, 1e20 + 16384, 1e20, 1e20], [0.5, 0.5 + 1e-16, 0.5, 0.5], [1e-120] * 4, [0, 0, 0, 0],
-    [-3e-200, -2e-200, -1e-200, 0]])
-def test_scores_of_any_size_are_drawn_in_their_order(chromium, tmp_path, scores):
+    [1e-8, 2e-8, 3e-8, 4e-8], [9e8, 5e8, 1e3, 0], [-9e8, 9e8, 0.5, 0.1], [0.5, 0.5 + 1e-16, 0.5, 0.5], [0.3] * 4,
+    [0, 0, 0, 0], [-3e-6, -2e-6, -1e-6, 0]])
+def test_scores_from_1e_9_to_1e9_are_drawn_in_their_order(chromium, tmp_path, scores):
     rows = [{'label': 'Run', 'score': score, 'segment': [i, i + 1.5]} for i, score in enumerate(scores)]
     (tmp_path / 'gt.json').write_text(json.dumps({'database': {'a': {
         'duration': 1e-320, 'annotations': [{'label': 'Run', 'segment': [1, 2]}]}}}))
@@ -788,17 +749,17 @@ def test_scores_of_any_size_are_drawn_in_their_order(chromium, tmp_path, scores)
     assert chromium.errors == [] and count(chromium, '.hit') == 4
     heights = dict(chromium.run("[...document.querySelectorAll('.hit')].map(bar => [Number(bar.dataset.row),"
                                 'bar.y.baseVal.value])'))
-    by_score = [heights[row] for row in range(4)]    # the page has them by falling score
+    by_score = [heights[row] for row in range(4)]  # rows on the page are sorted by falling score
     assert by_score == sorted(by_score) and all(0 <= y < 300 for y in by_score)
-    for key in ']][[+-':
+    for key in '+-':
         chromium.press(key)
     assert chromium.errors == []
 
 
-def test_of_too_many_detections_the_page_holds_the_best_of_each_class_and_video(chromium, files, tmp_path, monkeypatch):
-    truth, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
-    monkeypatch.setattr(eval.report, 'MOST', 60)
-    write_text(tmp_path / 'r.html', build_report(truth, detections, TIOU))
+def test_of_too_many_detections_the_best_of_each_class_and_video_are_kept(chromium, files, tmp_path, monkeypatch):
+    gt, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    monkeypatch.setattr(eval.report, 'MAX_DETECTIONS', 60)
+    write_text(tmp_path / 'r.html', build_report(gt, detections, TIOU))
     chromium.open(tmp_path / 'r.html')
     kept = chromium.run('[...detections.score.keys()].map(row => [data.videos[detections.video[row]],'
                         'data.labels[detections.label[row]], detections.score[row]])')
@@ -808,10 +769,10 @@ def test_of_too_many_detections_the_page_holds_the_best_of_each_class_and_video(
         of.setdefault((detections.videos[video], detections.labels[label]), []).append(score)
     held = {(video, label): max(score for v, c, score in kept if (v, c) == (video, label)) for video, label, _ in kept}
     assert held == {pair: max(scores) for pair, scores in of.items()}
-    said = text_of(chromium, '.notes')
-    assert f'the page holds {len(kept)} of {len(detections.scores)} detections: the 9 best of each video' in said
+    note = text_of(chromium, '.notes')
+    assert f'the page contains {len(kept)} of {len(detections.scores)} detections: the top 9 of each video' in note
     # Precision and recall of a class are still those of all its detections.
-    scores = evaluate(truth, detections, TIOU)
+    scores = evaluate(gt, detections, TIOU)
     for c, label in enumerate(scores.labels):
         for k in range(len(TIOU)):
             ap = chromium.run(f'envelopeOfClass(data.labels.indexOf({json.dumps(label)}), {k}).precision'
@@ -820,52 +781,59 @@ def test_of_too_many_detections_the_page_holds_the_best_of_each_class_and_video(
     assert text_of(chromium, '#shown').startswith(f"{count(chromium, '.hit')} of 37 detections")
 
 
-def test_a_long_list_of_videos_is_drawn_as_far_as_it_is_read(chromium, tmp_path):
-    names = [f'v{i:04}' for i in range(1200)]
+def test_of_a_long_list_of_videos_only_the_visible_part_is_drawn(chromium, tmp_path):
+    names = [f'v{i:04}' for i in range(5000)]
     results = {name: [{'label': 'Run', 'score': 0.5, 'segment': [0, 1]}] for name in names}
     (tmp_path / 'detections.json').write_text(json.dumps({'results': results}))
     assert main([str(tmp_path / 'detections.json'), '-o', str(tmp_path / 'r.html')]) == 0
     chromium.open(tmp_path / 'r.html')
-    assert count(chromium, '.video') == 500 and text_of(chromium, '.rest') == '700 more'
-    chromium.run("document.querySelector('.rest').click()")
-    assert count(chromium, '.video') == 1000
+    assert 10 < count(chromium, '.video') < 100 and listed_videos(chromium)[0] == 'v0000'
+    assert text_of(chromium, '.listed') == '5,000 of 5,000'
+    chromium.run("document.querySelector('#list').scrollTop = 1e9")
+    chromium.run('new Promise(done => setTimeout(done, 100))')
+    assert listed_videos(chromium)[-1] == 'v4999' and count(chromium, '.video') < 100
+
+    def selected():
+        return chromium.run("""(() => { const [row, list] = ['.video[aria-selected=true]', '#list'].map(selector =>
+            document.querySelector(selector).getBoundingClientRect());
+            return row.top >= list.top && row.bottom <= list.bottom + 1; })()""")
+
     chromium.run('showVideo(1199)')
-    assert text_of(chromium, '.video[aria-selected=true] b') == 'v1199' and text_of(chromium, '.rest') == '949 more'
-    chromium.run("document.querySelector('.rest').click()")
-    assert listed_videos(chromium)[0] == 'v0449' and listed_videos(chromium)[-1] == 'v1199'
+    assert text_of(chromium, '.video[aria-selected=true] b') == 'v1199' and selected()
     chromium.press('k')
-    assert shown_video(chromium) == text_of(chromium, '.video[aria-selected=true] b') == 'v1198'
+    assert shown_video(chromium) == text_of(chromium, '.video[aria-selected=true] b') == 'v1198' and selected()
     set_control(chromium, '#search', 'v000')
     assert listed_videos(chromium) == names[:10]
+    assert chromium.errors == []
 
 
-def test_a_panel_draws_no_more_than_a_reader_can_see(chromium, tmp_path):
+def test_a_panel_draws_a_limited_number_of_detections(chromium, tmp_path):
     rows = [{'label': 'Run', 'score': i / 3000, 'segment': [i, i + 1]} for i in range(3000)]
-    truth = {'a': {'duration': 3000, 'annotations': [{'label': 'Run', 'segment': row['segment']} for row in rows]}}
-    (tmp_path / 'gt.json').write_text(json.dumps({'database': truth}))
+    gt = {'a': {'duration': 3000, 'annotations': [{'label': 'Run', 'segment': row['segment']} for row in rows]}}
+    (tmp_path / 'gt.json').write_text(json.dumps({'database': gt}))
     (tmp_path / 'detections.json').write_text(json.dumps({'results': {'a': rows}}))
     assert main([str(tmp_path / 'gt.json'), str(tmp_path / 'detections.json'), '-o', str(tmp_path / 'r.html')]) == 0
     chromium.open(tmp_path / 'r.html')
     set_control(chromium, '#threshold', 0)
     assert count(chromium, '.hit') == 2000
-    assert 'the best 2,000 detections in view drawn' in text_of(chromium, '#timeline .block p')
-    assert count(chromium, '.minimap .instance') == 1    # one run of pixels
+    assert 'only the best 2,000 detections in view drawn' in text_of(chromium, '#timeline .block p')
+    assert count(chromium, '.overview .instance') == 1  # one path
     assert text_of(chromium, '#shown').startswith('3000 of 3,000')
 
 
-# ---- what the command leaves alone ----------------------------------------------------------------------------------
+# ---- files that the command does not overwrite ----------------------------------------------------------------------
 
-def test_a_file_that_is_no_page_is_not_written_over(files, tmp_path, capsys):
+def test_a_file_that_is_not_a_report_is_not_overwritten(files, tmp_path, capsys):
     weights = tmp_path / 'best.pt'
     weights.write_bytes(b'PK\x03\x04 a checkpoint')
     command = [str(files / 'gt.json'), str(files / 'detections.json'), '-o', str(weights)]
     assert main(command) == 2
     assert 'another kind' in capsys.readouterr().err and weights.read_bytes() == b'PK\x03\x04 a checkpoint'
     assert main([*command, '--overwrite']) == 0
-    assert main(command) == 0    # a page now
+    assert main(command) == 0  # a report now
 
 
-def test_an_input_named_like_a_half_written_page_is_kept(files, tmp_path):
+def test_an_input_named_like_a_temporary_file_is_kept(files, tmp_path):
     hidden = tmp_path / '.r.html.tmp'
     hidden.write_bytes((files / 'gt.json').read_bytes())
     assert main([str(hidden), str(files / 'detections.json'), '-o', str(tmp_path / 'r.html')]) == 0

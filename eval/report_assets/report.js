@@ -11,13 +11,13 @@ const MAX_BARS = 2000;    // instances or detections drawn per panel
 const ROW_HEIGHT = 48;    // pixels of an entry of the video list, as in the style sheet
 const REGIONS = ['consistent background', 'inconsistent', 'consistent action'];
 const DEFINITIONS = [    // of data.types
-  'matched to an instance of its class at tIoU ≥ α, the chosen threshold',
-  'tIoU ≥ α with an instance of its class that another detection matches',
+  'matched at tIoU ≥ α, the chosen threshold',
+  'tIoU ≥ α, but the instance is matched already',
   'tIoU ≥ α with an instance of another class',
   '0.1 ≤ tIoU < α with an instance of its class',
   '0.1 ≤ tIoU < α with an instance of another class',
-  'tIoU < 0.1 with all instances',
-  'below the top 10 N_c detections of its class (N_c: its number of instances), or a class without instances'];
+  'tIoU < 0.1 with every instance',
+  'not among the top 10 N_c of its class (N_c: its number of instances), or a class without instances'];
 
 // Return columns with those that are packed as [type, base64] as typed arrays.
 function unpack(columns) {
@@ -209,7 +209,7 @@ function summarize(video) {
 function drawSummary() {
   const tile = (name, value) => html('div', {}, html('b', {text: value}), name);
   $('#summary .tiles').replaceChildren(...SCORED ? Object.entries(data.averages).map(([span, value]) =>
-    tile(`average mAP, tIoU ${span} (%)`, percent(value, 2))) : [
+    tile(`avg. mAP ${span} (%)`, percent(value, 2))) : [
     tile('detections', thousands(detections.total.reduce((a, b) => a + b, 0))),
     tile('videos', thousands(data.videos.length)), tile('detected classes', thousands(detectedClasses.length))]);
   $('#summary .facts').textContent = data.facts;
@@ -591,7 +591,8 @@ function drawTypes(rows) {
     $('.types').children[type].focus();
   };
   $('.types').replaceChildren(...data.types.map((name, type) => html('button', {
-    type: 'button', 'aria-pressed': !state.hidden.has(type), title: DEFINITIONS[type], onclick: () => toggle(type)},
+    type: 'button', 'aria-pressed': !state.hidden.has(type), onclick: () => toggle(type),
+    title: SCORED ? DEFINITIONS[type] : ''},
   html('i', {class: `swatch type${type}`}), `${name} ${counts[type]}`)));
 }
 
@@ -603,7 +604,8 @@ function drawOverview(video) {
     return `M${left.toFixed(1)} 8h${width.toFixed(1)}v10h-${width.toFixed(1)}z`;
   });
   return html('div', {}, fill(wide(26, 'Overview',
-    rect(LEFT, 6, plotWidth, 14, {class: 'track'}), svg('path', {d: bars.join(''), class: 'instance'}),
+    rect(LEFT, 6, plotWidth, 14, {class: 'track'}),
+    ...(bars.length ? [svg('path', {d: bars.join(''), class: 'instance'})] : []),
     rect(x(state.from), 4, Math.max(3, x(state.to) - x(state.from)), 18, {class: 'window', rx: 2})),
   {class: 'overview'}), timeAxis());
 }
@@ -955,7 +957,9 @@ function saveSvg(box) {
       {fill: style.color, 'font-size': style.fontSize, 'font-weight': style.fontWeight}));
   }
   const file = new Blob([new XMLSerializer().serializeToString(root)], {type: 'image/svg+xml'});
-  const name = box.querySelector('figcaption, b').firstChild.textContent.trim().replace(/[^\w.-]+/g, '_').slice(0, 60);
+  const title = box.id === 'timeline' ? data.videos[state.video] :
+    box.querySelector('figcaption, b').firstChild.textContent.trim();
+  const name = title.replace(/[^\w.-]+/g, '_').slice(0, 60);
   const link = html('a', {href: URL.createObjectURL(file), download: `${name}.svg`});
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
