@@ -1,10 +1,10 @@
-# Everything that AICL needs, in one image.
+# An image with everything that training and inference need.
 #
 #   docker build -t aicl .
 #   docker run --rm --gpus all --shm-size 1g -v /data/THUMOS14:/data:ro -v "$PWD/outputs:/aicl/outputs" \
-#       aicl bash scripts/train.sh --data_path /data --exp_name first
+#       aicl bash scripts/train.sh /data --exp_name first
 #
-# It holds torch with its CUDA libraries; the machine needs NVIDIA's driver and container toolkit. For the CPU build:
+# torch comes with its CUDA libraries; the host needs NVIDIA's driver and container toolkit. For the CPU build:
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu -t aicl .
 FROM python:3.11-slim
 ARG TORCH_INDEX=

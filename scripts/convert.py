@@ -1,4 +1,4 @@
-"""Make a data folder out of features as others publish them.
+"""Make a data folder out of published features.
 
     python -m scripts.convert SOURCE DEST [--annotations FILE] [--copy]
 
@@ -6,15 +6,15 @@ SOURCE is one of
 
     i3d_features/X.npy            joint files, as of ActionFormer and OpenTAD; also any folder above them
     X_rgb.npy and X_flow.npy      or rgb/X.npy and flow/X.npy, in one folder or in several
-    N-I3D-JOINTFeatures.npy       W-TALC's one file of all videos, with the folder N-Annotations beside it
+    N-I3D-JOINTFeatures.npy       W-TALC's one file of all videos, with the folder N-Annotations next to it
 
-Arrays may have an axis of length 1 too many, and time as their second axis. DEST becomes features/train, features/test,
-gt.json and the two split lists. SOURCE is never changed: what is right as it is gets linked, the rest is written anew.
-Who is trained on and who is tested is read from the annotations, or from split lists in SOURCE.
+Arrays may have additional axes of length 1, and time as their second axis. DEST then contains features/train,
+features/test, gt.json and the two split lists. SOURCE is never changed: files in the right form are linked, others are
+written in it. The splits are those of split lists in SOURCE, else the subsets of the annotations.
 """
-import os
 import pickle
 import re
+import shlex
 import shutil
 import sys
 from argparse import RawDescriptionHelpFormatter
@@ -25,27 +25,41 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))    # for python scripts/convert.py, which looks here alone
-from formats.annotations import empty_ground_truth
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for python scripts/convert.py
+from formats.annotations import GroundTruth, empty_ground_truth, match_videos, read_ground_truth
 from formats.data_folder import resolve_split_list
-from formats.annotations import GroundTruth, match_videos, read_ground_truth
-from utils import (InputError, Parser, preview, is_json, plural, print_section, quote, read_bytes, run_cli,
-                   truncate, write_bytes, write_json, write_text)
+from utils import (
+    InputError,
+    Parser,
+    atomic_folder,
+    is_json,
+    plural,
+    preview,
+    print_section,
+    quote,
+    read_bytes,
+    run_cli,
+    truncate,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 STREAMS = ('rgb', 'flow')
-USUAL_WIDTHS = (1024, 2048)    # of I3D features: one stream, or both side by side
+USUAL_WIDTHS = (1024, 2048)  # of I3D features: one stream, or both concatenated
 
 
 class Feature(NamedTuple):
-    """One array of one video, where it lies or already in memory."""
+    """One array of one video, as a file or in memory."""
+
     video: str
-    stream: str                # 'rgb', 'flow', or '' for both side by side
+    stream: str  # 'rgb', 'flow', or '' for both concatenated
     source: Path | np.ndarray
 
     def load(self) -> np.ndarray:
-        """The array (two axes) without the axes of length 1 that it has too many; a file is mapped, not read.
+        """Return the array (two axes) without additional axes of length 1; a file is memory-mapped.
 
-        Raises InputError where it is no such array.
+        Raises InputError for any other array.
         """
         where = self.source if isinstance(self.source, Path) else f'video {quote(self.video)}'
         array = load_array(self.source) if isinstance(self.source, Path) else self.source
@@ -54,39 +68,40 @@ class Feature(NamedTuple):
             array = array.squeeze(array.shape.index(1))
         if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
             raise InputError(f'{where}: must be floating point numbers of shape (snippets, width), found {array.dtype} '
-                             f'of {shape}; of several crops write one')
+                             f'of {shape}; with several crops, keep one')
         return array
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 def load_array(path: Path) -> np.ndarray:
+    """Return a memory-mapped array; raises InputError for anything but a plain `.npy` file."""
     try:
         return np.load(path, mmap_mode='r', allow_pickle=False)
-    except Exception as error:    # a damaged header makes numpy raise almost anything
+    except Exception as error:  # a damaged header makes numpy raise almost anything
         raise InputError(f'{path}: not a plain .npy array ({truncate(error)})') from None
 
 
 class PickledType:
-    """The type of a pickled array, by its name and byte order. numpy would trust all that its state says, and crash."""
+    """The type of a pickled array, from its name and byte order only: numpy would crash on a damaged state."""
 
     def __init__(self, name: str, *_: object):
         self.dtype = np.dtype(name)
         if self.dtype.kind not in 'biufSUO' or self.dtype.names:
-            raise pickle.UnpicklingError(f'it holds an array of {self.dtype}')
+            raise pickle.UnpicklingError(f'it contains an array of {self.dtype}')
 
     def __setstate__(self, state: tuple) -> None:
         self.dtype = self.dtype.newbyteorder('>' if state[1] == '>' else '<')
 
     def read(self, content: bytes | str) -> np.ndarray:
-        """The values (n,) that bytes hold, which Python 2 called a text."""
+        """Return the values (n,) of bytes, which Python 2 pickled as text."""
         if self.dtype.hasobject:
-            raise pickle.UnpicklingError('it gives the addresses of objects')
+            raise pickle.UnpicklingError('it contains the addresses of objects')
         return np.frombuffer(content.encode('latin1') if isinstance(content, str) else content, self.dtype).copy()
 
 
 class PickledArray:
-    """A pickled array, until `unpacked` makes it one."""
+    """A pickled array, until `unpack` converts it."""
 
     def __init__(self, *_: object):
         self.values: np.ndarray | list = []
@@ -99,14 +114,14 @@ class PickledArray:
         self.order = 'F' if is_fortran else 'C'
 
 
-def unpacked(value: Any, known: dict[int, Any]) -> Any:
-    """The value with arrays in the places of `PickledArray`, in lists too; what is `known` by its id is not redone."""
+def unpack(value: Any, known: dict[int, Any]) -> Any:
+    """Return the value with every `PickledArray` converted, in lists too; `known` are converted ones by their ids."""
     if not isinstance(value, (PickledArray, list, tuple)):
         return value
     if id(value) not in known:
         values = value.values if isinstance(value, PickledArray) else value
         if not isinstance(values, np.ndarray):
-            values = [unpacked(inner, known) for inner in values]
+            values = [unpack(inner, known) for inner in values]
         if isinstance(value, PickledArray):
             if isinstance(values, list):
                 objects = np.empty(len(values), object)
@@ -119,36 +134,37 @@ def unpacked(value: Any, known: dict[int, Any]) -> Any:
 
 
 class ArraysOnly(pickle.Unpickler):
-    """Reads arrays, lists, numbers and texts. Anything else that a pickle names is refused, so that it runs no code."""
+    """Read arrays, lists, numbers and texts; refuse everything else, so that a pickle runs no code."""
 
     ALLOWED = {'ndarray': PickledArray, '_reconstruct': PickledArray, 'dtype': PickledType,
                'scalar': lambda kind, value: kind.read(value)[0],
                'encode': lambda text, encoding: text.encode('latin1')}
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in for an allowed type; raises UnpicklingError for any other."""
         if module.partition('.')[0] in ('numpy', '_codecs') and name in self.ALLOWED:
             return self.ALLOWED[name]
-        raise pickle.UnpicklingError(f'it asks for {module}.{name}')
+        raise pickle.UnpicklingError(f'it requests {module}.{name}')
 
 
 def load_objects(path: Path) -> list:
-    """The elements of a one-dimensional `.npy` array, which may hold lists and arrays of unequal lengths."""
+    """Return the elements of a one-dimensional `.npy` array: numbers, texts, or lists and arrays of unequal lengths."""
     try:
         with open(path, 'rb') as file:
             np.lib.format.read_magic(file)
             _, _, dtype = np.lib.format.read_array_header_1_0(file)
             if dtype.hasobject:
-                found = ArraysOnly(file, encoding='latin1').load()    # latin1: as Python 2 wrote texts and arrays
-                return list(unpacked(found, {}))
+                value = ArraysOnly(file, encoding='latin1').load()  # latin1: texts and arrays of Python 2
+                return list(unpack(value, {}))
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
-    except Exception as error:    # a pickle can make Python raise anything
-        raise InputError(f'{path}: not an array of arrays and lists alone ({truncate(error)})') from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(f'{path}: not an array of only arrays and lists ({truncate(error)})') from None
     return list(load_array(path))
 
 
 def find_features(folder: Path) -> list[Feature]:
-    """All `.npy` files under a folder, told apart by their names and those of their folders."""
+    """Return all `.npy` files under a folder, with the video and the stream that their names and folders denote."""
     found: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.rglob('*.npy')):
         video, stream = path.stem, ''
@@ -157,10 +173,10 @@ def find_features(folder: Path) -> list[Feature]:
         elif path.parent.name.lower() in STREAMS:
             stream = path.parent.name.lower()
         if (video, stream) in found:
-            raise InputError(f'{path}: has the same features of the same video as {found[video, stream]}; keep one')
+            raise InputError(f'{path}: has the same video and stream as {found[video, stream]}; keep one')
         found[video, stream] = path
     if not found:
-        raise InputError(f'{folder}: no .npy file lies there; unpack what was downloaded')
+        raise InputError(f'{folder}: contains no .npy file; unpack the downloaded archive')
     streams: dict[str, set[str]] = {}
     for video, stream in found:
         streams.setdefault(video, set()).add(stream)
@@ -168,34 +184,35 @@ def find_features(folder: Path) -> list[Feature]:
     for video, has in streams.items():
         if has != usual:
             raise InputError(f'{folder}: video {quote(video)} has {describe(has)}, others have {describe(usual)}; '
-                             f'add or remove files until all have the same')
+                             f'add or remove files until all have the same streams')
     return [Feature(video, stream, path) for (video, stream), path in found.items()]
 
 
 def describe(streams: set[str]) -> str:
+    """Return the names of streams for a message."""
     return ' and '.join(sorted(stream or 'joint' for stream in streams)) + ' features'
 
 
 def find_annotations(folder: Path) -> Path | None:
-    """The one file of annotations in a folder, in annotations/ in it, or beside it."""
-    found = []
-    for place in (folder, folder / 'annotations', folder.parent / 'annotations'):
-        for path in sorted(place.glob('*.json')):
+    """Return the one file of annotations in a folder, in its subfolder annotations, or in annotations next to it."""
+    paths = []
+    for parent in (folder, folder / 'annotations', folder.parent / 'annotations'):
+        for path in sorted(parent.glob('*.json')):
             try:
                 read_ground_truth(path)
-                found.append(path)
+                paths.append(path)
             except InputError:
-                pass    # something else in JSON
-    if len(found) > 1:
-        raise InputError(f'{folder}: {preview([str(path) for path in found])} all hold annotations; say which with '
+                pass  # other JSON
+    if len(paths) > 1:
+        raise InputError(f'{folder}: {preview([str(path) for path in paths])} all contain annotations; choose one with '
                          f'--annotations')
-    return found[0] if found else None
+    return paths[0] if paths else None
 
 
 def read_wtalc(path: Path, annotations: Path) -> tuple[list[Feature], dict[str, Any]]:
-    """The features of W-TALC's one file, and the annotations of its folder in the form of a gt.json."""
+    """Return the features of W-TALC's one file, and the annotations of its folder in the form of a gt.json."""
     if not annotations.is_dir():
-        raise InputError(f'{annotations}: not found; {path.name} needs its folder of annotations, name it with '
+        raise InputError(f'{annotations}: not found; {path.name} needs its folder of annotations, give it with '
                          f'--annotations')
     columns = {'features': load_objects(path)}
     for name in ('videoname', 'subset', 'segments', 'labels', 'labels_all', 'duration'):
@@ -204,7 +221,7 @@ def read_wtalc(path: Path, annotations: Path) -> tuple[list[Feature], dict[str, 
             columns[name] = load_objects(file)
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) > 1:
-        raise InputError(f'{annotations}: does not belong to {path}: they hold {counts} entries')
+        raise InputError(f'{annotations}: does not belong to {path}: the numbers of entries are {counts}')
     try:
         videos = [text(name) for name in columns['videoname']]
         database = {video: entry_of({name: column[i] for name, column in columns.items()})
@@ -213,18 +230,18 @@ def read_wtalc(path: Path, annotations: Path) -> tuple[list[Feature], dict[str, 
     except (TypeError, ValueError, OverflowError, IndexError) as error:
         raise InputError(f'{annotations}: its arrays are not those of W-TALC ({truncate(error)})') from None
     if not is_json(database):
-        raise InputError(f'{annotations}: holds NaN or infinite times; mend segments.npy and duration.npy')
+        raise InputError(f'{annotations}: contains NaN or infinite times; fix segments.npy and duration.npy')
     if others := [video for video in videos if not video or Path(video).name != video or '\0' in video]:
-        raise InputError(f'{annotations}: {quote(others[0])} names a video and could not name a file')
+        raise InputError(f'{annotations}: {quote(others[0])} is the name of a video and cannot be that of a file')
     return features, {'database': database}
 
 
 def entry_of(row: dict[str, Any]) -> dict[str, Any]:
-    """The entry of a gt.json for one video of W-TALC's arrays."""
+    """Return the entry of a gt.json for one video of W-TALC's arrays."""
     labels = [text(label) for label in row['labels']]
     annotations: list[dict[str, Any]] = [{'label': label, 'segment': [float(start), float(end)]}
                                          for label, (start, end) in zip(labels, row['segments'], strict=True)]
-    tags = dict.fromkeys(text(label) for label in row.get('labels_all', []))    # of the whole video, some without times
+    tags = dict.fromkeys(text(label) for label in row.get('labels_all', []))  # of the whole video, some without times
     annotations += [{'label': label} for label in tags if label not in labels]
     entry: dict[str, Any] = {'subset': text(row['subset']), 'annotations': annotations}
     if 'duration' in row:
@@ -233,15 +250,16 @@ def entry_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def text(value: object) -> str:
+    """Return a text of numpy or Python 2 as str."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 def has_time_first(shapes: list[tuple[int, ...]], stream: str) -> bool:
-    """Whether the first axis of these arrays is time: lengths differ and widths do not.
+    """Return whether the first axis of these arrays is time: the axis whose length differs.
 
-    Where neither differs, a usual width tells. Raises InputError where both do.
+    Where neither differs, the axis of a usual width is not time. Raises InputError where both differ.
     """
     first, second = ({shape[axis] for shape in shapes} for axis in (0, 1))
     if len(first) > 1 and len(second) > 1:
@@ -252,36 +270,36 @@ def has_time_first(shapes: list[tuple[int, ...]], stream: str) -> bool:
     return len(second) == 1
 
 
-def choose_videos(folder: Path, truth: GroundTruth, videos: list[str]) -> dict[str, list[str]]:
-    """The `videos` of each split, by lists in the source folder, else by the subsets of the annotations.
+def choose_videos(folder: Path, gt: GroundTruth, videos: list[str]) -> dict[str, list[str]]:
+    """Return the videos of each split: by lists in the source folder, else by the subsets of the annotations.
 
-    Without either, all are tested.
+    Without either, all are test videos.
     """
     chosen: dict[str, list[str]] = {}
     for split in ('train', 'test'):
-        if not truth.labels and not (folder / f'split_{split}.txt').is_file():
+        if not gt.labels and not (folder / f'split_{split}.txt').is_file():
             chosen[split] = videos if split == 'test' else []
             continue
-        members = resolve_split_list(folder, split, truth)
-        if members is None:    # the annotations have one subset alone
+        members = resolve_split_list(folder, split, gt)
+        if members is None:  # the annotations have only one subset
             chosen[split] = [video for video in videos if video not in chosen['train']]
             continue
         index = match_videos(members.names, videos).tolist()
         chosen[split] = [videos[i] for i in index if i >= 0]
         if missing := [name for name, i in zip(members.names, index) if i < 0]:
-            print_section(split, [f'{plural(len(missing), "video")} by {members.source} without features, left out: '
-                                f'{preview(missing)}'])
+            print_section(split, [f'{plural(len(missing), "video")} of {members.source} without features, left out: '
+                                  f'{preview(missing)}'])
     if unused := [video for video in videos if video not in {*chosen['train'], *chosen['test']}]:
-        print_section('unused', [f'{plural(len(unused), "video")} that belong to no split: {preview(unused)}'])
+        print_section('unused', [f'{plural(len(unused), "video")} in no split: {preview(unused)}'])
     return chosen
 
 
 def write_features(folder: Path, features: list[Feature], chosen: dict[str, list[str]], copy: bool) -> Iterator[str]:
-    """Write the features of the chosen videos; yields what was done with each array."""
+    """Write the features of the chosen videos; yield what was done with each array."""
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for feature in features:
         shapes.setdefault(feature.stream, []).append(feature.load().shape)
-    time_first = {stream: has_time_first(found, stream) for stream, found in shapes.items()}
+    time_first = {stream: has_time_first(shapes[stream], stream) for stream in shapes}
     splits = {video: split for split, videos in chosen.items() for video in videos}
     for feature in tqdm(features, desc='writing', unit='file', leave=False, delay=1):
         if feature.video not in splits:
@@ -304,54 +322,51 @@ def write_features(folder: Path, features: list[Feature], chosen: dict[str, list
 
 
 def convert(source: Path, dest: Path, annotations: Path | None, copy: bool) -> None:
+    """Write a data folder and print what it contains; raises InputError where the source is not as described above."""
     if not source.exists():
         raise InputError(f'{source}: not found')
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise InputError(f'{dest}: is there and not empty; give another folder')
+        raise InputError(f'{dest}: exists and is not empty; give another folder')
     if dest.resolve().is_relative_to(source.resolve()):
-        raise InputError(f'{dest}: lies in {source}, which is left as it is; give another folder')
-    new = dest.with_name(f'.{dest.name}.{os.getpid()}.new')    # it becomes DEST once it is whole
-    try:
-        new.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f'{dest}: cannot be made: {error.strerror}') from None
-    try:
+        raise InputError(f'{dest}: is inside {source}, which is not changed; give another folder')
+    with atomic_folder(dest) as new:
         if source.is_dir():
             features = find_features(source)
             annotations = annotations or find_annotations(source)
-            truth = read_ground_truth(annotations) if annotations else empty_ground_truth()
+            gt = read_ground_truth(annotations) if annotations else empty_ground_truth()
             if annotations:
                 write_bytes(new / 'gt.json', read_bytes(annotations))
         else:
             annotations = annotations or source.with_name(source.name.partition('-')[0] + '-Annotations')
             features, ground_truth = read_wtalc(source, annotations)
             write_json(new / 'gt.json', ground_truth)
-            truth = read_ground_truth(new / 'gt.json')
+            gt = read_ground_truth(new / 'gt.json')
         videos = list(dict.fromkeys(feature.video for feature in features))
         streams = describe({feature.stream for feature in features})
         print_section('found', [f'{streams} of {plural(len(videos), "video")}',
-                              f'annotations in {annotations}' if annotations else
-                              'no annotations, --annotations FILE names them: all videos are tested'])
-        chosen = choose_videos(source if source.is_dir() else source.parent, truth, videos)
+                                f'annotations in {annotations}' if annotations else
+                                'no annotations (--annotations FILE): all videos are test videos'])
+        chosen = choose_videos(source if source.is_dir() else source.parent, gt, videos)
+        if not any(chosen.values()):
+            raise InputError(f'{source}: none of its {plural(len(videos), "video")} is in a split; they are named like '
+                             f'{quote([*videos, ""][0])}, in the annotations like {quote([*gt.videos, ""][0])}')
         done = list(write_features(new, features, chosen, copy))
         for split, names in chosen.items():
             if names:
                 write_text(new / f'split_{split}.txt', '\n'.join(names) + '\n')
-        new.rename(dest)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     train, test = len(chosen['train']), plural(len(chosen['test']), 'test video')
     print_section('wrote', [f'{dest}: {train} training and {test}',
-                          *(f'{plural(done.count(what), "array")} {what}' for what in dict.fromkeys(done))])
-    print_section('check', [f'python dataset.py {dest} --deep'])
+                            *(f'{plural(done.count(what), "array")} {what}' for what in dict.fromkeys(done))])
+    print_section('check', [f'python main.py --data_path {shlex.quote(str(dest))} --check'])
 
 
 def main() -> None:
+    """Run the command line."""
     parser = Parser(prog='python -m scripts.convert', description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument('source', type=Path, metavar='SOURCE')
     parser.add_argument('dest', type=Path, metavar='DEST')
-    parser.add_argument('--annotations', type=Path, metavar='FILE', help='a gt.json, or the folder of W-TALC; where '
-                        'absent, what lies in SOURCE, in SOURCE/annotations or beside it')
+    parser.add_argument('--annotations', type=Path, metavar='FILE', help='a gt.json, or the folder of W-TALC (default: '
+                        'the one in SOURCE, in SOURCE/annotations or next to SOURCE)')
     parser.add_argument('--copy', action='store_true', help='copy files instead of linking to them')
     args = parser.parse_args()
     convert(args.source, args.dest, args.annotations, args.copy)

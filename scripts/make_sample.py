@@ -1,45 +1,46 @@
-"""Write a small synthetic data set in the two-stream THUMOS14 layout, to try the program on without any download.
+"""Write a small synthetic data set in the two-stream THUMOS14 layout, to try the program without any download.
 
     python scripts/make_sample.py data/sample [--seed 0]
 
-What it is: random numbers with structure, the same for the same seed. Two streams of 64 non-negative features a
-snippet (0.64 s), 60 training and 30 test videos of 20 to 400 snippets, 8 invented motion classes. What a localizer has
-to resolve in it:
+It contains random numbers with structure, the same for the same seed: two streams of 64 non-negative features per
+snippet (0.64 s), 60 training and 30 test videos of 20 to 400 snippets, 8 invented motion classes. What makes it hard:
 
-- A class has a home scene, which most of its videos show from the first snippet to the last, action or not. So whoever
-  only classifies videos lights up everywhere.
-- The background moves too: distractor motions that belong to no class come in runs that look like actions in time, and
-  the camera shakes.
+- Most videos of a class show the same scene from the first snippet to the last, with or without action. A network that
+  only classifies videos therefore responds everywhere.
+- The background moves too: distractor motions of no class come in runs that look like actions in time, and the camera
+  shakes.
 - Actions last 2 to 30 snippets, begin and end anywhere within a snippet, fade in and out, and differ in strength.
-- About a quarter of the videos hold actions of two classes.
+- About a quarter of the videos contain actions of two classes.
 
-What it is not: video. No feature comes from a camera or a network, and a number measured on it says that the program
-works and learns, nothing about AICL on real videos.
+It is not video: no feature comes from a camera or a network. A score on it shows that the program works and learns, and
+does not predict the scores of AICL on real videos.
 """
 import argparse
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for python scripts/make_sample.py
+from utils import InputError, Parser, atomic_folder, bounded, run_cli
+
 CLASSES = ['Bounce', 'Circle', 'Flick', 'Ripple', 'Shake', 'Swing', 'Twist', 'Zigzag']
 NUM_SCENES = 6
 NUM_DISTRACTORS = 6
-NUM_FEATURES = 64          # a stream
+NUM_FEATURES = 64          # per stream
 NUM_VIDEOS = {'train': 60, 'test': 30}
-LENGTHS = (20, 400)        # snippets a video
-ACTION_LENGTHS = (2, 30)   # snippets an action
-FEATURE_SCALE = 3.         # so large that the default learning rate fits
+LENGTHS = (20, 400)        # snippets per video
+ACTION_LENGTHS = (2, 30)   # snippets per action
+FEATURE_SCALE = 3.         # suits the default learning rate
 SNIPPET_SECONDS = 16 / 25
-VERSION = 1                # raise it when what is written changes: samples made before are then made anew
+VERSION = 1                # raise it when the files change: older samples are then replaced
 
 
 class Patterns(NamedTuple):
-    """The feature vectors (count, D) that videos are mixed of."""
+    """Feature vectors (count, D) of which videos are mixtures."""
+
     scenes: np.ndarray       # rgb
     appearances: np.ndarray  # rgb, of the classes
     motions: np.ndarray      # flow, of the classes
@@ -49,13 +50,14 @@ class Patterns(NamedTuple):
 
 class Video(NamedTuple):
     """Features (L, D) of both streams, and the actions as (class, start, end) in snippets."""
+
     rgb: np.ndarray
     flow: np.ndarray
     actions: list[tuple[int, float, float]]
 
 
 def draw_patterns(random: np.random.RandomState) -> Patterns:
-    """BatchIndices sparse non-negative vectors of length 1."""
+    """Return sparse random non-negative vectors of length 1."""
     def draw(count: int) -> np.ndarray:
         values = random.gamma(2., 1., (count, NUM_FEATURES)) * (random.rand(count, NUM_FEATURES) < 0.2)
         return values / np.linalg.norm(values, axis=1, keepdims=True)
@@ -63,14 +65,14 @@ def draw_patterns(random: np.random.RandomState) -> Patterns:
     return Patterns(draw(NUM_SCENES), draw(len(CLASSES)), draw(len(CLASSES)), draw(NUM_DISTRACTORS), draw(1))
 
 
-def draw_runs(random: np.random.RandomState, length: int, share: float) -> list[tuple[float, float]]:
-    """BatchIndices (start, end) runs in snippets that cover about `share` of the video's `length`, at least one."""
+def draw_runs(random: np.random.RandomState, length: int, fraction: float) -> list[tuple[float, float]]:
+    """Return random runs (start, end) in snippets that cover about `fraction` of `length`; at least one."""
     shortest, longest = ACTION_LENGTHS[0], min(ACTION_LENGTHS[1], length / 5)
     runs: list[tuple[float, float]] = []
     position = 0.
     while True:
         duration = np.exp(random.uniform(np.log(shortest), np.log(longest)))
-        start = position + 1 + random.exponential(duration * (1 - share) / share)
+        start = position + 1 + random.exponential(duration * (1 - fraction) / fraction)
         if start + duration > length:
             return runs or [(length / 2 - duration / 2, length / 2 + duration / 2)]
         runs.append((start, start + duration))
@@ -78,14 +80,14 @@ def draw_runs(random: np.random.RandomState, length: int, share: float) -> list[
 
 
 def envelope(random: np.random.RandomState, length: int, start: float, end: float) -> np.ndarray:
-    """BatchIndices how strongly a run shows in each snippet (L,): its share of it, with soft borders, times a strength."""
+    """Return the weight (L,) of a run in each snippet: the covered part, with soft borders, times a random strength."""
     snippets = np.arange(length)
     inside = np.clip(np.minimum(end, snippets + 1) - np.maximum(start, snippets), 0, 1)
     return np.convolve(inside, [0.2, 0.6, 0.2], 'same') * random.uniform(0.7, 1.3)
 
 
 def draw_video(random: np.random.RandomState, patterns: Patterns, label: int) -> Video:
-    """BatchIndices a video whose main class is `label`."""
+    """Return a random video of the main class `label`."""
     length = int(np.exp(random.uniform(*np.log(LENGTHS))))
     scene = label % NUM_SCENES if random.rand() < 0.8 else random.randint(NUM_SCENES)
     other = (label + random.randint(1, len(CLASSES))) % len(CLASSES) if random.rand() < 0.4 else label
@@ -107,12 +109,12 @@ def draw_video(random: np.random.RandomState, patterns: Patterns, label: int) ->
 
 
 def version(seed: int) -> str:
-    """Name what is written; it stands in gt.json."""
+    """Return the version of the sample, as written in gt.json."""
     return f'synthetic sample {VERSION}, seed {seed}'
 
 
 def read_version(folder: Path) -> str:
-    """Return which sample `folder` holds, '' if none."""
+    """Return the version of the sample in a folder, '' if there is none."""
     try:
         return str(json.loads((folder / 'gt.json').read_text(encoding='utf-8'))['version'])
     except (OSError, ValueError, KeyError, TypeError):
@@ -143,47 +145,38 @@ def write_files(folder: Path, seed: int) -> None:
 
 
 def write_sample(folder: Path, seed: int = 0) -> bool:
-    """Make `folder` hold the sample of `seed`; returns whether it had to be written.
+    """Write the sample of `seed` if `folder` does not contain it yet; return whether it was written.
 
-    The folder appears whole or not at all, also when two processes write it at once. A sample of another seed or
-    version is replaced; a folder that holds anything else is left alone (FileExistsError).
+    The folder appears complete or not at all, also when two processes write it at once. A sample of another seed or
+    version is replaced; raises InputError where the folder contains anything else or cannot be written.
     """
     if read_version(folder) == version(seed):
         return False
-    old = read_version(folder).startswith('synthetic sample')
-    if not old and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f'{folder} holds something else; give another folder, or remove it')
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new, aside = (folder.parent / f'.{folder.name}.{kind}.{os.getpid()}' for kind in ('new', 'old'))
+    is_sample = read_version(folder).startswith('synthetic sample')
+    if not is_sample and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f'{folder}: contains something else than the sample; give another folder, or remove it')
     try:
-        new.mkdir()
-        write_files(new, seed)
-        if old:
-            folder.rename(aside)
-        new.rename(folder)
-    except OSError:
-        if read_version(folder) != version(seed):  # nobody else has written it meanwhile
+        with atomic_folder(folder) as new:
+            write_files(new, seed)
+    except InputError:
+        if read_version(folder) != version(seed):  # not written by another process in the meantime
             raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
     return True
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('folder', type=Path, help='where to write; made if it is not there')
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
-    if not 0 <= args.seed < 2 ** 32:
-        parser.error(f'argument --seed: {args.seed} is not between 0 and {2 ** 32 - 1}')
-    try:
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = Parser(prog='python scripts/make_sample.py', description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folder', type=Path, help='folder to write; created if it does not exist')
+    parser.add_argument('--seed', type=bounded(int, 0, 2 ** 32 - 1), default=0, help='random seed (default: 0)')
+    args = parser.parse_args(argv)
+
+    def command() -> None:
         written = write_sample(args.folder, args.seed)
-    except OSError as error:
-        print(f'error: cannot write the sample: {error}', file=sys.stderr)
-        return 2
-    print(f'{"Wrote" if written else "Found"} the {version(args.seed)} in {args.folder}')
-    return 0
+        print(f'{"Wrote" if written else "Found"} the {version(args.seed)} in {args.folder}', flush=True)
+
+    return run_cli(command)
 
 
 if __name__ == '__main__':

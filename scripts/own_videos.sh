@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
-# From videos and a list of what happens in each to when it happens: features, training, detections, and a page on which
-# the videos play.
+# Train on your own videos, with a list of what happens in each, to find when it happens: features, training,
+# detections, and a report page that plays the videos.
 #
 #   bash scripts/own_videos.sh
 #   bash scripts/own_videos.sh VIDEOS LABELS.csv --rgb_weights rgb_imagenet.pt --flow_weights flow_imagenet.pt
 #
-# VIDEOS is a folder; LABELS.csv has the header video,label and then a label of a video a line. --output_dir DIR and
-# --exp_name NAME (default: own_videos) say where results go; features go to DIR/NAME-features. Further flags go to the
-# extraction, those behind -- to main.py. Begun again it goes on where it stopped.
+# usage: bash scripts/own_videos.sh [VIDEOS LABELS.csv [flags of the extraction] [-- flags of main.py]]
 #
-# Without arguments it shows all this on clips of moving shapes that it renders, with random weights of I3D. When
-# something happens in the test clips is known, and used for scoring alone.
+# VIDEOS is a folder; LABELS.csv has the header video,label and one label of one video per line. Results are written to
+# OUTPUT_DIR/EXP_NAME (--output_dir, --exp_name; default: outputs/own_videos), features to OUTPUT_DIR/EXP_NAME-features.
+# The same command continues after an interruption.
+#
+# Without arguments it runs examples/demo.sh: rendered clips of moving shapes, and I3D with random weights.
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-. "$(dirname "${BASH_SOURCE[0]}")/videos.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
+. "$ROOT/scripts/_videos.sh"
 
 show_help "$@"
-[ $# -gt 0 ] || exec bash "$ROOT/scripts/demonstration.sh"
-settings_of_videos own_videos "$@"
-[ "${#ARGS[@]}" -ge 2 ] || fail 'give a folder of videos and a labels.csv (--help tells more).'
-in_project scripts.check_labels "${ARGS[@]:0:2}"
+[ $# -gt 0 ] || exec bash "$ROOT/examples/demo.sh"
+read_video_args own_videos "$@"
+[ "${#ARGS[@]}" -ge 2 ] || fail 'give a folder of videos and a labels.csv (see --help)'
+run_module scripts.auto_config "${ARGS[0]}" --labels "${ARGS[1]}"
 extract train "${ARGS[0]}" "${ARGS[@]:2}"
 cp "${ARGS[1]}" "$DATA_PATH/labels.csv"
-SETTINGS=$(in_project scripts.choose_settings "$DATA_PATH")
-run_main --resume --known_labels $SETTINGS
+FLAGS=$(run_module scripts.auto_config "$DATA_PATH")
+run_main --resume --known_labels $FLAGS
 exit "$EXTRACTED"

@@ -1,22 +1,20 @@
 #!/usr/bin/env bash
-# Checks the style and the types of the code and runs the tests; what they need is installed into .venv first if the
-# active environment lacks it.
+# Check the style and the types of the code and run the tests; missing packages are installed into .venv.
 #
 #   bash scripts/test.sh
 #   bash scripts/test.sh tests/test_sample.py -k seed
+#   bash scripts/test.sh --long      also the tests that take minutes
 #
-#   bash scripts/test.sh --long      also the tests that take minutes: kills, fuzzing, two ranks
-#
-# All other arguments go to pytest.
+# usage: bash scripts/test.sh [--long] [arguments of pytest]
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
 show_help "$@"
 find_python requirements-dev.txt
 cd "$ROOT"
 "$PYTHON" -m ruff check --quiet
 "$PYTHON" -m mypy --no-error-summary
-# One process a core, one thread a process: small networks gain nothing from more threads.
+# Two processes with one thread each: small networks gain nothing from more threads.
 export OMP_NUM_THREADS=1
 WHICH='not long'
 for ARG in "$@"; do

@@ -1,4 +1,4 @@
-"""The shell scripts: what they pass on, what they say, and how they come by a Python. Nothing is installed here."""
+"""The shell scripts: what they pass to main.py, what they print, and how they find Python. Nothing is installed."""
 import json
 import os
 import shutil
@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-VARIABLES = ('DATASET', 'DATA_PATH', 'EXP_NAME', 'OUTPUT_DIR', 'MODEL_FILE', 'RESUME', 'TORCH_INDEX')
-TOOLS = ('bash', 'cat', 'cp', 'cut', 'dirname', 'du', 'flock', 'grep', 'mkdir', 'rm', 'sed', 'sleep', 'tail', 'tee',
-         'touch', 'tr', 'uname')
+VARIABLES = ('DATA_PATH', 'SEEDS', 'TORCH_INDEX')
+TOOLS = ('bash', 'cat', 'cksum', 'cp', 'dirname', 'flock', 'mkdir', 'rm', 'sed', 'sleep', 'tail', 'tee', 'touch', 'uname')
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
 
+LONG_PATH = f'/opt/{"a long folder/" * 15}torch-2.13.0-cp311-linux_x86_64.whl'
 PRINT_ARGUMENTS = "import json, sys; print(json.dumps(sys.argv[1:])); sys.exit(7 if '--fail' in sys.argv else 0)"
 RUN_REAL_MAIN = f"import os, sys; os.execv(sys.executable, [sys.executable, {str(ROOT / 'main.py')!r}, *sys.argv[1:]])"
 
-# A Python that can do no more than set up an environment. It counts as complete once pip has run to its end.
+# A Python that can only set up an environment, which satisfies the requirements once pip has finished.
 FAKE_PYTHON = '''#!/usr/bin/env bash
-echo "$*" >>"$LOG"
+echo "$*" | sed 's/^-P -c if True.*/metadata/;t;/^ /d' >>"$LOG"
 case "$*" in
-    '-P - '*) [ -e "$0.complete" ] && echo 'Python 3.11.7, torch 2.13.0' ;;
+    *importlib.metadata*) [ -e "$0.complete" ] && echo "Using $0: Python 3.11.7, torch 2.13.0" ;;
     '-m venv '*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
     '-m pip install '*)
         [ "${PIP:-}" != fails ] || { echo 'ERROR: No matching distribution found for torch==2.13.0'; exit 1; }
@@ -32,6 +32,8 @@ case "$*" in
         echo 'Collecting torch<3,>=2.10 (from -r requirements.txt (line 1))'
         echo '  Obtaining dependency information for torch from somewhere'
         echo '  Downloading torch-2.13.0-cp311-linux_x86_64.whl (191.8 MB)'
+        echo "Processing $LONG_PATH"
+        echo 'Installing collected packages: mpmath, torch'
         sleep 0.3
         touch "$0.complete" ;;
     *urlopen*) [ "${NETWORK:-up}" = up ] ;;
@@ -42,11 +44,12 @@ esac
 
 
 class Project:
-    """A copy of the scripts, in a folder whose name has a space, with a main.py and pins of the test's own."""
+    """A copy of the scripts in a folder whose name has a space, with a stand-in for main.py and its requirements."""
 
     def __init__(self, root: Path, main: str = PRINT_ARGUMENTS):
         self.root = root
         shutil.copytree(ROOT / 'scripts', root / 'scripts', ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copy(ROOT / 'utils.py', root)
         (root / 'main.py').write_text(main)
         (root / 'requirements.txt').write_text(f'numpy=={version("numpy").split("+")[0]}\n')
         (root / 'requirements-dev.txt').write_text(f'-r requirements.txt\npytest=={version("pytest")}\n')
@@ -59,13 +62,13 @@ class Project:
                               cwd=cwd or self.root, env=self.environment | environment, timeout=120)
 
     def arguments(self, script: str, *args: str, **options) -> list[str]:
-        """What main.py is called with."""
+        """Return the arguments of main.py."""
         ended = self.run(script, *args, **options)
         assert ended.returncode == 0 and not ended.stderr, ended.stderr
         return json.loads(ended.stdout.splitlines()[-1])
 
     def isolate(self, python: bool) -> Path:
-        """Leave nothing on PATH but a few tools, and FAKE_PYTHON if `python`. Returns the log of its calls."""
+        """Reduce PATH to a few tools, with FAKE_PYTHON if `python`. Returns the log of its calls."""
         tools = self.root.parent / 'tools'
         tools.mkdir()
         for name in TOOLS:
@@ -74,7 +77,7 @@ class Project:
             (tools / 'python3.11').write_text(FAKE_PYTHON)
             (tools / 'python3.11').chmod(0o755)
         log = self.root.parent / 'log'
-        self.environment |= {'PATH': str(tools), 'LOG': str(log)}
+        self.environment |= {'PATH': str(tools), 'LOG': str(log), 'LONG_PATH': LONG_PATH}
         return log
 
 
@@ -84,12 +87,12 @@ def project(tmp_path) -> Project:
 
 
 def flags(arguments: list[str]) -> dict[str, str]:
-    """Flag and value pairs, the last of each: what argparse makes of them."""
+    """Return the values of the flags; as in argparse the last one counts."""
     return {name: value for name, value in zip(arguments, arguments[1:]) if name.startswith('--')}
 
 
 def error_of(ended: subprocess.CompletedProcess) -> str:
-    """The one line of a failure."""
+    """Return the single line of a failure."""
     assert ended.returncode == 2, (ended.returncode, ended.stdout, ended.stderr)
     assert ended.stderr.startswith('error: ') and ended.stderr.count('\n') == 1, ended.stderr
     return ended.stderr
@@ -100,27 +103,39 @@ def test_syntax():
         assert subprocess.run(['bash', '-n', path]).returncode == 0
 
 
-# ---- what is passed on ----------------------------------------------------------------------------------------------
+# ---- arguments ------------------------------------------------------------------------------------------------------
 
-def test_train_passes_settings_and_flags_on(project, tmp_path):
-    arguments = project.arguments('train.sh', '--seed', '3', '--no-soft_nms', '--odd', 'two words', '',
-                                  DATASET='activitynet1.3', DATA_PATH='/data/a b', EXP_NAME='first', cwd=tmp_path)
-    assert arguments == ['--dataset', 'activitynet1.3', '--data_path', '/data/a b', '--output_dir',
-                         str(project.root / 'outputs'), '--exp_name', 'first', '--seed', '3', '--no-soft_nms', '--odd',
-                         'two words', '']
-
-
-def test_a_flag_wins_over_the_variable_of_its_name(project):
-    arguments = project.arguments('train.sh', '--data_path=/x=y', '--exp_name', 'second', '--dataset=activitynet1.2',
-                                  DATA_PATH='/data', EXP_NAME='first')
-    assert arguments == ['--dataset', 'activitynet1.2', '--data_path', '/x=y', '--output_dir',
-                         str(project.root / 'outputs'), '--exp_name', 'second']
+def test_train_passes_flags_to_main(project, tmp_path):
+    arguments = project.arguments('train.sh', '/data/a b', '--seed', '3', '--no-soft_nms', '--odd', 'two words', '',
+                                  '--dataset', 'activitynet1.3', cwd=tmp_path)
+    assert arguments == ['--data_path', '/data/a b', '--output_dir', str(project.root / 'outputs'), '--exp_name',
+                         'activitynet1.3', '--seed', '3', '--no-soft_nms', '--odd', 'two words', '', '--dataset',
+                         'activitynet1.3']
 
 
-def test_a_run_is_named_after_its_data(project):
-    for name, environment in (('sample', {}), ('thumos14', {'DATA_PATH': '/data'}),
-                              ('activitynet1.2', {'DATA_PATH': '/data', 'DATASET': 'activitynet1.2'})):
-        assert flags(project.arguments('train.sh', **environment))['--exp_name'] == name
+@pytest.mark.parametrize('args, variable, expected', [
+    ([], '/variable', '/variable'),
+    (['/first'], '/variable', '/first'),
+    (['--data_path=/flag=x'], '/variable', '/flag=x'),
+    (['/first', '--data_path', '/flag'], '', '/flag'),
+])
+def test_the_data_folder(project, args, variable, expected):
+    assert flags(project.arguments('train.sh', *args, DATA_PATH=variable))['--data_path'] == expected
+
+
+def test_variables_of_other_flags_do_not_count(project):
+    given = flags(project.arguments('train.sh', '/data', EXP_NAME='first', DATASET='activitynet1.2', OUTPUT_DIR='x',
+                                    RESUME='1'))
+    assert given == {'--data_path': '/data', '--output_dir': str(project.root / 'outputs'), '--exp_name': 'thumos14'}
+
+
+@pytest.mark.parametrize('args, expected', [
+    ([], 'sample'), (['/data'], 'thumos14'), (['/data', '--dataset', 'activitynet1.2'], 'activitynet1.2'),
+    (['/data', '--dataset=activitynet1.2', '--exp_name=first'], 'first')])
+def test_a_run_is_named_after_its_data(project, args, expected):
+    arguments = project.arguments('train.sh', *args)
+    assert (expected == 'first') == ('--exp_name=first' in arguments)
+    assert arguments[arguments.index('--exp_name') + 1] == expected
 
 
 def test_without_data_the_sample_is_made_and_named(project):
@@ -129,34 +144,35 @@ def test_without_data_the_sample_is_made_and_named(project):
     arguments = json.loads(ended.stdout.splitlines()[-1])
     assert (project.root / 'data' / 'sample' / 'gt.json').is_file()
     assert flags(arguments)['--data_path'] == str(project.root / 'data' / 'sample')
-    # The user's length stands last, and no --num_steps, which would win over it, is given.
+    # The user's length comes last, and there is no --num_steps, which would override it.
     assert flags(arguments)['--num_epochs'] == '5' and '--num_steps' not in arguments
 
 
-def test_resume(project):
-    assert project.arguments('train.sh', '--seed', '3', DATA_PATH='/data', RESUME='1')[-2:] == ['3', '--resume']
-    for no in ('', '0'):
-        assert '--resume' not in project.arguments('train.sh', DATA_PATH='/data', RESUME=no)
-
-
-def test_only_the_sample_s_own_run_is_replaced_when_it_is_made_again(project):
+def test_only_the_run_of_the_sample_is_replaced_when_it_is_trained_again(project):
     assert project.arguments('train.sh')[-1] == '--overwrite'
-    for arguments in ({'RESUME': '1'}, {'EXP_NAME': 'mine'}, {'DATA_PATH': '/data'}):
-        assert '--overwrite' not in project.arguments('train.sh', **arguments)
-    assert '--overwrite' not in project.arguments('train.sh', '--resume')
+    for args in (['--resume'], ['--exp_name', 'mine'], ['/data'], ['/data', '--exp_name', 'sample']):
+        assert '--overwrite' not in project.arguments('train.sh', *args)
 
 
-def test_inference_takes_the_best_weights_of_the_run_and_keeps_its_files(project):
+def test_inference_takes_the_best_weights_of_the_run_and_writes_to_another_folder(project):
     weights = project.root / 'outputs' / 'first' / 'best.pt'
     weights.parent.mkdir(parents=True)
     weights.touch()
-    given = flags(project.arguments('inference.sh', '--class_th', '0.1', DATA_PATH='/data', EXP_NAME='first'))
+    given = flags(project.arguments('inference.sh', '/data', '--class_th', '0.1', '--exp_name', 'first'))
     assert given['--model_file'] == str(weights) and given['--exp_name'] == 'first-inference'
     assert given['--class_th'] == '0.1'
-    for options in ({'args': ['--model_file', 'a.pkl']}, {'MODEL_FILE': 'a.pkl'}):
-        arguments = project.arguments('inference.sh', *options.pop('args', []), DATA_PATH='/data', **options)
+    for args in (['--model_file', 'a.pkl'], ['--model_file=a.pkl']):
+        arguments = project.arguments('inference.sh', '/data', *args)
         assert flags(arguments)['--model_file'] == 'a.pkl' and flags(arguments)['--exp_name'] == 'thumos14-inference'
         assert '--inference_only' in arguments
+
+
+def test_inference_in_another_output_folder(project, tmp_path):
+    weights = tmp_path / 'runs' / 'first' / 'best.pt'
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    given = flags(project.arguments('inference.sh', '/data', '--exp_name=first', '--output_dir', 'runs', cwd=tmp_path))
+    assert given['--model_file'] == 'runs/first/best.pt' and given['--output_dir'] == 'runs'
 
 
 def test_released_weights_in_the_folder_of_a_run_come_before_its_own(project):
@@ -164,61 +180,91 @@ def test_released_weights_in_the_folder_of_a_run_come_before_its_own(project):
     folder.mkdir(parents=True)
     for name in ('best.pt', 'CAS_Only.pkl'):
         (folder / name).touch()
-        given = flags(project.arguments('inference.sh', DATA_PATH='/data', EXP_NAME='AICL'))
+        given = flags(project.arguments('inference.sh', '/data', '--exp_name', 'AICL'))
         assert given['--model_file'] == str(folder / name) and given['--exp_name'] == 'AICL-inference'
 
 
 def test_sample_training_and_inference_see_the_same_snippets(project):
-    arguments = [project.arguments('train.sh'), project.arguments('inference.sh', MODEL_FILE='a.pt')]
+    arguments = [project.arguments('train.sh'), project.arguments('inference.sh', '--model_file', 'a.pt')]
     assert len({flags(a)['--num_segments'] for a in arguments}) == 1
 
 
-def test_inference_without_a_training_run_says_so(project):
-    message = error_of(project.run('inference.sh', EXP_NAME='first'))
+def test_inference_without_a_training_run_is_an_error(project):
+    message = error_of(project.run('inference.sh', '--exp_name', 'first'))
     folder = project.root / 'outputs' / 'first'
-    assert f'{folder} holds neither CAS_Only.pkl nor best.pt' in message and 'train' in message
+    assert f'{folder} contains neither CAS_Only.pkl nor best.pt' in message and 'train' in message
 
 
-@pytest.mark.parametrize('args, environment, named', [
-    (['--exp_name'], {}, '--exp_name'),
-    ([], {'DATASET': 'activitynet1.3'}, 'DATA_PATH'),
-])
-def test_bad_usage(project, args, environment, named):
-    assert named in error_of(project.run('train.sh', *args, **environment))
+def test_another_data_set_needs_a_data_folder(project):
+    assert 'needs a data folder' in error_of(project.run('train.sh', '--dataset', 'activitynet1.3'))
 
 
-@pytest.mark.parametrize('call', ['bash scripts/train.sh', 'bash scripts/inference.sh', 'bash scripts/seeds.sh',
-                                  'bash scripts/ablation.sh', 'bash scripts/test.sh', 'sbatch scripts/slurm.sh'])
+def test_slurm_starts_one_torchrun_per_machine(project, tmp_path):
+    (tmp_path / 'bin').mkdir()
+    for name, text in (('scontrol', 'echo first; echo second'), ('srun', 'printf "%s\\n" "$@"')):
+        (tmp_path / 'bin' / name).write_text(f'#!/usr/bin/env bash\n{text}\n')
+        (tmp_path / 'bin' / name).chmod(0o755)
+    project.environment['PATH'] = f'{tmp_path / "bin"}{os.pathsep}{project.environment["PATH"]}'
+    job = {'SLURM_SUBMIT_DIR': str(project.root), 'SLURM_JOB_NODELIST': 'x', 'SLURM_NNODES': '2',
+           'SLURM_GPUS_ON_NODE': '4', 'SLURM_JOB_ID': '7'}
+    ended = project.run('slurm.sh', '/data', '--exp_name', 'first', cwd=tmp_path, **job)
+    assert ended.returncode == 0 and not ended.stderr, ended.stderr
+    _, *words = ended.stdout.splitlines()
+    assert words[1:6] == ['-m', 'torch.distributed.run', '--nnodes=2', '--nproc_per_node=4', '--rdzv_backend=c10d']
+    assert '--rdzv_endpoint=first:20007' in words and '--resume' in words
+    given = flags(words[words.index(str(project.root / 'main.py')):])
+    assert given['--data_path'] == '/data' and given['--exp_name'] == 'first' and given['--device'] == 'cuda'
+    assert 'sbatch' in error_of(project.run('slurm.sh', '/data'))
+    assert 'data folder' in error_of(project.run('slurm.sh', **job))
+
+
+HELP = {'train.sh': 'bash', 'inference.sh': 'bash', 'seeds.sh': 'bash', 'ablation.sh': 'bash', 'test.sh': 'bash',
+        'localize.sh': 'bash', 'own_videos.sh': 'bash', 'slurm.sh': 'sbatch'}
+
+
+def test_every_script_has_help():
+    scripts = {path.name for path in (ROOT / 'scripts').glob('*.sh')}
+    assert {name for name in scripts if not name.startswith('_')} == set(HELP)
+
+
+@pytest.mark.parametrize('name', HELP)
 @pytest.mark.parametrize('arguments', [['-h'], ['2', '--help']])
-def test_help_is_the_head_of_the_script_and_runs_nothing(project, call, arguments):
-    ended = project.run(Path(call).name, *arguments)
-    assert ended.returncode == 0 and not ended.stderr and call in ended.stdout
+def test_help_is_the_head_of_the_script_and_runs_nothing(project, name, arguments):
+    ended = project.run(name, *arguments)
+    assert ended.returncode == 0 and not ended.stderr and f'{HELP[name]} scripts/{name}' in ended.stdout
     assert 'set -euo' not in ended.stdout and 'data_path' not in ended.stdout and not (project.root / 'data').exists()
 
 
-def test_exit_status_is_that_of_the_program(project):
-    assert project.run('train.sh', '--fail', DATA_PATH='/data').returncode == 7
-    assert project.run('inference.sh', '--fail', DATA_PATH='/data', MODEL_FILE='a.pt').returncode == 7
+def test_exit_status_is_that_of_main(project):
+    assert project.run('train.sh', '/data', '--fail').returncode == 7
+    assert project.run('inference.sh', '/data', '--fail', '--model_file', 'a.pt').returncode == 7
 
 
-def test_a_signal_to_the_script_reaches_the_program(tmp_path):
+def test_a_signal_to_the_script_reaches_main(tmp_path):
     project = Project(tmp_path / 'my project', 'import signal, sys\n'
                       'signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n'
                       'print("ready", flush=True)\nsignal.pause()')
-    with subprocess.Popen(['bash', project.root / 'scripts' / 'train.sh'], stdout=subprocess.PIPE, text=True,
-                          env=project.environment | {'DATA_PATH': '/data'}) as script:
+    with subprocess.Popen(['bash', project.root / 'scripts' / 'train.sh', '/data'], stdout=subprocess.PIPE, text=True,
+                          env=project.environment) as script:
         while script.stdout.readline() != 'ready\n':
             pass
         script.send_signal(signal.SIGTERM)
         assert script.wait(10) == 143
 
 
-# ---- Python and what it has to hold ---------------------------------------------------------------------------------
+# ---- the Python environment -----------------------------------------------------------------------------------------
 
-def test_an_active_environment_is_used_as_it_is_and_named(project):
-    said, *_ = project.run('train.sh', DATA_PATH='/data').stdout.splitlines()
-    assert said.startswith('With the active environment: Python 3.') and said.endswith(f'numpy {version("numpy")}')
+def test_an_active_environment_is_used_and_printed(project):
+    line, *_ = project.run('train.sh', '/data').stdout.splitlines()
+    assert line.startswith(f'Using {Path(sys.executable).parent}/python') and ': Python 3.' in line
+    assert line.endswith(f'torch {version("torch")}')
     assert not (project.root / '.venv').exists()
+
+
+def test_files_in_the_folder_of_the_caller_are_not_imported(project, tmp_path):
+    for name in ('packaging', 'importlib', 'numpy'):
+        (tmp_path / f'{name}.py').write_text('raise SystemExit("the wrong file")')
+    assert project.run('train.sh', '/data', cwd=tmp_path).stdout.startswith('Using ')
 
 
 @pytest.mark.parametrize('installed, bounds, satisfied', [
@@ -240,7 +286,7 @@ def test_versions_that_satisfy_the_bounds(tmp_path, installed, bounds, satisfied
     (tmp_path / 'base.txt').write_text(bounds)
     (tmp_path / 'dev.txt').write_text('-r base.txt\n')
     for name in ('base.txt', 'dev.txt'):
-        ended = subprocess.run(['bash', '-c', '. "$1"; satisfies "$2" "$3"', 'bash', ROOT / 'scripts' / 'setup.sh',
+        ended = subprocess.run(['bash', '-c', '. "$1"; satisfies "$2" "$3"', 'bash', ROOT / 'scripts' / '_env.sh',
                                 sys.executable, tmp_path / name], env=os.environ | {'PYTHONPATH': str(tmp_path)},
                                capture_output=True, text=True)
         assert (ended.returncode == 0) == satisfied
@@ -248,7 +294,7 @@ def test_versions_that_satisfy_the_bounds(tmp_path, installed, bounds, satisfied
 
 
 def test_the_locked_versions_lie_within_the_bounds(tmp_path):
-    """They are made to look installed, each of them."""
+    """Each of them is made to look installed."""
     for line in (ROOT / 'requirements-lock.txt').read_text().splitlines():
         if not line.startswith('#'):
             name, found = line.split('==')
@@ -256,93 +302,124 @@ def test_the_locked_versions_lie_within_the_bounds(tmp_path):
             folder.mkdir()
             (folder / 'METADATA').write_text(f'Name: {name}\nVersion: {found}\n')
     for path in ROOT.glob('requirements*.txt'):
-        ended = subprocess.run(['bash', '-c', '. "$1"; satisfies "$2" "$3"', 'bash', ROOT / 'scripts' / 'setup.sh',
+        ended = subprocess.run(['bash', '-c', '. "$1"; satisfies "$2" "$3"', 'bash', ROOT / 'scripts' / '_env.sh',
                                 sys.executable, path], env=os.environ | {'PYTHONPATH': str(tmp_path)})
         assert ended.returncode == 0, path
 
 
 def test_no_python_is_one_line(project):
     project.isolate(python=False)
-    assert 'Python 3.11' in error_of(project.run('train.sh', DATA_PATH='/data'))
+    assert 'Python 3.11' in error_of(project.run('train.sh', '/data'))
+
+
+def installs(log: Path) -> int:
+    """Return how often pip was started."""
+    return sum(' pip install ' in line for line in log.read_text().splitlines())
 
 
 def test_a_fresh_machine_gets_an_environment_once(project):
     log = project.isolate(python=True)
-    first, second = (project.run('train.sh', DATA_PATH='/data') for _ in range(2))
+    first, second = (project.run('train.sh', '/data') for _ in range(2))
     python = project.root / '.venv' / 'bin' / 'python'
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    announced, collecting, downloading, installed, used, ran = first.stdout.splitlines()
+    announced, collecting, downloading, processing, installing, used, ran = first.stdout.splitlines()
     assert 'requirements.txt' in announced and str(project.root / '.venv') in announced
-    assert collecting.startswith('  Collecting torch') and '191.8 MB' in downloading and 'Installed ' in installed
-    assert second.stdout == f'{used}\n{ran}\n' == f'With .venv: Python 3.11.7, torch 2.13.0\nran {python}\n'
-    assert sum(' pip install ' in line for line in log.read_text().splitlines()) == 1
+    assert collecting.startswith('  Collecting torch') and '191.8 MB' in downloading and 'Installing ' in installing
+    assert processing == f'  Processing {LONG_PATH}'  # not cut
+    assert second.stdout == f'{used}\n{ran}\n' == f'Using {python}: Python 3.11.7, torch 2.13.0\nran {python}\n'
+    assert installs(log) == 1
 
 
-@pytest.mark.parametrize('gpu, environment, index, said', [
-    (False, {}, CPU_INDEX, 'CPU build'),
-    (False, {'NETWORK': 'down'}, None, f'{CPU_INDEX} cannot be reached'),
-    (True, {}, None, 'CUDA'),
-    (False, {'TORCH_INDEX': ''}, None, 'where pip finds it'),
-    (True, {'TORCH_INDEX': 'https://there/cu126'}, 'https://there/cu126', 'https://there/cu126'),
+@pytest.mark.parametrize('gpu, environment, index', [
+    (False, {}, CPU_INDEX),
+    (False, {'NETWORK': 'down'}, None),
+    (True, {}, None),
+    (False, {'TORCH_INDEX': ''}, None),
+    (True, {'TORCH_INDEX': 'https://there/cu126'}, 'https://there/cu126'),
 ])
-def test_the_build_of_torch(project, gpu, environment, index, said):
+def test_the_build_of_torch(project, gpu, environment, index):
     if Path('/proc/driver/nvidia').exists() and not gpu:
-        pytest.skip('there is a GPU here')
+        pytest.skip('this machine has a GPU')
     log = project.isolate(python=True)
     if gpu:
         (project.root.parent / 'tools' / 'nvidia-smi').symlink_to(shutil.which('true'))
-    ended = project.run('train.sh', DATA_PATH='/data', **environment)
-    assert ended.returncode == 0 and said in ended.stdout.splitlines()[0]
+    ended = project.run('train.sh', '/data', **environment)
+    assert ended.returncode == 0 and (index or 'the default index') in ended.stdout.splitlines()[0]
     pip, = (line for line in log.read_text().splitlines() if ' pip install ' in line)
     assert f'-c {project.root}/requirements-lock.txt' in pip
     assert pip.endswith(f'--extra-index-url {index}') if index else '--extra-index-url' not in pip
 
 
-def test_a_killed_installation_is_made_anew(project):
+def test_a_killed_installation_is_started_again_from_nothing(project):
     log = project.isolate(python=True)
-    assert project.run('train.sh', DATA_PATH='/data', PIP='killed').returncode != 0
+    assert project.run('train.sh', '/data', PIP='killed').returncode != 0
     (project.root / '.venv' / 'half a package').touch()
-    ended = project.run('train.sh', DATA_PATH='/data')
+    ended = project.run('train.sh', '/data')
     assert ended.returncode == 0 and 'ran ' in ended.stdout
     assert not (project.root / '.venv' / 'half a package').exists()
-    assert sum(' pip install ' in line for line in log.read_text().splitlines()) == 2
+    assert installs(log) == 2
 
 
 def test_a_failing_pip_is_one_line_and_can_be_repeated(project):
     project.isolate(python=True)
-    message = error_of(project.run('train.sh', DATA_PATH='/data', PIP='fails'))
+    message = error_of(project.run('train.sh', '/data', PIP='fails'))
     assert 'No matching distribution found for torch==2.13.0' in message and 'requirements.txt' in message
-    assert project.run('train.sh', DATA_PATH='/data').returncode == 0
+    log = project.root / '.venv' / 'install.log'
+    assert f'see {log}' in message and 'No matching distribution' in log.read_text()
+    assert project.run('train.sh', '/data').returncode == 0
 
 
-def test_new_pins_are_added_to_the_environment_there_is(project):
-    project.isolate(python=True)
-    assert project.run('train.sh', DATA_PATH='/data').returncode == 0
-    (project.root / '.venv' / 'bin' / 'python.complete').unlink()    # as if requirements.txt had changed
+@pytest.mark.parametrize('name', ['requirements.txt', 'requirements-lock.txt'])
+def test_changed_requirements_are_added_to_the_environment(project, name):
+    log = project.isolate(python=True)
+    assert project.run('train.sh', '/data').returncode == 0
+    with open(project.root / name, 'a') as file:
+        file.write('# changed\n')
     (project.root / '.venv' / 'my own').touch()
-    assert project.run('train.sh', DATA_PATH='/data').returncode == 0
-    assert (project.root / '.venv' / 'my own').exists()
+    for _ in range(2):
+        assert project.run('train.sh', '/data').returncode == 0
+    assert (project.root / '.venv' / 'my own').exists() and installs(log) == 2
+
+
+def test_each_requirements_file_has_its_own_stamp(project):
+    log = project.isolate(python=True)
+    for script, expected in (('train.sh', 1), ('test.sh', 2), ('train.sh', 2), ('test.sh', 2)):
+        assert project.run(script, '/data').returncode == 0
+        assert installs(log) == expected
+
+
+def test_an_environment_of_the_user_is_not_changed(project):
+    log = project.isolate(python=True)
+    (project.root / '.venv' / 'bin').mkdir(parents=True)
+    (project.root / '.venv' / 'my own').touch()
+    assert 'was not made by these scripts' in error_of(project.run('train.sh', '/data'))
+    assert (project.root / '.venv' / 'my own').exists() and not log.exists()
 
 
 def test_two_scripts_at_once_install_once(project):
     log = project.isolate(python=True)
     with ThreadPoolExecutor() as pool:
-        ended = list(pool.map(lambda _: project.run('train.sh', DATA_PATH='/data'), range(3)))
+        ended = list(pool.map(lambda _: project.run('train.sh', '/data'), range(3)))
     assert [e.returncode for e in ended] == [0, 0, 0], [e.stderr for e in ended]
-    assert sum(' pip install ' in line for line in log.read_text().splitlines()) == 1
+    assert installs(log) == 1
 
 
 # ---- with the real program ------------------------------------------------------------------------------------------
 
+def test_a_flag_without_a_value_is_one_line(tmp_path):
+    project = Project(tmp_path / 'my project', RUN_REAL_MAIN)
+    assert '--exp_name' in error_of(project.run('train.sh', '--exp_name'))
+
+
 def test_wrong_data_path_is_one_line(tmp_path):
     project = Project(tmp_path / 'my project', RUN_REAL_MAIN)
-    assert str(tmp_path / 'nowhere') in error_of(project.run('train.sh', DATA_PATH=str(tmp_path / 'nowhere')))
+    assert str(tmp_path / 'nowhere') in error_of(project.run('train.sh', str(tmp_path / 'nowhere')))
 
 
 def test_the_sample_is_learned_and_its_weights_localize_the_same(tmp_path):
     project = Project(tmp_path / 'my project', RUN_REAL_MAIN)
     small = ['--hidden_dim', '64']
-    ended = project.run('train.sh', *small, '--lr', '1e-9', '--num_steps', '1', EXP_NAME='untrained')
+    ended = project.run('train.sh', *small, '--lr', '1e-9', '--num_steps', '1', '--exp_name', 'untrained')
     assert ended.returncode == 0, ended.stderr
     ended = project.run('train.sh', *small, '--lr', '1e-3', '--num_steps', '50')
     assert ended.returncode == 0, ended.stderr

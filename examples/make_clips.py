@@ -1,15 +1,15 @@
-"""Render short clips of moving shapes whose motions are the classes, to try the way from videos to times on.
+"""Render short clips of moving shapes whose motions are the classes, to try the whole way from videos to detections.
 
-    python -m scripts.make_clips data/clips [--train 24] [--test 12] [--seconds 16] [--size 96] [--seed 0]
+    python -m examples.make_clips data/clips [--train 24] [--test 12] [--seconds 16] [--size 96] [--seed 0]
 
-A clip shows a patterned background that drifts, a shape that wanders over it, and another one that does the same and
-now and then moves as its class says: it slides left and right, bounces up and down, or grows and shrinks. Shapes,
-colours and background say nothing about the class. What it writes:
+A clip shows a patterned background that drifts and two shapes that wander over it. Now and then one of them performs
+the motion of the clip's class: it slides left and right, bounces up and down, or grows and shrinks. Shapes, colors and
+background are independent of the class. The files:
 
-    train/*.mp4, test/*.mp4    H.264, 25 frames a second
-    labels.csv                 what happens in the training clips, without times
-    gt.json                    when it happens in the test clips, for scoring alone
-    rgb.pt, flow.pt            I3D with random filters, under the names of the published files
+    train/*.mp4, test/*.mp4    H.264, 25 frames per second
+    labels.csv                 labels of the training clips, without times
+    gt.json                    times of the actions in the test clips, for scoring only
+    rgb.pt, flow.pt            I3D with random filters, under the parameter names of the published files
 """
 import argparse
 import io
@@ -22,25 +22,27 @@ import numpy as np
 import torch
 
 from extraction.i3d import CHANNELS, I3D
-from utils import InputError, Parser, bounded, plural, read_json, run_cli, write_bytes, write_json, write_text
+from utils import InputError, Parser, bounded, make_dir, plural, read_json, run_cli, write_bytes, write_json, write_text
 
 FPS = 25
 MOTIONS = ('Bounce', 'Pulse', 'Slide')
-SWINGS = 2.            # of a motion, a second
+SWINGS = 2.            # of a motion, per second
 ACTION_SECONDS = (2.0, 4.0)
 REST_SECONDS = (1.5, 4.0)
 SHAPES = ('disc', 'square', 'diamond')
 
 
 class Action(NamedTuple):
-    """A motion's frames, from `start` up to but without `end`."""
+    """The frames of a motion, from `start` up to but without `end`."""
+
     label: str
     start: int
     end: int
 
 
 class Clip(NamedTuple):
-    """Frames (F, size, size, 3) uint8, and when something happens in them."""
+    """Frames (F, size, size, 3) uint8, and the actions in them."""
+
     frames: np.ndarray
     actions: list[Action]
 
@@ -48,7 +50,7 @@ class Clip(NamedTuple):
 # ---- a clip ---------------------------------------------------------------------------------------------------------
 
 def draw_actions(random: np.random.RandomState, num_frames: int, label: str) -> list[Action]:
-    """BatchIndices when the motion of a clip happens, at least once."""
+    """Return random times of the motion of a clip; at least one."""
     actions: list[Action] = []
     position = 0
     while True:
@@ -61,52 +63,52 @@ def draw_actions(random: np.random.RandomState, num_frames: int, label: str) -> 
 
 
 def wander(random: np.random.RandomState, num_frames: int, low: float, high: float) -> np.ndarray:
-    """A slow way (F, 2) within bounds."""
+    """Return a slow random path (F, 2) within bounds."""
     time = np.arange(num_frames)[:, None] / FPS
     speed, phase = random.uniform(0.05, 0.12, (1, 2)), random.uniform(0, 1, (1, 2))
     return (low + high) / 2 + (high - low) / 2 * np.sin(2 * np.pi * (speed * time + phase))
 
 
 def draw_background(random: np.random.RandomState, num_frames: int, size: int) -> np.ndarray:
-    """A pattern (F, size, size, 3) that drifts in one direction."""
+    """Return a random pattern (F, size, size, 3) that drifts in one direction."""
     coarse = random.uniform(40, 150, (size // 8, size // 8, 3))
     pattern = np.kron(coarse, np.ones((8, 8, 1)))
-    for axis in (0, 1):    # soft borders, or the flow of the drift would jump
+    for axis in (0, 1):  # soft borders, else the flow of the drift would jump
         pattern = np.mean([np.roll(pattern, shift, axis) for shift in range(-3, 4)], axis=0)
-    ways = np.round(np.arange(num_frames)[:, None] / FPS * random.uniform(-8, 8, (1, 2))).astype(int)
-    return np.stack([np.roll(pattern, tuple(way), (0, 1)) for way in ways])
+    shifts = np.round(np.arange(num_frames)[:, None] / FPS * random.uniform(-8, 8, (1, 2))).astype(int)
+    return np.stack([np.roll(pattern, tuple(shift), (0, 1)) for shift in shifts])
 
 
-def inside(shape: str, size: int, centre: np.ndarray, radius: float) -> np.ndarray:
-    """How much of each pixel (size, size, 1) lies in a shape."""
-    y, x = np.abs(np.indices((size, size)) - centre[:, None, None])
+def inside(shape: str, size: int, center: np.ndarray, radius: float) -> np.ndarray:
+    """Return the part of each pixel (size, size, 1) that a shape covers."""
+    y, x = np.abs(np.indices((size, size)) - center[:, None, None])
     distance = {'disc': np.hypot(x, y), 'square': np.maximum(x, y) * 1.1, 'diamond': (x + y) * 0.85}[shape]
     return np.clip(radius - distance + 0.5, 0, 1)[..., None]
 
 
 def draw_clip(random: np.random.RandomState, label: str, seconds: float, size: int) -> Clip:
-    """BatchIndices a clip in which the motion `label` happens."""
+    """Return a random clip with the motion `label`."""
     num_frames = round(seconds * FPS)
     actions = draw_actions(random, num_frames, label)
     frames = draw_background(random, num_frames, size)
     for moves in (False, True):
-        shape, colour = SHAPES[random.randint(len(SHAPES))], random.uniform(100, 255, 3)
-        centres = wander(random, num_frames, 0.3 * size, 0.7 * size)
+        shape, color = SHAPES[random.randint(len(SHAPES))], random.uniform(100, 255, 3)
+        centers = wander(random, num_frames, 0.3 * size, 0.7 * size)
         radii = np.full(num_frames, random.uniform(0.11, 0.15) * size)
         for action in actions if moves else ():
             swing = np.sin(2 * np.pi * SWINGS * np.arange(action.end - action.start) / FPS)
             if label == 'Pulse':
                 radii[action.start:action.end] *= 1 + 0.6 * swing
             else:
-                centres[action.start:action.end, MOTIONS.index(label) // 2] += 0.2 * size * swing
-        for frame, centre, radius in zip(frames, centres, radii):
-            covered = inside(shape, size, centre, radius)
-            frame[...] = (1 - covered) * frame + covered * colour
+                centers[action.start:action.end, MOTIONS.index(label) // 2] += 0.2 * size * swing
+        for frame, center, radius in zip(frames, centers, radii):
+            covered = inside(shape, size, center, radius)
+            frame[...] = (1 - covered) * frame + covered * color
     return Clip(frames.round().astype(np.uint8), actions)
 
 
 def encode(frames: np.ndarray) -> bytes:
-    """An H.264 file that browsers play and seek in."""
+    """Return an H.264 file that browsers can play and seek in."""
     file = io.BytesIO()
     with av.open(file, 'w', format='mp4') as container:
         stream = container.add_stream('libx264', rate=FPS, options={'crf': '20', 'preset': 'veryfast', 'threads': '1',
@@ -122,20 +124,23 @@ def encode(frames: np.ndarray) -> bytes:
 # ---- the folder -----------------------------------------------------------------------------------------------------
 
 def random_weights(modality: str, seed: int) -> bytes:
-    """I3D whose filters are random, scaled so that values neither vanish nor grow on their way."""
+    """Return the weights of I3D with random filters, scaled to preserve the variance through the network."""
     network = I3D(modality)
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         if parameter.ndim == 5:
-            deviation = (2 / parameter[0].numel()) ** 0.5
-            parameter.data = torch.randn(parameter.shape, generator=generator) * deviation
+            std = (2 / parameter[0].numel()) ** 0.5
+            parameter.data = torch.randn(parameter.shape, generator=generator) * std
     file = io.BytesIO()
     torch.save(network.state_dict(), file)
     return file.getvalue()
 
 
 def write_clips(folder: Path, counts: dict[str, int], seconds: float, size: int, seed: int) -> int:
-    """Write what is not there yet; how many clips that were. Raises InputError where other clips are there."""
+    """Write the missing files and return the number of rendered clips.
+
+    Raises InputError where the folder contains other clips.
+    """
     recipe = {**counts, 'seconds': seconds, 'size': size, 'seed': seed}
     claim(folder, recipe)
     written = 0
@@ -148,7 +153,7 @@ def write_clips(folder: Path, counts: dict[str, int], seconds: float, size: int,
             path = folder / split / f'{name}.mp4'
             if split == 'train':
                 tags.append(f'{name},{label}')
-            else:    # `draw_clip` draws the times first, so that they are known without the pictures
+            else:  # `draw_clip` draws the times first, so they are known without rendering
                 times = draw_actions(np.random.RandomState([seed, part, i]), round(seconds * FPS), label)
                 database[name] = {'subset': 'test', 'duration': round(seconds * FPS) / FPS, 'annotations': [
                     {'label': label, 'segment': [start / FPS, end / FPS]} for label, start, end in times]}
@@ -158,47 +163,44 @@ def write_clips(folder: Path, counts: dict[str, int], seconds: float, size: int,
                 written += 1
     write_text(folder / 'labels.csv', '\n'.join(tags) + '\n')
     write_json(folder / 'gt.json', {'version': 'clips of moving shapes', 'database': database})
-    for place, modality in enumerate(CHANNELS):
+    for i, modality in enumerate(CHANNELS):
         if not (folder / f'{modality}.pt').exists():
-            write_bytes(folder / f'{modality}.pt', random_weights(modality, seed + place))
+            write_bytes(folder / f'{modality}.pt', random_weights(modality, seed + i))
     return written
 
 
 def claim(folder: Path, recipe: dict) -> None:
-    """Note the recipe in the folder. Raises InputError where it holds other clips, or anything else."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        others = any(folder.iterdir())
-    except OSError as error:
-        raise InputError(f'{folder}: cannot be made: {error.strerror}') from None
-    note = folder / 'clips.json'
-    if not note.exists():
-        if others:
-            raise InputError(f'{folder}: holds something else; give another folder, or remove it')
-        write_json(note, recipe)
-    elif read_json(note) != recipe:
-        raise InputError(f'{folder}: holds other clips ({read_json(note)}); give another folder, or remove it')
-
-
-def run(argv: list[str] | None) -> None:
-    parser = Parser(prog='python -m scripts.make_clips', description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('folder', type=Path, help='where to write; made if it is not there')
-    parser.add_argument('--train', type=bounded(int, 1, 10_000), default=24, help='training clips')
-    parser.add_argument('--test', type=bounded(int, 1, 10_000), default=12, help='test clips')
-    parser.add_argument('--seconds', type=bounded(float, 5, 3600), default=16, help='of a clip')
-    parser.add_argument('--size', type=bounded(int, 32, 1024), default=96, help='of its pictures, in pixels')
-    parser.add_argument('--seed', type=bounded(int, 0, 2 ** 32 - 1), default=0)
-    args = parser.parse_args(argv)
-    if args.size % 8:
-        parser.error('--size must be a multiple of 8')
-    written = write_clips(args.folder, {'train': args.train, 'test': args.test}, args.seconds, args.size, args.seed)
-    total = args.train + args.test
-    print(f'{plural(written, "clip")} rendered to {args.folder}, {total - written} there already', flush=True)
+    """Write the recipe into the folder; raises InputError where it contains other clips or anything else."""
+    make_dir(folder)
+    path = folder / 'clips.json'
+    if not path.exists():
+        if any(folder.iterdir()):
+            raise InputError(f'{folder}: contains something else; give another folder, or remove it')
+        write_json(path, recipe)
+    elif read_json(path) != recipe:
+        raise InputError(f'{folder}: contains other clips ({read_json(path)}); give another folder, or remove it')
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_cli(lambda: run(argv))
+    """Run the command line; return the exit status."""
+    parser = Parser(prog='python -m examples.make_clips', description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('folder', type=Path, help='folder to write; created if it does not exist')
+    parser.add_argument('--train', type=bounded(int, 1, 10_000), default=24, help='number of training clips')
+    parser.add_argument('--test', type=bounded(int, 1, 10_000), default=12, help='number of test clips')
+    parser.add_argument('--seconds', type=bounded(float, 5, 3600), default=16, help='length of a clip')
+    parser.add_argument('--size', type=bounded(int, 32, 1024), default=96, help='width and height in pixels')
+    parser.add_argument('--seed', type=bounded(int, 0, 2 ** 32 - 1), default=0, help='random seed')
+    args = parser.parse_args(argv)
+    if args.size % 8:
+        parser.error('--size must be a multiple of 8')
+
+    def command() -> None:
+        written = write_clips(args.folder, {'train': args.train, 'test': args.test}, args.seconds, args.size, args.seed)
+        total = args.train + args.test
+        print(f'{plural(written, "clip")} rendered to {args.folder}, {total - written} existed already', flush=True)
+
+    return run_cli(command)
 
 
 if __name__ == '__main__':

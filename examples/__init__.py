@@ -1,0 +1,1 @@
+"""Examples of use: a demonstration on rendered video clips."""

@@ -1,0 +1,1 @@
+"""Converters, samples and sweeps, run by path or as `python -m scripts.NAME`; the shell scripts call them."""
