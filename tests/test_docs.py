@@ -1,4 +1,4 @@
-"""The pages say what is true of the code: links, commands, flags, quirks, and the length of the README."""
+"""The pages match the code: links, commands, flags, names, quirks, and the length of the README."""
 import ast
 import importlib
 import io
@@ -11,11 +11,16 @@ from collections import Counter
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from config import get_parser
+from model import ActionnessModule
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
+PAPER_AND_CODE = ROOT / 'docs' / 'paper_and_code.md'
 PAGES = [README, *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'benchmarks' / 'README.md']
 FLAG = re.compile(r'(?<![\w-])--?[a-z][\w-]*')
 
@@ -25,7 +30,7 @@ def text_of(page: Path) -> str:
 
 
 def blocks(page: Path) -> list[str]:
-    """What stands between fences, without a language."""
+    """Return the code blocks without a language."""
     return re.findall(r'^```\n(.*?)^```', text_of(page), re.M | re.S)
 
 
@@ -37,19 +42,19 @@ def inline_code(page: Path) -> list[str]:
 # ---- links -----------------------------------------------------------------------------------------------------------
 
 def links(page: Path) -> list[str]:
-    """Relative link targets, with their anchors."""
+    """Return the relative link targets, with their anchors."""
     found = re.findall(r'\]\(([^)\s]+)\)', text_of(page))
     return [target for target in found if not re.match(r'[a-z]+:', target)]
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub generates them."""
     titles = re.findall(r'^#+ (.*)$', re.sub(r'^```.*?^```', '', text_of(page), flags=re.M | re.S), re.M)
     return {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in titles}
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page):
+def test_every_link_has_a_target(page):
     broken = []
     for target in links(page):
         path, _, anchor = target.partition('#')
@@ -71,7 +76,7 @@ def test_the_readme_can_be_read_in_ten_minutes():
 # ---- commands --------------------------------------------------------------------------------------------------------
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every command line of a page that calls a program of this project."""
+    """Return the words of every command line of a page that runs a program of this project."""
     lines = [line for block in blocks(page) for line in block.replace('\\\n', ' ').splitlines()] + inline_code(page)
     found = []
     for line in lines:
@@ -84,7 +89,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def program_of(words: list[str]) -> tuple[str, list[str]]:
-    """The file or module that a command calls, and its arguments."""
+    """Return the file or module that a command runs, and its arguments."""
     if words[0] == 'torchrun':
         place = words.index('main.py')
     elif words[0] == 'sbatch':
@@ -96,12 +101,12 @@ def program_of(words: list[str]) -> tuple[str, list[str]]:
 
 @cache
 def help_of(program: str) -> str:
-    """What a program says of its arguments: a script by its text, and as it passes them on, by that of main.py too."""
+    """Return a program's --help; of a script its text, and the help of main.py, to which it passes flags on."""
     if program.endswith('.sh'):
         return (ROOT / program).read_text(encoding='utf-8') + help_of('main.py')
     output, before = io.StringIO(), sys.argv
     sys.argv = [program, '--help']
-    try:    # in this process, because importing torch takes seconds
+    try:  # in this process, because importing torch takes seconds
         with redirect_stdout(output), pytest.raises(SystemExit) as ended, warnings.catch_warnings(action='ignore'):
             if program.endswith('.py'):
                 runpy.run_path(str(ROOT / program), run_name='__main__')
@@ -118,18 +123,18 @@ def exists(program: str) -> bool:
     return (ROOT / program).is_file() or path.with_suffix('.py').is_file() or (path / '__main__.py').is_file()
 
 
-FOREIGN = ('pip', 'venv', 'ruff', 'mypy')    # modules that pages call and that are not of this project
+FOREIGN = ('pip', 'venv', 'ruff', 'mypy')  # modules in commands that are not part of this project
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_calls_what_is_there_with_flags_that_it_has(page):
+def test_every_command_runs_an_existing_program_with_its_flags(page):
     wrong = []
     for words in commands(page):
         program, arguments = program_of(words)
         if program in FOREIGN:
             continue
         if not exists(program):
-            wrong.append(f'{program} is not there')
+            wrong.append(f'{program} does not exist')
             continue
         known = set(FLAG.findall(help_of(program)))
         flags = [word.partition('=')[0] for word in arguments if FLAG.fullmatch(word.partition('=')[0])]
@@ -138,14 +143,14 @@ def test_every_command_calls_what_is_there_with_flags_that_it_has(page):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_flag_that_is_named_alone_belongs_to_a_program_of_these_pages(page):
+def test_every_flag_in_the_text_belongs_to_a_program_of_these_pages(page):
     programs = {program_of(words)[0] for one in PAGES for words in commands(one)}
     known = {flag for program in programs if program not in FOREIGN and exists(program)
              for flag in FLAG.findall(help_of(program))}
     assert [code for code in inline_code(page) if code.startswith('--') and FLAG.match(code)[0] not in known] == []
 
 
-def test_commands_and_flags_are_found_where_they_stand():
+def test_commands_and_flags_are_found():
     found = [program_of(words) for page in PAGES for words in commands(page)]
     assert ('scripts/seeds.sh', ['3']) in found
     assert any(program == 'main.py' and '--resume' in arguments for program, arguments in found)
@@ -154,40 +159,73 @@ def test_commands_and_flags_are_found_where_they_stand():
 
 # ---- quirks ----------------------------------------------------------------------------------------------------------
 
-def quirks_of_the_code() -> Counter:
-    """Where the word `quirk:` stands in the code: the module, and the function or class that it is in."""
-    found: Counter = Counter()
-    for path in [*ROOT.glob('*.py'), *ROOT.glob('eval/*.py'), *ROOT.glob('extraction/*.py')]:
+def quirks_in_code() -> Counter:
+    """Return how often each function or class has a comment with `quirk:`, by its dotted name."""
+    counts: Counter = Counter()
+    folders = '.', 'engine', 'formats', 'eval', 'extraction'
+    for path in (path for folder in folders for path in (ROOT / folder).glob('*.py')):
         text = text_of(path)
         owners = owners_of_lines(ast.parse(text))
         module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
         for number, line in enumerate(text.splitlines(), 1):
             if 'quirk:' in line:
-                found[f'{module}.{owners.get(number, "")}'] += 1
-    return found
+                counts[f'{module}.{owners.get(number, "")}'] += 1
+    return counts
 
 
-def owners_of_lines(tree: ast.AST, above: str = '') -> dict[int, str]:
-    """Under the number of each line the function or class that it is in; a class stands for its __init__ too."""
+def owners_of_lines(tree: ast.AST, parent: str = '') -> dict[int, str]:
+    """Return the function or class that contains each line, by line number; __init__ counts as its class."""
     owners = {}
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            name = above if node.name == '__init__' else f'{above}.{node.name}'.strip('.')
+            name = parent if node.name == '__init__' else f'{parent}.{node.name}'.strip('.')
             owners.update(dict.fromkeys(range(node.lineno, (node.end_lineno or 0) + 1), name))
             owners.update(owners_of_lines(node, name))
     return owners
 
 
-def test_every_quirk_of_the_table_has_one_comment_in_the_code_and_the_other_way_round():
-    table = re.findall(r'^\| .* \| `([\w.]+)` \|$', text_of(ROOT / 'docs' / 'quirks.md'), re.M)
-    assert len(table) > 10
-    assert Counter(table) == quirks_of_the_code()
+def places_of_quirks() -> list[str]:
+    section = text_of(PAPER_AND_CODE).partition('## Quirks')[2].partition('\n## ')[0]
+    return re.findall(r'^\| .* \| `([\w.]+)` \|$', section, re.M)
 
 
-@pytest.mark.parametrize('place', re.findall(r'\| `([\w.]+)` \|$', text_of(ROOT / 'docs' / 'quirks.md'), re.M))
-def test_the_place_of_a_quirk_can_be_opened(place):
-    module = next(place.rsplit('.', i)[0] for i in (1, 2) if exists(place.rsplit('.', i)[0]))
-    owner = importlib.import_module(module)
-    for name in place.removeprefix(module + '.').split('.'):
-        owner = getattr(owner, name)
-    assert callable(owner)
+def find(name: str) -> Any:
+    """Return what a dotted name refers to: a module's function, class, field, or a module of the network."""
+    parts = name.split('.')
+    module = next(i for i in range(len(parts) - 1, 0, -1) if exists('.'.join(parts[:i])))
+    value = importlib.import_module('.'.join(parts[:module]))
+    for part in parts[module:]:
+        if value is ActionnessModule:  # its modules are attributes of an instance
+            value = ActionnessModule(2, 3, 4, ('rgb', 'flow'))
+        value = getattr(value, part)
+    return value
+
+
+def test_every_quirk_in_the_table_has_a_comment_in_the_code_and_vice_versa():
+    assert len(places_of_quirks()) > 10
+    assert Counter(places_of_quirks()) == quirks_in_code()
+
+
+@pytest.mark.parametrize('place', sorted(set(places_of_quirks())))
+def test_the_place_of_a_quirk_exists(place):
+    assert callable(find(place))
+
+
+# ---- from the paper to the code --------------------------------------------------------------------------------------
+
+def names_of_paper_table() -> list[str]:
+    section = text_of(PAPER_AND_CODE).partition('## From the paper to the code')[2].partition('\n## ')[0]
+    return re.findall(r'`([^`\n]+)`', '\n'.join(line for line in section.splitlines() if line.startswith('|')))
+
+
+def test_every_name_in_the_paper_table_exists():
+    names = [name for name in names_of_paper_table() if '.' in name]
+    assert len(names) > 30
+    for name in names:
+        find(name)
+
+
+def test_every_flag_in_the_paper_table_exists():
+    flags = {name for name in names_of_paper_table() if '.' not in name} - {'T'}
+    assert len(flags) > 5
+    assert flags <= set(get_parser()._option_string_actions)
