@@ -1,1 +1,1 @@
-"""Everything after the network: localization, the files of the field, and mAP."""
+"""What follows the network: localization, mAP, error diagnosis, figures and other views of detections."""

@@ -3,8 +3,9 @@
     python -m eval.detection gt.json detections.json
     python -m eval.detection gt.json detections.json --subset validation --tiou 0.5 0.75 0.95 --output results.json
 
-Every detection, best score first, takes the free instance of its video and class that it overlaps most, if their tIoU
-reaches the threshold. Average precision is the area under the precision envelope (all points, as in VOC 2011).
+In the order of descending score, each detection is matched to the unmatched instance of its video and class with the
+largest tIoU, if that reaches the threshold. Average precision is the area under the precision envelope (all points, as
+in VOC 2011).
 """
 import argparse
 import sys
@@ -18,59 +19,74 @@ from numpy.typing import ArrayLike
 
 from formats.annotations import GroundTruth, match_videos, read_ground_truth, select_videos, subset_name
 from formats.detections import Detections, read_detections
-from utils import InputError, Parser, refuse_overwriting_inputs, refuse_overwriting_foreign, plural, quote, run_cli, truncate, write_json
+from utils import (
+    InputError,
+    Parser,
+    plural,
+    quote,
+    refuse_overwriting_foreign,
+    refuse_overwriting_inputs,
+    run_cli,
+    truncate,
+    warn,
+    write_json,
+)
 
 TIOU = tuple(i / 10 for i in range(1, 8))  # the command's thresholds: THUMOS14's 0.1:0.1:0.7
-AVERAGES = {  # what papers report, where all of its thresholds were scored
+AVERAGES = {  # that papers report
     '0.1:0.5': [i / 10 for i in range(1, 6)],
     '0.3:0.7': [i / 10 for i in range(3, 8)],
     '0.1:0.7': [i / 10 for i in range(1, 8)],
     '0.5:0.95': [i / 20 for i in range(10, 20)],
 }
-NOBODY = np.iinfo(np.int64).max
-MOST_TIED = 10_000  # instances of a class in one video up to which equal tIoUs are ordered as in the reference
-BLOCK = 2 ** 16  # pairs of detection and instance that are looked at together: they stay in the cache
+UNASSIGNED = np.iinfo(np.int64).max
+MAX_TIES = 10_000  # instances of a class in one video up to which equal tIoUs are sorted as in the reference
+BLOCK_PAIRS = 2 ** 16  # pairs of detection and instance per block: they fit into the CPU's cache
+SIGNATURE = r'{\s*"average_mAP"'  # how files of --output begin
 
 
 class Matches(NamedTuple):
-    """How R detections meet G instances at K thresholds; P of the detections have a label that an instance has."""
-    video: np.ndarray  # (R,) index into the videos of the ground truth, -1 where it does not list the video
-    label: np.ndarray  # (R,) index into the labels of the ground truth, -1 where no instance has the label
-    order: np.ndarray  # (P,) the detections that count: class by class, inside a class by falling score
-    instance: np.ndarray  # (K, P) the instance that detection `order[p]` matched, -1 for a false positive
+    """Matches of R detections to G instances at K thresholds; P of the detections have a label of some instance."""
+
+    video: np.ndarray     # (R,) index into the videos of the ground truth, -1 for an unlisted video
+    label: np.ndarray     # (R,) index into the labels of the ground truth, -1 for a label without instances
+    order: np.ndarray     # (P,) index into the detections, sorted by class, then by descending score
+    instance: np.ndarray  # (K, P) instance that detection `order[p]` is matched to, -1 for a false positive
 
     def at(self, k: int) -> 'Matches':
-        """Those at one of the thresholds alone."""
+        """Return the matches at only the k-th threshold."""
         return self._replace(instance=self.instance[[k]])
 
 
 class Scores(NamedTuple):
     """Average precision of C classes at K thresholds, and what was scored."""
+
     tiou: np.ndarray  # (K,)
-    labels: list[str]  # (C,) the classes that occur in the ground truth that was scored, sorted
+    labels: list[str]  # (C,) the classes with instances in the scored ground truth, sorted
     ap: np.ndarray  # (C, K) fractions
     num_videos: int
     num_instances: int
     num_detections: int
     videos_without_detection: int
-    unknown_videos: int  # videos with detections that the ground truth does not list ...
+    unknown_videos: int  # videos with detections that the ground truth does not list
     detections_in_unknown_videos: int
-    unknown_labels: int  # ... and predicted labels that it does not use
+    unknown_labels: int  # predicted labels without instances
     detections_of_unknown_labels: int
 
     @property
     def mean_ap(self) -> np.ndarray:
-        """mAP at every threshold, (K,)."""
+        """Return the mAP at every threshold, (K,)."""
         return self.ap.mean(axis=0)
 
     @property
     def average(self) -> float:
-        """Mean of the mAPs over the thresholds."""
+        """Return the mean of the mAPs over the thresholds."""
         return float(self.mean_ap.mean())
 
 
-class Threshold(NamedTuple):
-    """The least score at which detections are kept, and how good those are, fractions; all classes are pooled."""
+class OperatingPoint(NamedTuple):
+    """A minimum score, and precision, recall and F1 of the detections that reach it (fractions, over all classes)."""
+
     score: float
     precision: float
     recall: float
@@ -78,92 +94,92 @@ class Threshold(NamedTuple):
 
 
 def temporal_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """tIoU of segments (..., 2) in seconds that broadcast; 0 where one of the two has no or negative length."""
+    """Return the tIoU of segments (..., 2) that broadcast; 0 where a segment has no or negative length."""
     intersection = np.minimum(first[..., 1], second[..., 1]) - np.maximum(first[..., 0], second[..., 0])
     union = (first[..., 1] - first[..., 0]) + (second[..., 1] - second[..., 0]) - intersection
     # Where they intersect both lengths are positive, and so is the union.
     return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
 
 
-def match(truth: GroundTruth, detections: Detections, tiou: ArrayLike) -> Matches:
-    """Matches detections to instances as the ActivityNet protocol does, greedily by falling score, for all thresholds.
+def match(gt: GroundTruth, detections: Detections, tiou: ArrayLike) -> Matches:
+    """Match detections to instances by the ActivityNet protocol, greedily by descending score, for all thresholds.
 
-    A detection whose best instance is taken goes on to its next best that reaches the threshold. Equal scores keep the
-    order of the rows; for equal tIoUs see `_TieBreak`.
+    A detection whose best instance is already matched is tried with its next best one that reaches the threshold.
+    Equal scores stay in the order of the rows; for equal tIoUs see `_TieBreak`.
     """
-    thresholds, num_labels = np.asarray(tiou, np.float64), len(truth.labels)
-    used = {truth.labels[label]: label for label in np.unique(truth.label)}
-    video = match_videos(detections.videos, truth.videos)[detections.video]
+    thresholds, num_labels = np.asarray(tiou, np.float64), len(gt.labels)
+    used = {gt.labels[label]: label for label in np.unique(gt.label)}
+    video = match_videos(detections.videos, gt.videos)[detections.video]
     label = np.array([used.get(name, -1) for name in detections.labels], np.int64)[detections.label]
     order = np.lexsort((-detections.scores, label))
     order = order[label[order] >= 0]
 
-    group = truth.video * num_labels + truth.label
-    own_group = np.where(video >= 0, video * num_labels + label, -1)[order]
+    instance_group = gt.video * num_labels + gt.label
+    group = np.where(video >= 0, video * num_labels + label, -1)[order]
     segments = detections.segments[order]
-    matched = np.full((len(thresholds), len(order)), -1)
-    holder = np.full(len(thresholds) * len(group), NOBODY)  # who has each instance, at each threshold
-    tie_break = _TieBreak(segments, own_group, truth.segments, group)
-    for place, instance, overlap in overlapping(segments, own_group, truth.segments, group):
+    matches = np.full((len(thresholds), len(order)), -1)
+    assignee = np.full(len(thresholds) * len(instance_group), UNASSIGNED)  # of each instance at each threshold
+    tie_break = _TieBreak(segments, group, gt.segments, instance_group)
+    for place, instance, overlap in overlapping_pairs(segments, group, gt.segments, instance_group):
         near = np.flatnonzero(overlap >= thresholds.min())
-        near = near[np.lexsort((-overlap[near], place[near]))]  # place by place, from the best overlap down
+        near = near[np.lexsort((-overlap[near], place[near]))]  # by detection, then by descending tIoU
         place, overlap = place[near], overlap[near]
-        instance = tie_break.settle(place, overlap, instance[near])
-        # The wishes that can still come true: by threshold, by place in the order, then from the best overlap down.
-        wanted = np.arange(len(thresholds))[:, None] * len(group) + instance
-        threshold, wish = np.nonzero((overlap >= thresholds[:, None]) & (holder[wanted] == NOBODY))
-        asker, wanted = place[wish], wanted[threshold, wish]
-        granted = _assign(threshold * len(order) + asker, wanted, holder)
-        matched[threshold[granted], asker[granted]] = wanted[granted] % len(group)
-    return Matches(video, label, order, matched)
+        instance = tie_break.sort_ties(place, overlap, instance[near])
+        # The candidates that can still be matched, by threshold, then by detection, then by descending tIoU.
+        instance = np.arange(len(thresholds))[:, None] * len(instance_group) + instance
+        threshold, candidate = np.nonzero((overlap >= thresholds[:, None]) & (assignee[instance] == UNASSIGNED))
+        detection, instance = place[candidate], instance[threshold, candidate]
+        matched = _assign(threshold * len(order) + detection, instance, assignee)
+        matches[threshold[matched], detection[matched]] = instance[matched] % len(instance_group)
+    return Matches(video, label, order, matches)
 
 
-def overlapping(segments: np.ndarray, groups: np.ndarray, instances: np.ndarray, instance_groups: np.ndarray
-                ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """All pairs of a segment and an instance of the same group that overlap, and some that do not, block by block.
+def overlapping_pairs(segments: np.ndarray, groups: np.ndarray, instances: np.ndarray, instance_groups: np.ndarray
+                      ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield all pairs of a segment and an instance of the same group that overlap, block by block.
 
-    segments (P, 2) of `groups` (P,), instances (G, 2) of `instance_groups` (G,) -> of each pair the index of the
-    segment, which rises, that of the instance, and their tIoU.
+    segments (P, 2) of `groups` (P,) and instances (G, 2) of `instance_groups` (G,) -> for each pair the index of the
+    segment, ascending, that of the instance, and their tIoU. Some pairs that do not overlap are among them.
     """
-    order, first, last = _reaching(segments, groups, instances, instance_groups)
+    order, first, last = _candidate_ranges(segments, groups, instances, instance_groups)
     count = last - first
     before = np.cumsum(count) - count
-    blocks = np.flatnonzero(np.diff(before // BLOCK, prepend=-1))
+    blocks = np.flatnonzero(np.diff(before // BLOCK_PAIRS, prepend=-1))
     for a, b in pairwise([*blocks, len(segments)]):
         place = np.repeat(np.arange(a, b), count[a:b])
         instance = order[np.arange(len(place)) + np.repeat(first[a:b] - before[a:b] + before[a], count[a:b])]
         yield place, instance, temporal_iou(segments.take(place, axis=0), instances.take(instance, axis=0))
 
 
-def _reaching(segments: np.ndarray, groups: np.ndarray, instances: np.ndarray, instance_groups: np.ndarray
-              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An order of the instances (G,), and first and last (P,) in it: those that segment p overlaps are in between.
+def _candidate_ranges(segments: np.ndarray, groups: np.ndarray, instances: np.ndarray, instance_groups: np.ndarray
+                      ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return an order of the instances (G,), and first and last (P,) in it: segment p overlaps none outside of them.
 
-    So nobody must look at all pairs of a long video.
+    This avoids all pairs of a long video.
     """
     order = np.lexsort((instances[:, 0], instance_groups))
     sorted_groups, (start, end) = instance_groups[order], instances[order].T
     first, last = (np.searchsorted(sorted_groups, groups, side) for side in ('left', 'right'))
     if (last - first).sum() < 10 * len(segments):
-        return order, first, last  # the whole groups: they are so small that a choice would take longer
-    # Distributed of times make one rising key of group and time. Candidates start before the segment ends ...
+        return order, first, last  # the whole groups: they are so small that selecting would take longer
+    # The ranks of distinct times make one ascending key of group and time. Candidates start before the segment ends ...
     starts, rank = np.unique(start, return_inverse=True)
     key = sorted_groups * (len(starts) + 1) + rank
     last = np.searchsorted(key, groups * (len(starts) + 1) + np.searchsorted(starts, segments[:, 1]))
     # ... and come after those of the group that have all ended before it starts.
     ends, rank = np.unique(end, return_inverse=True)
-    reach = np.maximum.accumulate(sorted_groups * (len(ends) + 1) + rank)
-    first = np.searchsorted(reach, groups * (len(ends) + 1) + np.searchsorted(ends, segments[:, 0], 'right'))
+    latest_end = np.maximum.accumulate(sorted_groups * (len(ends) + 1) + rank)
+    first = np.searchsorted(latest_end, groups * (len(ends) + 1) + np.searchsorted(ends, segments[:, 0], 'right'))
     return order, first, np.maximum(first, last)
 
 
 class _TieBreak:
-    """The order of instances that one detection overlaps by exactly the same tIoU.
+    """The order of instances that have exactly the same tIoU with one detection.
 
-    quirk: the reference takes these as numpy's `argsort()[::-1]` leaves them. That sort is not stable, nor the same on
-    every processor, but the published numbers come from it, so it is called here too, on the same values: the tIoUs
-    with all instances of the video and class, in the file's order. It decides on 47 of the authors' 36,195 detections,
-    and so on up to 0.01 % of mAP: 73.236 at tIoU 0.1 where numpy sorts with AVX2, 73.233 where it does not.
+    quirk: the reference orders these as numpy's `argsort()[::-1]` does. That sort is not stable and differs between
+    CPUs, but the published numbers come from it, so it is called here too, on the same values: the tIoUs with all
+    instances of the video and class, in the order of the file. It decides on 47 of the authors' 36,195 detections, and
+    so on up to 0.01 % of mAP: 73.236 at tIoU 0.1 where numpy sorts with AVX2, 73.233 where it does not.
     """
 
     def __init__(self, segments: np.ndarray, groups: np.ndarray, instances: np.ndarray, instance_groups: np.ndarray):
@@ -171,47 +187,47 @@ class _TieBreak:
         self.by_group = np.argsort(instance_groups, kind='stable')
         self.sorted_groups = instance_groups[self.by_group]
 
-    def settle(self, place: np.ndarray, overlap: np.ndarray, instance: np.ndarray) -> np.ndarray:
-        """The instances of pairs sorted by place, then by falling overlap; those of equal overlap in that order."""
-        settled = instance.copy()
+    def sort_ties(self, place: np.ndarray, overlap: np.ndarray, instance: np.ndarray) -> np.ndarray:
+        """Return the instances of pairs sorted by place, then by descending tIoU, with equal tIoUs in that order."""
+        result = instance.copy()
         tied = np.unique(place[1:][(np.diff(place) == 0) & (np.diff(overlap) == 0)])
         for p, first, last in zip(tied, np.searchsorted(place, tied), np.searchsorted(place, tied, 'right')):
             start, stop = (np.searchsorted(self.sorted_groups, self.groups[p], side) for side in ('left', 'right'))
-            own = self.by_group[start:stop]
-            if len(own) <= MOST_TIED:
-                best = temporal_iou(self.segments[p], self.instances[own]).argsort()[::-1]
-                settled[first:last] = own[best[:last - first]]
-        return settled
+            group = self.by_group[start:stop]
+            if len(group) <= MAX_TIES:
+                best = temporal_iou(self.segments[p], self.instances[group]).argsort()[::-1]
+                result[first:last] = group[best[:last - first]]
+        return result
 
 
-def _assign(asker: np.ndarray, wanted: np.ndarray, holder: np.ndarray) -> np.ndarray:
-    """The wishes that are granted: `asker` (W,), sorted, wants the instance `wanted` (W,) of those that nobody holds.
+def _assign(detection: np.ndarray, instance: np.ndarray, assignee: np.ndarray) -> np.ndarray:
+    """Match greedily, by deferred acceptance; return the indices of the candidate pairs that are matched.
 
-    Of one asker the best wish stands first, and every instance prefers the earlier asker: the better score. So there is
-    one stable matching, and going through the detections one by one gives the same. Deferred acceptance finds it for
-    all groups and thresholds together: whoever has nothing asks for the next instance on the list, and each instance
-    stays with the first of those who asked. `holder` is updated: anything but NOBODY is taken.
+    detection (W,), ascending, and instance (W,): the candidate pairs; those of one detection are sorted by descending
+    tIoU. Every instance prefers the earlier detection, which has the better score. So there is one stable matching,
+    the same that a loop over the detections finds. Here it is found for all groups and thresholds together: each
+    unmatched detection tries its next candidate, and each instance is assigned to the first detection that tried it.
+    `assignee` is updated: every value but UNASSIGNED is a matched instance.
     """
-    next_asker = np.append(asker[1:], -1)
-    asking = np.flatnonzero(np.diff(asker, prepend=-1))
-    while len(asking):
-        previous = holder[wanted[asking]]
-        np.minimum.at(holder, wanted[asking], asking)
-        won = holder[wanted[asking]] == asking
-        refused = np.concatenate((asking[~won], previous[won & (previous < NOBODY)]))
-        asking = refused[next_asker[refused] == asker[refused]] + 1
-    return np.flatnonzero(holder[wanted] == np.arange(len(wanted)))
+    next_detection = np.append(detection[1:], -1)
+    trying = np.flatnonzero(np.diff(detection, prepend=-1))
+    while len(trying):
+        previous = assignee[instance[trying]]
+        np.minimum.at(assignee, instance[trying], trying)
+        accepted = assignee[instance[trying]] == trying
+        rejected = np.concatenate((trying[~accepted], previous[accepted & (previous < UNASSIGNED)]))
+        trying = rejected[next_detection[rejected] == detection[rejected]] + 1
+    return np.flatnonzero(assignee[instance] == np.arange(len(instance)))
 
 
-def average_precision(hit: np.ndarray, positives: int) -> np.ndarray:
-    """Area under the precision envelope of one class, (K,), from its detections by falling score.
+def average_precision(hit: np.ndarray, num_instances: int) -> np.ndarray:
+    """Return the area under the precision envelope of one class, (K,), 0 for a class without detections.
 
-    `hit` (K, P) tells who matched an instance at each threshold, `positives` how many instances there are. A class that
-    nobody predicted has 0.
+    `hit` (K, P) bool: which detections, sorted by descending score, are matched at each threshold.
     """
     precision = np.cumsum(hit, axis=1) / np.arange(1, hit.shape[1] + 1)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    return (envelope * hit).sum(axis=1) / positives
+    return (envelope * hit).sum(axis=1) / num_instances
 
 
 def check_tiou(tiou: ArrayLike, prefix: str = '') -> np.ndarray:
@@ -225,83 +241,84 @@ def check_tiou(tiou: ArrayLike, prefix: str = '') -> np.ndarray:
     return values
 
 
-def evaluate(truth: GroundTruth, detections: Detections, tiou: ArrayLike,
-             matches: Matches | None = None) -> Scores:
-    """Scores detections against all videos of `truth` (see `scored_subset`); InputError if it has no instance.
+def evaluate(gt: GroundTruth, detections: Detections, tiou: ArrayLike, matches: Matches | None = None) -> Scores:
+    """Score detections against all videos of `gt` (see `scored_subset`).
 
-    mAP is the mean over the classes that occur in `truth`. A detection in a video that it does not list is a false
-    positive, one of a label that it does not use changes nothing, and both are counted.
+    mAP is the mean over the classes with instances in `gt`. A detection in an unlisted video is a false positive, one
+    of a label without instances is ignored, and both are counted. `matches` at the same `tiou` saves the matching.
+    Raises InputError if there is no instance, or for a wrong threshold.
     """
     thresholds = check_tiou(tiou)
-    if not len(truth.segments):
+    if not len(gt.segments):
         raise InputError('the ground truth has no annotated instance: there is nothing to score')
-    matches = match(truth, detections, thresholds) if matches is None else matches
-    classes, positives = np.unique(truth.label, return_counts=True)
+    matches = match(gt, detections, thresholds) if matches is None else matches
+    classes, num_instances = np.unique(gt.label, return_counts=True)
     first, last = (np.searchsorted(matches.label[matches.order], classes, side) for side in ('left', 'right'))
-    ap = [average_precision(matches.instance[:, a:b] >= 0, n) for a, b, n in zip(first, last, positives)]
+    ap = [average_precision(matches.instance[:, a:b] >= 0, n) for a, b, n in zip(first, last, num_instances)]
     unknown_video, unknown_label = matches.video < 0, matches.label < 0
     return Scores(
-        tiou=thresholds, labels=[truth.labels[c] for c in classes], ap=np.stack(ap),
-        num_videos=len(truth.videos), num_instances=len(truth.segments), num_detections=len(detections.scores),
-        videos_without_detection=len(truth.videos) - len(np.unique(matches.video[~unknown_video])),
+        tiou=thresholds, labels=[gt.labels[c] for c in classes], ap=np.stack(ap),
+        num_videos=len(gt.videos), num_instances=len(gt.segments), num_detections=len(detections.scores),
+        videos_without_detection=len(gt.videos) - len(np.unique(matches.video[~unknown_video])),
         unknown_videos=len(np.unique(detections.video[unknown_video])),
         detections_in_unknown_videos=int(unknown_video.sum()),
         unknown_labels=len(np.unique(detections.label[unknown_label])),
         detections_of_unknown_labels=int(unknown_label.sum()))
 
 
-def best_threshold(truth: GroundTruth, detections: Detections, tiou: float = 0.5,
-                   matches: Matches | None = None) -> Threshold | None:
-    """The score threshold at which F1 is best against all videos of `truth` (see `scored_subset`).
+def best_threshold(gt: GroundTruth, detections: Detections, tiou: float = 0.5,
+                   matches: Matches | None = None) -> OperatingPoint | None:
+    """Return the score threshold with the best F1 against all videos of `gt` (see `scored_subset`).
 
-    Of equals the highest; None if no detection matches an instance. Detections of labels that `truth` does not use
-    change nothing, as in mAP.
+    Of equal ones the highest; None if no detection is matched. Detections of labels without instances are ignored, as
+    in mAP.
     """
-    matches = match(truth, detections, check_tiou([tiou])) if matches is None else matches
+    matches = match(gt, detections, check_tiou([tiou])) if matches is None else matches
     scores, hit = detections.scores[matches.order], matches.instance[0] >= 0
     order = np.argsort(-scores, kind='stable')
     scores, hits = scores[order], np.cumsum(hit[order])
-    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # a threshold keeps all detections of its score
-    f1 = 2 * hits[last] / (last + 1 + len(truth.segments))
+    last = np.flatnonzero(np.diff(scores, append=-np.inf))  # a threshold accepts all detections of its score
+    f1 = 2 * hits[last] / (last + 1 + len(gt.segments))
     if not len(hits) or not hits[-1]:
         return None
     best = f1.argmax()
-    kept, true = last[best] + 1, hits[last[best]]
-    return Threshold(float(scores[last[best]]), float(true / kept), float(true / len(truth.segments)), float(f1[best]))
+    accepted, correct = last[best] + 1, hits[last[best]]
+    return OperatingPoint(float(scores[last[best]]), float(correct / accepted), float(correct / len(gt.segments)),
+                          float(f1[best]))
 
 
-def scored_subset(truth: GroundTruth, videos: Sequence[str], subset: str | None = None) -> GroundTruth:
-    """The annotated videos of `subset` in any spelling, or of the one subset that holds the detected `videos`.
+def scored_subset(gt: GroundTruth, videos: Sequence[str], subset: str | None = None) -> GroundTruth:
+    """Return the annotated videos of `subset`, in any spelling, or of the one subset with the detected `videos`.
 
-    InputError if these lie in several subsets, or if no video of the subset is annotated.
+    Raises InputError if these are in several subsets, or if no video of the subset is annotated.
     """
-    subsets = np.array([*map(subset_name, truth.subsets)], object)
-    spelled = dict(zip(subsets, truth.subsets))
-    annotated = np.bincount(truth.video, minlength=len(truth.videos)) > 0
+    subsets = np.array([*map(subset_name, gt.subsets)], object)
+    spelling = dict(zip(subsets, gt.subsets))
+    annotated = np.bincount(gt.video, minlength=len(gt.videos)) > 0
     if subset is None:
-        listed = match_videos(videos, truth.videos)
-        held = Counter(subsets[listed[listed >= 0]]) or Counter(subsets[annotated])
-        if len(held) > 1:
-            names = ' and '.join(f'{quote(spelled[name])} ({number} videos)' for name, number in held.most_common(5))
-            problem = 'the videos with detections lie in several subsets of the ground truth'
-            if not (listed >= 0).any():
+        index = match_videos(videos, gt.videos)
+        counts = Counter(subsets[index[index >= 0]]) or Counter(subsets[annotated])
+        if len(counts) > 1:
+            names = ' and '.join(f'{quote(spelling[name])} ({count} videos)' for name, count in counts.most_common(5))
+            problem = 'the videos with detections are in several subsets of the ground truth'
+            if not (index >= 0).any():
                 problem = 'the ground truth lists none of the videos with detections, and has several subsets'
-            raise InputError(f'{problem}, {names}: name the one to score with --subset')
-        subset = next(iter(held), '')
+            raise InputError(f'{problem}, {names}; choose the one to score with --subset')
+        subset = next(iter(counts), '')
     keep = annotated & (subsets == subset_name(subset))
     if not keep.any():
-        names = ', '.join(quote(spelled[name]) for name, _ in Counter(subsets[annotated]).most_common(5)) or 'none'
+        names = ', '.join(quote(spelling[name]) for name, _ in Counter(subsets[annotated]).most_common(5)) or 'none'
         raise InputError(f'no video of the subset {quote(subset)} is annotated; subsets with annotated videos: {names}')
-    return select_videos(truth, keep)
+    return select_videos(gt, keep)
 
 
 def tiou_key(threshold: float) -> str:
-    """A threshold as results.json and the tables spell it: 0.1, 0.55."""
+    """Return a threshold as results.json and the tables spell it: 0.1, 0.55."""
     return f'{round(float(threshold), 10):g}'
 
 
 def to_json(scores: Scores) -> dict:
-    """What results.json says of the scores: fractions, thresholds as keys."""
+    """Return the scores for results.json: fractions, by threshold."""
     keys = [tiou_key(threshold) for threshold in scores.tiou]
     return {'average_mAP': scores.average, 'mAP': dict(zip(keys, scores.mean_ap.tolist())),
             'AP': {label: dict(zip(keys, ap)) for label, ap in zip(scores.labels, scores.ap.tolist())},
@@ -309,17 +326,17 @@ def to_json(scores: Scores) -> dict:
 
 
 def averages(scores: Scores) -> dict[str, float]:
-    """The averages that papers report, by the thresholds that are there, and that of all if it is none of these."""
+    """Return those of AVERAGES whose thresholds are scored, and that over all thresholds if it is not one of them."""
     by_key = dict(zip(map(tiou_key, scores.tiou), scores.mean_ap.tolist()))
-    spans = {name: [tiou_key(threshold) for threshold in span] for name, span in AVERAGES.items()}
-    spans = {name: span for name, span in spans.items() if by_key.keys() >= set(span)}
-    if all(len(span) < len(by_key) for span in spans.values()):
-        spans['all'] = list(by_key)
-    return {name: float(np.mean([by_key[key] for key in span])) for name, span in spans.items()}
+    ranges = {name: [tiou_key(threshold) for threshold in tiou] for name, tiou in AVERAGES.items()}
+    ranges = {name: keys for name, keys in ranges.items() if by_key.keys() >= set(keys)}
+    if all(len(keys) < len(by_key) for keys in ranges.values()):
+        ranges['all'] = list(by_key)
+    return {name: float(np.mean([by_key[key] for key in keys])) for name, keys in ranges.items()}
 
 
 def format_table(scores: Scores) -> str:
-    """What was scored, mAP in per cent at every threshold, and the averages that papers report."""
+    """Return what was scored, mAP in percent at every threshold, and the averages that papers report, as text."""
     return '\n'.join([
         f'{plural(scores.num_videos, "video")} ({scores.videos_without_detection} without a detection), '
         f'{plural(scores.num_instances, "instance")}, {plural(scores.num_detections, "detection")}',
@@ -329,55 +346,57 @@ def format_table(scores: Scores) -> str:
 
 
 def format_classes(scores: Scores) -> str:
-    """AP in per cent of every class at every threshold, and its mean over them."""
+    """Return the AP of every class in percent at every threshold, and its mean over them, as text."""
     names = [truncate(label, 40) for label in scores.labels]
     width = max(6, *map(len, names))
     rows = [f'{name:<{width}}' + ''.join(f'{value:7.2f}' for value in 100 * np.append(ap, ap.mean()))
             for name, ap in zip(names, scores.ap)]
-    heads = [*map(tiou_key, scores.tiou), 'mean']
-    return '\n'.join(['', f'{"AP (%)":<{width}}' + ''.join(f'{head:>7}' for head in heads), *rows])
+    columns = [*map(tiou_key, scores.tiou), 'mean']
+    return '\n'.join(['', f'{"AP (%)":<{width}}' + ''.join(f'{column:>7}' for column in columns), *rows])
 
 
 def warnings(scores: Scores) -> list[str]:
-    """A line each for detections in unknown videos and of unknown labels, if there are any."""
+    """Return a line each for detections in unlisted videos and of labels without instances, where there are any."""
     lines, total = [], scores.num_detections
     if scores.unknown_videos:
         lines.append(f'{scores.detections_in_unknown_videos} of {total} detections are false positives: the ground '
                      f'truth does not list their video (such videos: {scores.unknown_videos})')
     if scores.unknown_labels:
-        lines.append(f'{scores.detections_of_unknown_labels} of {total} detections change nothing: the ground '
-                     f'truth does not use their label (such labels: {scores.unknown_labels})')
+        lines.append(f'{scores.detections_of_unknown_labels} of {total} detections are ignored: the ground truth does '
+                     f'not use their label (such labels: {scores.unknown_labels})')
     return lines
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     parser = Parser(prog='python -m eval.detection', description='ActivityNet detection mAP of a result file.')
     parser.add_argument('ground_truth', metavar='GT.json')
     parser.add_argument('detections', metavar='DETECTIONS.json')
-    parser.add_argument('--subset', metavar='NAME', help='what to score (default: that of the videos with detections)')
+    parser.add_argument('--subset', metavar='NAME',
+                        help='subset to score (default: the one that contains the videos with detections)')
     parser.add_argument('--tiou', type=float, nargs='+', default=TIOU, metavar='T',
                         help='thresholds (default: those of THUMOS14, 0.1 0.2 ... 0.7; ActivityNet: 0.5 0.55 ... 0.95)')
     parser.add_argument('--classes', action='store_true', help='also print the AP of every class')
-    parser.add_argument('--output', metavar='FILE', help='also write the results there, as JSON')
-    parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no such results')
-    args = parser.parse_args(arguments)
-    return run_cli(lambda: score_file(args))
+    parser.add_argument('--output', metavar='FILE', help='also write the results to this file, as JSON')
+    parser.add_argument('--overwrite', action='store_true', help='overwrite the output even if it is another kind of '
+                        'file')
+    args = parser.parse_args(argv)
+    return run_cli(lambda: run(args))
 
 
-def score_file(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+def run(args: argparse.Namespace) -> None:
+    """Score a result file."""
     refuse_overwriting_inputs([args.ground_truth, args.detections], args.output)
     if not args.overwrite:
-        refuse_overwriting_foreign(args.output, r'{\s*"average_mAP"')
-    truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
-    truth = scored_subset(truth, detections.videos, args.subset)
-    scores = evaluate(truth, detections, args.tiou)
+        refuse_overwriting_foreign(args.output, SIGNATURE)
+    gt, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
+    gt = scored_subset(gt, detections.videos, args.subset)
+    scores = evaluate(gt, detections, args.tiou)
     for line in warnings(scores):
-        print(f'warning: {line}', file=sys.stderr)
+        warn(line)
     if args.output:
         write_json(args.output, to_json(scores))
-    print(f'subset {truth.subsets[0]!a}:', format_table(scores), flush=True)
+    print(f'subset {gt.subsets[0]!a}:', format_table(scores), flush=True)
     if args.classes:
         print(format_classes(scores), flush=True)
 

@@ -1,47 +1,50 @@
-"""From snippet scores to detections: spans above thresholds, outer-inner contrast and NMS, for all videos at once.
+"""From snippet scores to detections: thresholding, outer-inner contrast and NMS, for all videos at once.
 
-The order of the steps and every quirk are those of the released code. Nothing here knows the network or the data set.
+The order of the steps and every quirk are those of the released code.
 """
 from typing import NamedTuple
 
 import numpy as np
 
-THRESHOLDS = np.arange(0.1, 1, 0.1)      # with numpy's rounding, as in the reference: the third is 0.30000000000000004
-CHUNK_SAMPLES = 2 ** 17                  # upsampled scores held at once, about 60 bytes each: few enough for the cache
-BLOCK_ROWS = 2 ** 11                     # classes of videos that are suppressed at once: the same for their spans
+THRESHOLDS = np.arange(0.1, 1, 0.1)  # with numpy's rounding, as in the reference: the third is 0.30000000000000004
+CHUNK_SAMPLES = 2 ** 17              # upsampled scores per chunk, about 60 bytes each: they fit into the CPU's cache
+BLOCK_ROWS = 2 ** 11                 # pairs of video and class per block of NMS: their spans fit, too
 
 
 class LocalizationOptions(NamedTuple):
-    """What steers the localization; see the recipes for values."""
-    class_th: float                  # classes of at least this probability are localized
-    scale: int                       # samples a snippet after upsampling
-    oic_margin: float                # outer region on each side, as a share of the span's length; not negative
-    oic_class_weight: float          # weight of the class probability in a span's score
-    nms_thresh: float                # spans that overlap a better one by this much or more are suppressed
-    nms_alpha: float                 # soft NMS multiplies their scores by exp(-overlap^2 / nms_alpha)
-    soft_nms: bool                   # False: suppressed spans are dropped
-    feature_fps: float               # video frames a second when the features were made
-    snippet_frames: int              # video frames a snippet
+    """Settings of the localization; see the recipes for values."""
+
+    class_th: float          # minimum video-level probability of a class to localize
+    scale: int               # samples per snippet after upsampling
+    oic_margin: float        # outer region on each side, as a fraction of the span's length; not negative
+    oic_class_weight: float  # weight of the class probability in the score of a span
+    nms_thresh: float        # overlap with a better span from which a span is suppressed
+    nms_alpha: float         # soft NMS multiplies suppressed scores by exp(-overlap^2 / nms_alpha)
+    soft_nms: bool           # False: suppressed spans are dropped
+    feature_fps: float       # frame rate at which the features were extracted
+    snippet_frames: int      # frames per snippet
 
 
 class Spans(NamedTuple):
     """R maximal spans of samples at or above a threshold, sorted by row, then threshold, then time."""
-    row: np.ndarray                      # (R,) int64
-    start: np.ndarray                    # (R,) int64, first sample
-    end: np.ndarray                      # (R,) int64, one past the last sample
-    contrast: np.ndarray                 # (R,) float64, mean inside minus mean around
+
+    row: np.ndarray       # (R,) int64
+    start: np.ndarray     # (R,) int64, first sample
+    end: np.ndarray       # (R,) int64, one past the last sample
+    contrast: np.ndarray  # (R,) float64, mean of the inner minus mean of the outer region
 
 
 class Proposals(NamedTuple):
-    """R localized segments, sorted by video, then label, then falling score before soft NMS."""
-    video: np.ndarray                    # (R,) int64
-    label: np.ndarray                    # (R,) int64
-    segments: np.ndarray                 # (R, 2) float64, seconds
-    scores: np.ndarray                   # (R,) float64
+    """R localized segments, sorted by video, then label, then descending score before soft NMS."""
+
+    video: np.ndarray     # (R,) int64
+    label: np.ndarray     # (R,) int64
+    segments: np.ndarray  # (R, 2) float64, seconds
+    scores: np.ndarray    # (R,) float64
 
 
 def predict_classes(class_probs: np.ndarray, class_th: float) -> np.ndarray:
-    """Tell the predicted classes of every video: those of probability >= class_th, or the most probable one if none is.
+    """Return the predicted classes of every video: those of probability >= class_th, else the most probable one.
 
     class_probs (N, C), compared in its own precision -> (N, C) bool. Source: released code.
     """
@@ -55,7 +58,7 @@ def upsample(rows: np.ndarray, scale: float) -> np.ndarray:
     """Interpolate rows of scores linearly at np.arange(0, T, 1 / scale).
 
     rows (R, T) float64 -> (R, M), bit for bit those of scipy's `interp1d(..., fill_value='extrapolate')`, which the
-    released code uses; a single snippet has no slope and stays constant.
+    released code uses; a single snippet has no slope and gives constant samples.
     """
     num_snippets = rows.shape[1]
     x = np.arange(0, num_snippets, 1 / scale)
@@ -67,45 +70,45 @@ def upsample(rows: np.ndarray, scale: float) -> np.ndarray:
     return samples
 
 
-def find_spans(samples: np.ndarray, margin: float) -> Spans:
-    """Find all spans at all thresholds, and how much each stands out from its surroundings (outer-inner contrast).
+def threshold_and_score(samples: np.ndarray, margin: float) -> Spans:
+    """Return all spans at all thresholds, scored by their outer-inner contrast.
 
-    samples (R, M) float64; the surroundings are `margin` times the span's length on each side. Source: released code.
+    samples (R, M) float64; the outer region is `margin` times the span's length on each side. Source: released code.
     """
     num_rows, num_samples = samples.shape
-    inside = samples[:, None] >= THRESHOLDS[:, None]                               # (R, thresholds, M)
-    edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))           # start, end, start, end, ...
+    inside = samples[:, None] >= THRESHOLDS[:, None]                 # (R, thresholds, M)
+    edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))  # start, end, start, end, ...
     start, end = (edges % (num_samples + 1)).reshape(-1, 2).T
-    cell = edges[::2] // (num_samples + 1)                                         # row and threshold of each span
-    found = (end > 1) | (np.bincount(cell)[cell] > 1)       # quirk: sample 0, alone at a threshold, gives nothing
-    row, start, end = cell[found] // len(THRESHOLDS), start[found], end[found]
+    cell = edges[::2] // (num_samples + 1)                           # row and threshold of each span
+    valid = (end > 1) | (np.bincount(cell)[cell] > 1)  # quirk: no span where sample 0 alone reaches a threshold
+    row, start, end = cell[valid] // len(THRESHOLDS), start[valid], end[valid]
 
-    # Means are differences of prefix sums. Roundings before a span cancel, so that the error stays about 1e-12.
+    # Means are differences of prefix sums. Rounding errors before a span cancel, so the error is about 1e-12.
     prefix = np.zeros((num_rows, num_samples + 1))
     np.cumsum(samples, axis=1, out=prefix[:, 1:])
     reach = margin * (end - start)
-    outer_start = np.maximum(0, (start - reach).astype(np.int64))                  # truncated, not rounded
+    outer_start = np.maximum(0, (start - reach).astype(np.int64))    # truncated, not rounded
     outer_end = np.minimum(num_samples - 1, (end - 1 + reach).astype(np.int64)) + 1
     at_start, at_end = prefix[row, start], prefix[row, end]
     outer_sum = (at_start - prefix[row, outer_start]) + (prefix[row, outer_end] - at_end)
-    outer_size = (start - outer_start) + (outer_end - end)                         # may be 0; then the sum is 0, too
+    outer_size = (start - outer_start) + (outer_end - end)           # may be 0; then the sum is 0, too
     return Spans(row, start, end, (at_end - at_start) / (end - start) - outer_sum / np.maximum(outer_size, 1))
 
 
-def suppress(group: np.ndarray, segments: np.ndarray, scores: np.ndarray, thresh: float, alpha: float
-             ) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy NMS inside every group, all groups at once: each round keeps the best segment left of every group.
+def nms(group: np.ndarray, segments: np.ndarray, scores: np.ndarray, thresh: float, alpha: float
+        ) -> tuple[np.ndarray, np.ndarray]:
+    """Suppress overlapping segments greedily in every group; each round takes the best one left of every group.
 
-    group (R,) from 0, segments (R, 2) seconds and scores (R,), all sorted by group, then falling score -> (R,) bool:
-    the segments kept; and (R,) scores: a suppressed segment's is lowered once, by the kept one that suppressed it.
-    Source: released code.
+    group (R,) from 0, segments (R, 2) in seconds and scores (R,), all sorted by group, then descending score -> (R,)
+    bool: the segments that are not suppressed; and (R,) scores, where a suppressed one is lowered once, by the better
+    segment that suppressed it. Source: released code.
     """
     start, end = segments.T
     kept, scores = np.zeros(len(group), dtype=bool), scores.copy()
     left = np.arange(len(group))
     while left.size:
         is_best = np.diff(group[left], prepend=-1) != 0
-        best = left[is_best][np.cumsum(is_best) - 1]            # (left,) the best one of the same group
+        best = left[is_best][np.cumsum(is_best) - 1]  # (left,) the best one of the same group
         # quirk: one second is added to every length and to the intersection
         inter = np.maximum(0, np.minimum(end[left], end[best]) - np.maximum(start[left], start[best]) + 1)
         union = (end[left] - start[left] + 1) + (end[best] - start[best] + 1) - inter
@@ -119,17 +122,17 @@ def suppress(group: np.ndarray, segments: np.ndarray, scores: np.ndarray, thresh
 
 def localize(selection: np.ndarray, class_probs: np.ndarray, num_snippets: np.ndarray,
              options: LocalizationOptions, classes: np.ndarray | None = None) -> Proposals:
-    """Localize the predicted classes of N videos, or the given `classes` (N, C) bool of each.
+    """Localize the predicted classes of N videos, or the given `classes` (N, C) bool.
 
-    selection (N, T, C): a score for each sampled snippet and class, any float type, computed with in float64;
-    class_probs (N, C); num_snippets (N,): the snippets L that each video really has. Spans of equal score come in the
-    order of their thresholds, then of time. Memory grows with the number of spans only. Source: released code.
+    selection (N, T, C): A_score of each sampled snippet, any float type, converted to float64; class_probs (N, C);
+    num_snippets (N,): the number L of feature rows of each video. Spans of equal score are sorted by threshold, then by
+    time. Memory grows only with the number of spans. Source: released code.
     """
     video, label = np.nonzero(predict_classes(class_probs, options.class_th) if classes is None else classes)
     blocks = []
-    for first in range(0, max(1, len(video)), BLOCK_ROWS):      # one empty block if there is no video
-        some = slice(first, first + BLOCK_ROWS)
-        blocks.append(localize_rows(selection, class_probs, num_snippets, video[some], label[some], options))
+    for first in range(0, max(1, len(video)), BLOCK_ROWS):  # one empty block without videos
+        block = slice(first, first + BLOCK_ROWS)
+        blocks.append(localize_rows(selection, class_probs, num_snippets, video[block], label[block], options))
     return Proposals(*map(np.concatenate, zip(*blocks)))
 
 
@@ -140,18 +143,18 @@ def localize_rows(selection: np.ndarray, class_probs: np.ndarray, num_snippets: 
     step = max(1, int(CHUNK_SAMPLES / (num_sampled * options.scale)))
     chunks = []
     for first in range(0, max(1, len(video)), step):
-        some = slice(first, first + step)
-        rows = selection[video[some], :, label[some]].astype(np.float64)           # (step, T)
-        spans = find_spans(upsample(rows, options.scale), options.oic_margin)
+        chunk = slice(first, first + step)
+        rows = selection[video[chunk], :, label[chunk]].astype(np.float64)  # (step, T)
+        spans = threshold_and_score(upsample(rows, options.scale), options.oic_margin)
         chunks.append(spans._replace(row=first + spans.row))
     row, start, end, contrast = map(np.concatenate, zip(*chunks))
 
     scores = contrast + options.oic_class_weight * class_probs[video, label].astype(np.float64)[row]
-    order = np.lexsort((-scores, row))                          # a stable sort
+    order = np.lexsort((-scores, row))  # a stable sort
     row, scores = row[order], scores[order]
     sample_seconds = options.snippet_frames * num_snippets / (options.scale * num_sampled * options.feature_fps)
     segments = np.stack([start, end], axis=1)[order] * sample_seconds[video[row], None]
-    kept, scores = suppress(row, segments, scores, options.nms_thresh, options.nms_alpha)
+    kept, scores = nms(row, segments, scores, options.nms_thresh, options.nms_alpha)
     if not options.soft_nms:
         row, segments, scores = row[kept], segments[kept], scores[kept]
     return Proposals(video[row], label[row], segments, scores)

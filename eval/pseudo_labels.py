@@ -3,13 +3,14 @@
     python -m eval.pseudo_labels gt.json detections.json -o pseudo.json --min_score 0.3 --known_labels
     python -m eval.pseudo_labels gt.json detections.json -o pseudo.json --top 5 --fps 25
 
-`gt.json` tells subset and duration of the videos. In what comes out, every video of the subset of the detections has
-its detections in place of its annotations, and none where there are none: no true time is left in it. The videos of
-other subsets stay as they are, so that the second stage is tested on the truth.
+`gt.json` contains subset and duration of the videos. In the output, the detections of each video of their subset
+replace its annotations, also where there are none, so no true time remains in it. The videos of other subsets are not
+changed, so that the second stage is tested on the ground truth.
 
-The form is ActivityNet's, with what the loaders of ActionFormer and OpenTAD ask for beyond it: a `label_id` in every
-annotation (the place of the label among all, sorted) and "annotations" in every video; with --fps also `fps` and
-`frame`, the number of frames, where the ground truth has none. Each pseudo label keeps its `score`.
+The format is that of ActivityNet, with the additional keys that the loaders of ActionFormer and OpenTAD need: a
+`label_id` in every annotation (index of the label among all labels, sorted) and "annotations" in every video; with
+--fps also `fps` and `frame`, the number of frames, where the ground truth lacks them. Each pseudo label also has its
+`score`.
 """
 import argparse
 import math
@@ -25,136 +26,144 @@ from formats.detections import Detections, read_detections, select_detections
 from utils import (
     InputError,
     Parser,
-    refuse_overwriting_inputs,
-    refuse_overwriting_foreign,
-    number,
+    bounded,
     plural,
     quote,
     read_json,
+    refuse_overwriting_foreign,
+    refuse_overwriting_inputs,
     run_cli,
     warn,
     write_json,
 )
 
-VERSION = 'pseudo labels'  # how the files written here begin
+SIGNATURE = 'pseudo labels'  # "version" of the files written here
 
 
-def choose(truth: GroundTruth, detections: Detections, min_score: float = -math.inf, top: int | None = None,
-           known_labels: bool = False) -> Detections:
-    """The detections that become pseudo labels, cut to the duration of their video; nothing is left of a video unknown.
+def select_pseudo_labels(gt: GroundTruth, detections: Detections, min_score: float = -math.inf, top: int | None = None,
+                         known_labels: bool = False) -> Detections:
+    """Return the detections that become pseudo labels, clipped to the duration of their video, if `gt` lists it.
 
-    Those with `min_score` or more, the `top` best of each class in a video, and with `known_labels` only those of
-    labels that the ground truth has for the video, timed or not.
+    Those with at least `min_score`, the `top` best of each class in a video, and with `known_labels` only those of
+    labels that the video has in the ground truth, with times or without.
     """
-    video = match_videos(detections.videos, truth.videos)[detections.video]
-    last = np.where(video >= 0, truth.durations[video], math.nan)
-    segments = np.stack([detections.segments[:, 0].clip(0), np.fmin(detections.segments[:, 1], last)], axis=1)
+    video = match_videos(detections.videos, gt.videos)[detections.video]
+    duration = np.where(video >= 0, gt.durations[video], math.nan)
+    segments = np.stack([detections.segments[:, 0].clip(0), np.fmin(detections.segments[:, 1], duration)], axis=1)
     keep = (video >= 0) & (detections.scores >= min_score) & (segments[:, 0] < segments[:, 1])
     if known_labels:
-        known = {(v, truth.labels[c]) for v, c in zip(*(column.tolist() for column in truth.video_labels()))}
+        known = {(v, gt.labels[c]) for v, c in zip(*(column.tolist() for column in gt.video_labels()))}
         keep &= [(v, detections.labels[c]) in known for v, c in zip(video.tolist(), detections.label.tolist())]
-    kept = select_detections(detections._replace(segments=segments), keep)
+    selected = select_detections(detections._replace(segments=segments), keep)
     if top is None:
-        return kept
-    order = np.lexsort((-kept.scores, kept.label, kept.video))
-    group = kept.video[order] * len(kept.labels) + kept.label[order]
+        return selected
+    order = np.lexsort((-selected.scores, selected.label, selected.video))
+    group = selected.video[order] * len(selected.labels) + selected.label[order]
     rank = np.arange(len(order)) - np.searchsorted(group, group)
-    best = np.zeros(len(order), bool)
-    best[order[rank < top]] = True
-    return select_detections(kept, best)
+    is_best = np.zeros(len(order), bool)
+    is_best[order[rank < top]] = True
+    return select_detections(selected, is_best)
 
 
-def detected_subset(truth: GroundTruth, detections: Detections, subset: str | None = None) -> np.ndarray:
-    """The videos of `subset`, or of the one in which the detections lie, (V,) bool; InputError if that is none."""
-    listed = match_videos(detections.videos, truth.videos)
-    held = Counter(subset_name(truth.subsets[i]) for i in listed[listed >= 0])
-    if not held:
+def detected_subset(gt: GroundTruth, detections: Detections, subset: str | None = None) -> np.ndarray:
+    """Return the videos of `subset`, or of the only one with detections, (V,) bool.
+
+    Raises InputError if several subsets have detections, or the given one has none.
+    """
+    index = match_videos(detections.videos, gt.videos)
+    counts = Counter(subset_name(gt.subsets[i]) for i in index[index >= 0])
+    if not counts:
         raise InputError('the ground truth lists none of the videos with detections')
-    if subset is None and len(held) > 1:
-        names = ' and '.join(f'{quote(name)} ({plural(count, "video")})' for name, count in held.most_common(5))
-        raise InputError(f'the videos with detections lie in several subsets, {names}: name the one to label with '
+    if subset is None and len(counts) > 1:
+        names = ' and '.join(f'{quote(name)} ({plural(count, "video")})' for name, count in counts.most_common(5))
+        raise InputError(f'the videos with detections are in several subsets, {names}; choose the one to label with '
                          '--subset')
-    subset = next(iter(held)) if subset is None else subset
-    if subset_name(subset) not in held:
-        raise InputError(f'no video with detections lies in the subset {quote(subset)}')
-    return in_subset(truth, subset)
+    subset = next(iter(counts)) if subset is None else subset
+    if subset_name(subset) not in counts:
+        raise InputError(f'no video with detections is in the subset {quote(subset)}')
+    return in_subset(gt, subset)
 
 
-def pseudo_database(database: dict[str, dict], truth: GroundTruth, labelled: np.ndarray, chosen: Detections,
+def pseudo_database(database: dict[str, dict], gt: GroundTruth, labeled: np.ndarray, selected: Detections,
                     fps: float | None = None) -> dict[str, dict]:
-    """The "database" of the file: that of the ground truth, the `labelled` (V,) videos with the `chosen` detections."""
-    labels = sorted({*truth.labels, *(chosen.labels[c] for c in np.unique(chosen.label))})
-    label_id = {label: index for index, label in enumerate(labels)}
-    own: dict[str, list] = {}
-    rows = zip(match_videos(chosen.videos, truth.videos)[chosen.video].tolist(), chosen.label.tolist(),
-               chosen.segments.tolist(), chosen.scores.tolist())
-    for video, label, segment, score in rows:
-        row = {'label': chosen.labels[label], 'segment': segment, 'score': score}
-        own.setdefault(truth.videos[video], []).append(row)
+    """Return the "database" of the output: that of the ground truth, with the selected detections in `labeled` videos.
 
-    written = {}
-    for name, replaced, duration in zip(truth.videos, labelled.tolist(), truth.durations.tolist()):
+    labeled (V,) bool; `fps` is for videos without a frame rate.
+    """
+    labels = sorted({*gt.labels, *(selected.labels[c] for c in np.unique(selected.label))})
+    label_id = {label: index for index, label in enumerate(labels)}
+    pseudo_labels: dict[str, list] = {}
+    columns = selected.label, selected.segments, selected.scores
+    video = match_videos(selected.videos, gt.videos)[selected.video]
+    for v, label, segment, score in zip(video.tolist(), *(column.tolist() for column in columns)):
+        annotation = {'label': selected.labels[label], 'segment': segment, 'score': score}
+        pseudo_labels.setdefault(gt.videos[v], []).append(annotation)
+
+    result = {}
+    for name, is_labeled, duration in zip(gt.videos, labeled.tolist(), gt.durations.tolist()):
         entry: dict[str, Any] = {**database[name]}
-        timed = [row for row in entry.get('annotations') or [] if 'segment' in row]
-        entry['annotations'] = [{**row, 'label_id': label_id[row['label']]}
-                                for row in (own.get(name, []) if replaced else timed)]
+        timed = [annotation for annotation in entry.get('annotations') or [] if 'segment' in annotation]
+        entry['annotations'] = [{**annotation, 'label_id': label_id[annotation['label']]}
+                                for annotation in (pseudo_labels.get(name, []) if is_labeled else timed)]
         if not math.isnan(duration):
             entry['duration'] = duration
         if fps and type(entry.get('fps')) not in (int, float):
             entry['fps'] = fps
         if fps and not math.isnan(duration):
             entry.setdefault('frame', round(duration * entry['fps']))
-        written[name] = entry
-    return written
+        result[name] = entry
+    return result
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; its exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
     parser = Parser(prog='python -m eval.pseudo_labels', description='Detections on training videos as annotations.')
-    parser.add_argument('ground_truth', metavar='GT.json', help='tells subset and duration of every video')
+    parser.add_argument('ground_truth', metavar='GT.json', help='contains subset and duration of every video')
     parser.add_argument('detections', metavar='DETECTIONS.json', help='on training videos')
     parser.add_argument('-o', '--output', required=True, metavar='FILE', help='the annotations, as JSON')
-    parser.add_argument('--subset', metavar='NAME', help='what to label (default: that of the videos with detections)')
-    parser.add_argument('--min_score', type=number(float, -math.inf, math.inf), default=-math.inf, metavar='S',
-                        help='leave out detections below it (default: none)')
-    parser.add_argument('--top', type=number(int, 1), metavar='K', help='the K best of each class in a video alone')
+    parser.add_argument('--subset', metavar='NAME',
+                        help='subset to label (default: the one that contains the videos with detections)')
+    parser.add_argument('--min_score', type=bounded(float, -math.inf, math.inf), default=-math.inf, metavar='S',
+                        help='minimum score of a detection (default: all)')
+    parser.add_argument('--top', type=bounded(int, 1), metavar='K', help='only the K best of each class in a video')
     parser.add_argument('--known_labels', action='store_true',
-                        help='only labels that the ground truth has for the video')
-    parser.add_argument('--fps', type=number(float, 1e-3, 1e6), metavar='F',
-                        help='frames a second of videos for which the ground truth does not tell')
-    parser.add_argument('--overwrite', action='store_true', help='also write over a file that holds no pseudo labels')
-    args = parser.parse_args(arguments)
-    return run_cli(lambda: write_file(args))
+                        help='only labels that the video has in the ground truth')
+    parser.add_argument('--fps', type=bounded(float, 1e-3, 1e6), metavar='F',
+                        help='frame rate of videos without one in the ground truth')
+    parser.add_argument('--overwrite', action='store_true', help='overwrite the output even if it is another kind of '
+                        'file')
+    args = parser.parse_args(argv)
+    return run_cli(lambda: run(args))
 
 
-def write_file(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+def run(args: argparse.Namespace) -> None:
+    """Write the pseudo labels of a result file."""
     refuse_overwriting_inputs([args.ground_truth, args.detections], args.output)
     if not args.overwrite:
-        refuse_overwriting_foreign(args.output, rf'{{\s*"version": "{VERSION}')
-    truth, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
+        refuse_overwriting_foreign(args.output, rf'{{\s*"version": "{SIGNATURE}')
+    gt, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     database = read_json(args.ground_truth)['database']
-    labelled = detected_subset(truth, detections, args.subset)
-    listed = match_videos(detections.videos, truth.videos)
-    inside = (listed >= 0) & labelled[listed]
-    chosen = choose(truth, select_detections(detections, inside[detections.video]), args.min_score, args.top,
-                    args.known_labels)
-    if not len(chosen.scores):
+    labeled = detected_subset(gt, detections, args.subset)
+    index = match_videos(detections.videos, gt.videos)
+    inside = (index >= 0) & labeled[index]
+    selected = select_pseudo_labels(gt, select_detections(detections, inside[detections.video]), args.min_score,
+                                    args.top, args.known_labels)
+    if not len(selected.scores):
         raise InputError(f'{args.detections}: no detection is left to be a pseudo label; lower --min_score')
-    written = pseudo_database(database, truth, labelled, chosen, args.fps)
+    result = pseudo_database(database, gt, labeled, selected, args.fps)
     if not inside.all():
-        warn(f'{plural(int((~inside).sum()), "video")} with detections of another subset, or of none, left out')
-    for key, reader in (('duration', 'OpenTAD needs'), ('fps', 'ActionFormer needs, unless its own settings say it'),
-                        ('frame', 'OpenTAD needs')):
-        without = sum(key not in entry for entry in written.values())
+        warn(f'{plural(int((~inside).sum()), "video")} with detections ignored: in another subset or not in the ground '
+             'truth')
+    for key, needed_by in (('duration', 'OpenTAD needs'), ('fps', 'ActionFormer needs, unless its config contains it'),
+                           ('frame', 'OpenTAD needs')):
+        without = sum(key not in entry for entry in result.values())
         if without:
-            warn(f'{plural(without, "video")} without "{key}", which {reader}'
-                 + ('' if key == 'duration' else ': see --fps'))
-    write_json(args.output, {'version': VERSION, 'database': written})
-    empty = int(labelled.sum()) - len(np.unique(chosen.video))
-    print(f'{args.output}: {plural(len(chosen.scores), "pseudo label")} in '
-          f'{plural(len(np.unique(chosen.video)), "video")}, {plural(empty, "video")} of the subset without any',
-          flush=True)
+            fix = '' if key == 'duration' else ': see --fps'
+            warn(f'{plural(without, "video")} without "{key}", which {needed_by}{fix}')
+    write_json(args.output, {'version': SIGNATURE, 'database': result})
+    num_detected = len(np.unique(selected.video))
+    print(f'{args.output}: {plural(len(selected.scores), "pseudo label")} in {plural(num_detected, "video")}, '
+          f'{plural(int(labeled.sum()) - num_detected, "video")} of the subset without any', flush=True)
 
 
 if __name__ == '__main__':

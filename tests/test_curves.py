@@ -86,7 +86,7 @@ def test_regions_are_told_apart_where_half_precision_could_not(tmp_path, outputs
     (dict(seconds=np.array([0.5, np.nan, 1])), 'seconds'),
     (dict(seconds=np.array([0.5, 0, 1])), 'length'),
     (dict(num_snippets=np.array([1.0, 2, 3])), 'num_snippets'),
-    (dict(videos=['a', 'a', 'b']), 'different'),
+    (dict(videos=['a', 'a', 'b']), 'duplicates'),
 ])
 def test_a_file_that_does_not_hang_together_is_refused(tmp_path, outputs, change, named):
     path = tmp_path / 'bad.npz'

@@ -20,7 +20,7 @@ from eval.detection import (
     format_table,
     main,
     match,
-    overlapping,
+    overlapping_pairs,
     scored_subset,
     temporal_iou,
     warnings,
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ACTIVITYNET = [i / 20 for i in range(10, 20)]
 
 
-def truth_of(*instances: tuple[str, str, float, float], subset: str = 'testing') -> GroundTruth:
+def make_gt(*instances: tuple[str, str, float, float], subset: str = 'testing') -> GroundTruth:
     """A ground truth from rows of video, label, start, end."""
     videos, labels = sorted({row[0] for row in instances}), sorted({row[1] for row in instances})
     return GroundTruth(videos, [subset] * len(videos), np.full(len(videos), np.nan), labels,
@@ -42,7 +42,7 @@ def truth_of(*instances: tuple[str, str, float, float], subset: str = 'testing')
                        np.array([row[2:] for row in instances], float).reshape(-1, 2))
 
 
-def parse_detections(*rows: tuple[str, str, float, float, float]) -> Detections:
+def make_detections(*rows: tuple[str, str, float, float, float]) -> Detections:
     """Detections from rows of video, label, start, end, score."""
     videos, labels = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
     return Detections(videos, labels, np.array([videos.index(row[0]) for row in rows], np.int64),
@@ -70,19 +70,19 @@ def slow_average_precision(hits: list[bool], positives: int) -> float:
     return area
 
 
-def slow_ap(truth: GroundTruth, detections: Detections, tiou: list[float]) -> np.ndarray:
+def slow_ap(gt: GroundTruth, detections: Detections, tiou: list[float]) -> np.ndarray:
     """The definition, one detection after the other; equal tIoUs in the order of the reference's sort."""
     ap: list[list[float]] = []
-    for label in sorted({truth.labels[i] for i in truth.label}):
+    for label in sorted({gt.labels[i] for i in gt.label}):
         rows = [i for i in range(len(detections.scores)) if detections.labels[detections.label[i]] == label]
         rows.sort(key=lambda i: -detections.scores[i])
-        positives = sum(truth.labels[i] == label for i in truth.label)
+        positives = sum(gt.labels[i] == label for i in gt.label)
         ranked = []  # of each detection the instances of its video and class with their tIoU, best first
         for row in rows:
             video = detections.videos[detections.video[row]]
-            own = [i for i in range(len(truth.label))
-                   if truth.videos[truth.video[i]] == video and truth.labels[truth.label[i]] == label]
-            overlaps = np.array([slow_iou(detections.segments[row].tolist(), truth.segments[i].tolist()) for i in own])
+            own = [i for i in range(len(gt.label))
+                   if gt.videos[gt.video[i]] == video and gt.labels[gt.label[i]] == label]
+            overlaps = np.array([slow_iou(detections.segments[row].tolist(), gt.segments[i].tolist()) for i in own])
             ranked.append([(own[i], overlaps[i]) for i in overlaps.argsort()[::-1]])
         ap.append([])
         for threshold in tiou:
@@ -110,36 +110,36 @@ def scenes(draw) -> tuple[GroundTruth, Detections]:
         return [(names[i], names[number + i], *ordered[i]) for i in range(number)]
 
     scored = [(*row, score) for row, score in zip(rows(num_rows, 1), rng.integers(4, size=num_rows) / 3)]
-    return truth_of(*rows(num_instances, 0)), parse_detections(*scored)
+    return make_gt(*rows(num_instances, 0)), make_detections(*scored)
 
 
 @settings(deadline=None)
 @given(scenes(), st.lists(st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 0.75, 1.]), min_size=1, max_size=4, unique=True))
 def test_any_scene_as_the_definition_says(scene, tiou):
-    truth, detections = scene
-    scores = evaluate(truth, detections, tiou)
+    gt, detections = scene
+    scores = evaluate(gt, detections, tiou)
     assert scores.ap.shape == (len(scores.labels), len(tiou))
-    np.testing.assert_allclose(scores.ap, slow_ap(truth, detections, tiou), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(scores.ap, slow_ap(gt, detections, tiou), rtol=0, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=30)
 @given(scenes(), st.integers(1, 50))
 def test_blocks_change_nothing(scene, block):
-    truth, detections = scene
-    whole = match(truth, detections, [0.1, 0.5]).instance
+    gt, detections = scene
+    whole = match(gt, detections, [0.1, 0.5]).instance
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eval.detection, 'BLOCK', block)
-        np.testing.assert_array_equal(match(truth, detections, [0.1, 0.5]).instance, whole)
+        patch.setattr(eval.detection, 'BLOCK_PAIRS', block)
+        np.testing.assert_array_equal(match(gt, detections, [0.1, 0.5]).instance, whole)
 
 
 @settings(deadline=None, max_examples=50)
 @given(scenes())
 def test_no_overlapping_pair_is_overlooked(scene):
-    truth, detections = scene
+    gt, detections = scene
     for crowd in 1, 20:  # the same instances many times over: then only those near in time are looked at
-        instances, groups = np.tile(truth.segments, (crowd, 1)), np.tile(truth.video, crowd)
+        instances, groups = np.tile(gt.segments, (crowd, 1)), np.tile(gt.video, crowd)
         found = {}
-        for place, instance, overlap in overlapping(detections.segments, detections.video, instances, groups):
+        for place, instance, overlap in overlapping_pairs(detections.segments, detections.video, instances, groups):
             assert (np.diff(place) >= 0).all()
             found |= dict(zip(zip(place.tolist(), instance.tolist()), overlap.tolist()))
         overlaps = temporal_iou(detections.segments[:, None], instances)
@@ -151,11 +151,11 @@ def test_no_overlapping_pair_is_overlooked(scene):
 @settings(deadline=None, max_examples=50)
 @given(scenes())
 def test_what_a_match_says(scene):
-    truth, detections = scene
-    matches = match(truth, detections, [0.3, 0.6])
+    gt, detections = scene
+    matches = match(gt, detections, [0.3, 0.6])
     counted = matches.order
     assert sorted(counted) == [i for i, name in enumerate(detections.labels[i] for i in detections.label)
-                               if name in {truth.labels[i] for i in truth.label}]
+                               if name in {gt.labels[i] for i in gt.label}]
     keys = [(matches.label[i], -detections.scores[i], i) for i in counted]
     assert keys == sorted(keys)
     for threshold, instance in zip([0.3, 0.6], matches.instance):
@@ -163,9 +163,9 @@ def test_what_a_match_says(scene):
         assert len(set(taken)) == len(taken)
         for place in np.flatnonzero(instance >= 0):
             row, own = counted[place], instance[place]
-            assert truth.videos[truth.video[own]] == detections.videos[detections.video[row]]
-            assert truth.labels[truth.label[own]] == detections.labels[detections.label[row]]
-            assert slow_iou(detections.segments[row], truth.segments[own]) >= threshold
+            assert gt.videos[gt.video[own]] == detections.videos[detections.video[row]]
+            assert gt.labels[gt.label[own]] == detections.labels[detections.label[row]]
+            assert slow_iou(detections.segments[row], gt.segments[own]) >= threshold
 
 
 def test_average_precision_by_hand():
@@ -182,61 +182,61 @@ def test_tiou_by_hand():
 
 
 def test_a_detection_goes_on_to_its_second_best():
-    truth = truth_of(('v', 'a', 0, 10), ('v', 'a', 4, 14))
+    gt = make_gt(('v', 'a', 0, 10), ('v', 'a', 4, 14))
     rows = [('v', 'a', 0, 10, 0.9), ('v', 'a', 1, 11, 0.8)]  # the second overlaps the first instance more: 9/11 to 7/13
-    assert match(truth, parse_detections(*rows), [0.5, 0.6]).instance.tolist() == [[0, 1], [0, -1]]
-    assert evaluate(truth, parse_detections(*rows), [0.5, 0.6]).ap.tolist() == [[1, 0.5]]
+    assert match(gt, make_detections(*rows), [0.5, 0.6]).instance.tolist() == [[0, 1], [0, -1]]
+    assert evaluate(gt, make_detections(*rows), [0.5, 0.6]).ap.tolist() == [[1, 0.5]]
 
 
 def test_a_detection_that_is_ousted_asks_again():
     # In the order of the scores: the first takes the middle instance, and every one after it moves on by one.
-    truth = truth_of(*(('v', 'a', 10 * i, 10 * i + 12) for i in range(6)))
-    detections = parse_detections(*(('v', 'a', 10 * i + shift, 10 * i + 12 + shift, 1 - 0.1 * i)
+    gt = make_gt(*(('v', 'a', 10 * i, 10 * i + 12) for i in range(6)))
+    detections = make_detections(*(('v', 'a', 10 * i + shift, 10 * i + 12 + shift, 1 - 0.1 * i)
                                  for i, shift in ((0, 0), (0, 2), (1, 2), (2, 2), (3, 2))))
-    np.testing.assert_allclose(evaluate(truth, detections, [0.01]).ap, slow_ap(truth, detections, [0.01]))
+    np.testing.assert_allclose(evaluate(gt, detections, [0.01]).ap, slow_ap(gt, detections, [0.01]))
 
 
 def test_equal_scores_keep_the_order_of_the_file():
-    truth = truth_of(('u', 'a', 0, 1), ('v', 'a', 0, 1))
+    gt = make_gt(('u', 'a', 0, 1), ('v', 'a', 0, 1))
     hit, miss = ('v', 'a', 0, 1, 0.5), ('u', 'a', 5, 6, 0.5)
-    assert evaluate(truth, parse_detections(hit, miss), [0.5]).average == 0.5
-    assert evaluate(truth, parse_detections(miss, hit), [0.5]).average == 0.25
+    assert evaluate(gt, make_detections(hit, miss), [0.5]).average == 0.5
+    assert evaluate(gt, make_detections(miss, hit), [0.5]).average == 0.25
 
 
 def test_a_tiou_at_the_threshold_is_enough():
-    scores = evaluate(truth_of(('v', 'a', 0, 3)), parse_detections(('v', 'a', 0, 1.5, 1)), [0.5, 0.50001])
+    scores = evaluate(make_gt(('v', 'a', 0, 3)), make_detections(('v', 'a', 0, 1.5, 1)), [0.5, 0.50001])
     assert scores.ap.tolist() == [[1, 0]]
 
 
 def test_classes_without_detections_count_and_classes_without_instances_do_not():
-    truth = truth_of(('v', 'a', 0, 1), ('v', 'b', 0, 1), ('w', 'c', 0, 1))
-    truth = select_videos(truth, np.array([True, False]))
-    scores = evaluate(truth, parse_detections(('v', 'a', 0, 1, 1), ('v', 'c', 0, 1, 1)), [0.5])
+    gt = make_gt(('v', 'a', 0, 1), ('v', 'b', 0, 1), ('w', 'c', 0, 1))
+    gt = select_videos(gt, np.array([True, False]))
+    scores = evaluate(gt, make_detections(('v', 'a', 0, 1, 1), ('v', 'c', 0, 1, 1)), [0.5])
     assert (scores.labels, scores.ap.tolist(), scores.average) == (['a', 'b'], [[1], [0]], 0.5)
     assert (scores.unknown_labels, scores.detections_of_unknown_labels) == (1, 1)
 
 
 def test_unknown_videos_are_false_positives_and_unknown_labels_change_nothing():
-    truth = truth_of(('v', 'a', 0, 1), ('w', 'a', 0, 1))
+    gt = make_gt(('v', 'a', 0, 1), ('w', 'a', 0, 1))
     known = [('v', 'a', 0, 1, 0.5)]
     stray = [('x', 'a', 0, 1, 0.9), ('y', 'a', 0, 1, 0.9), ('y', 'a', 3, 4, 0.9)]
     other = [('v', 'z', 0, 1, 0.9), ('v', 'zz', 0, 1, 0.9)]
-    assert evaluate(truth, parse_detections(*known), [0.5]).average == 0.5
-    assert evaluate(truth, parse_detections(*known, *other), [0.5]).average == 0.5
-    scores = evaluate(truth, parse_detections(*known, *stray, *other), [0.5])
+    assert evaluate(gt, make_detections(*known), [0.5]).average == 0.5
+    assert evaluate(gt, make_detections(*known, *other), [0.5]).average == 0.5
+    scores = evaluate(gt, make_detections(*known, *stray, *other), [0.5])
     assert scores.average == 0.125  # rank 4 of 4, one of two instances
     assert (scores.num_videos, scores.num_instances, scores.num_detections) == (2, 2, 6)
     assert (scores.videos_without_detection, scores.unknown_videos, scores.detections_in_unknown_videos) == (1, 2, 3)
     assert (scores.unknown_labels, scores.detections_of_unknown_labels) == (2, 2)
     assert [line[:6] for line in warnings(scores)] == ['3 of 6', '2 of 6']
-    assert not warnings(evaluate(truth, parse_detections(*known), [0.5]))
+    assert not warnings(evaluate(gt, make_detections(*known), [0.5]))
 
 
 def test_a_video_has_one_id_whatever_its_spelling():
-    truth = truth_of(('v_UmAH95xls', 'a', 0, 1), ('abc', 'a', 0, 1))
+    gt = make_gt(('v_UmAH95xls', 'a', 0, 1), ('abc', 'a', 0, 1))
     rows = [('v_v_UmAH95xls', 'a', 0, 1, 1), ('v_abc', 'a', 0, 1, 1)]
-    assert evaluate(truth, parse_detections(*rows), [0.5]).average == 1
-    assert evaluate(truth, parse_detections(('UmAH95xls', 'a', 0, 1, 1), rows[1]), [0.5]).average == 1
+    assert evaluate(gt, make_detections(*rows), [0.5]).average == 1
+    assert evaluate(gt, make_detections(('UmAH95xls', 'a', 0, 1, 1), rows[1]), [0.5]).average == 1
 
 
 @pytest.mark.parametrize('tiou', [[], [0], [-0.1], [1.1], [float('nan')], [float('inf')], [0.5, 0.5]])
@@ -247,11 +247,11 @@ def test_bad_thresholds(tiou):
 
 def test_nothing_to_score():
     with pytest.raises(InputError, match='nothing to score'):
-        evaluate(truth_of(), parse_detections(), [0.5])
+        evaluate(make_gt(), make_detections(), [0.5])
 
 
 def test_scored_subset():
-    train, test = truth_of(('a', 'x', 0, 1), subset='Train'), truth_of(('b', 'x', 0, 1), ('c', 'x', 0, 1))
+    train, test = make_gt(('a', 'x', 0, 1), subset='Train'), make_gt(('b', 'x', 0, 1), ('c', 'x', 0, 1))
     both = GroundTruth([*train.videos, *test.videos, 'bare'], [*train.subsets, *test.subsets, 'testing'],
                        np.full(4, np.nan), ['x'], np.array([0, 1, 2]), np.zeros(3, np.int64), np.tile([0., 1], (3, 1)))
     assert scored_subset(both, ['v_b']).videos == ['b', 'c']
@@ -267,46 +267,46 @@ def test_scored_subset():
 
 
 def test_table_and_averages():
-    truth, perfect = truth_of(('v', 'a', 0, 1)), parse_detections(('v', 'a', 0, 1, 1))
+    gt, perfect = make_gt(('v', 'a', 0, 1)), make_detections(('v', 'a', 0, 1, 1))
     tiou = [i / 10 for i in range(1, 8)]
-    scores = evaluate(truth, perfect, tiou)._replace(ap=np.array([tiou]))
+    scores = evaluate(gt, perfect, tiou)._replace(ap=np.array([tiou]))
     assert averages(scores) == pytest.approx({'0.1:0.5': 0.3, '0.3:0.7': 0.5, '0.1:0.7': 0.4})
     table = format_table(scores).splitlines()
     assert table[1].split() == ['tIoU', '0.1', '0.2', '0.3', '0.4', '0.5', '0.6', '0.7']
     assert table[2].split() == ['mAP', '(%)', '10.00', '20.00', '30.00', '40.00', '50.00', '60.00', '70.00']
     assert table[3].split() == ['average', '0.1:0.5', '30.00', '0.3:0.7', '50.00', '0.1:0.7', '40.00']
-    scores = evaluate(truth, perfect, ACTIVITYNET)
+    scores = evaluate(gt, perfect, ACTIVITYNET)
     assert averages(scores) == {'0.5:0.95': 1.0}
     assert max(map(len, format_table(scores).splitlines())) <= 80
-    assert averages(evaluate(truth, perfect, [0.5, 0.75])) == {'all': 1.0}
+    assert averages(evaluate(gt, perfect, [0.5, 0.75])) == {'all': 1.0}
 
 
 @settings(deadline=None, max_examples=60)
 @given(scenes(), st.sampled_from([0.1, 0.5, 1.0]))
 def test_the_best_threshold_is_that_of_all_scores(scene, tiou):
-    truth, detections = scene
+    gt, detections = scene
     best = None
     for score in sorted(set(detections.scores), reverse=True):
         kept = select_detections(detections, detections.scores >= score)
-        matches = match(truth, kept, [tiou])
+        matches = match(gt, kept, [tiou])
         true, counted = (matches.instance[0] >= 0).sum(), len(matches.order)
-        if true and (best is None or 2 * true / (counted + len(truth.segments)) > best[3] + 1e-12):
-            precision, recall = true / counted, true / len(truth.segments)
+        if true and (best is None or 2 * true / (counted + len(gt.segments)) > best[3] + 1e-12):
+            precision, recall = true / counted, true / len(gt.segments)
             best = score, precision, recall, 2 * precision * recall / (precision + recall)
-    found = best_threshold(truth, detections, tiou)
+    found = best_threshold(gt, detections, tiou)
     several = sorted({0.05, tiou, 0.7})
-    assert found == best_threshold(truth, detections, tiou, match(truth, detections, several).at(several.index(tiou)))
+    assert found == best_threshold(gt, detections, tiou, match(gt, detections, several).at(several.index(tiou)))
     assert (found is None) == (best is None)
     if best:
         assert found == pytest.approx(best)
 
 
 def test_the_best_threshold_by_hand():
-    truth = truth_of(('v', 'a', 0, 1), ('w', 'b', 0, 1), ('w', 'b', 5, 6))
+    gt = make_gt(('v', 'a', 0, 1), ('w', 'b', 0, 1), ('w', 'b', 5, 6))
     rows = [('v', 'a', 0, 1, 0.8), ('v', 'a', 7, 8, 0.7), ('w', 'b', 0, 1, 0.6), ('w', 'b', 8, 9, 0.5),
             ('w', 'z', 0, 1, 1)]
-    assert best_threshold(truth, parse_detections(*rows)) == pytest.approx((0.6, 2 / 3, 2 / 3, 2 / 3))
-    assert best_threshold(truth, parse_detections(*rows[1:2])) is best_threshold(truth, parse_detections()) is None
+    assert best_threshold(gt, make_detections(*rows)) == pytest.approx((0.6, 2 / 3, 2 / 3, 2 / 3))
+    assert best_threshold(gt, make_detections(*rows[1:2])) is best_threshold(gt, make_detections()) is None
 
 
 # The numbers of published files
@@ -330,12 +330,12 @@ def test_the_released_detections(shared, name, mean_ap, average, tmp_path):
 
 def test_the_released_detections_against_the_definition(shared):
     """Two crowded classes, detection by detection."""
-    truth = read_ground_truth(shared / 'data' / 'thumos14' / 'gt.json')
+    gt = read_ground_truth(shared / 'data' / 'thumos14' / 'gt.json')
     detections = read_detections(shared / 'data' / 'thumos14' / 'released_detections.json')
-    truth = scored_subset(truth, detections.videos)
+    gt = scored_subset(gt, detections.videos)
     for name in 'CricketShot', 'TennisSwing':
-        one = truth.label == truth.labels.index(name)
-        part = truth._replace(video=truth.video[one], label=truth.label[one], segments=truth.segments[one])
+        one = gt.label == gt.labels.index(name)
+        part = gt._replace(video=gt.video[one], label=gt.label[one], segments=gt.segments[one])
         rows = detections.label == detections.labels.index(name)
         found = detections._replace(video=detections.video[rows], label=detections.label[rows],
                                     segments=detections.segments[rows], scores=detections.scores[rows])
@@ -345,22 +345,22 @@ def test_the_released_detections_against_the_definition(shared):
 
 @pytest.fixture(params=['1.2', '1.3'])
 def validation(request, shared) -> GroundTruth:
-    truth = read_ground_truth(shared / 'data' / f'activitynet{request.param}' / 'gt.json')
-    assert truth.labels == sorted(truth.labels) and len(truth.labels) == {'1.2': 100, '1.3': 200}[request.param]
-    truth = scored_subset(truth, [], 'validation')
-    assert (len(truth.videos), len(truth.label)) == {'1.2': (2383, 3582), '1.3': (4926, 7654)}[request.param]
-    return truth
+    gt = read_ground_truth(shared / 'data' / f'activitynet{request.param}' / 'gt.json')
+    assert gt.labels == sorted(gt.labels) and len(gt.labels) == {'1.2': 100, '1.3': 200}[request.param]
+    gt = scored_subset(gt, [], 'validation')
+    assert (len(gt.videos), len(gt.label)) == {'1.2': (2383, 3582), '1.3': (4926, 7654)}[request.param]
+    return gt
 
 
-def as_detections(truth: GroundTruth, rows: np.ndarray | slice = slice(None), shift: float = 0) -> Detections:
+def as_detections(gt: GroundTruth, rows: np.ndarray | slice = slice(None), shift: float = 0) -> Detections:
     """Instances as detections of score 1, moved by so many times their length."""
-    segments = truth.segments[rows]
-    return Detections(truth.videos, truth.labels, truth.video[rows], truth.label[rows],
+    segments = gt.segments[rows]
+    return Detections(gt.videos, gt.labels, gt.video[rows], gt.label[rows],
                       segments + shift * np.diff(segments), np.ones(len(segments)))
 
 
-def without(truth: GroundTruth, rows: np.ndarray) -> GroundTruth:
-    return truth._replace(video=truth.video[~rows], label=truth.label[~rows], segments=truth.segments[~rows])
+def without(gt: GroundTruth, rows: np.ndarray) -> GroundTruth:
+    return gt._replace(video=gt.video[~rows], label=gt.label[~rows], segments=gt.segments[~rows])
 
 
 def test_activitynet_scores_itself_with_one(validation):
@@ -391,12 +391,12 @@ def test_activitynet_shifted_by_half_a_length(validation):
     assert (few == 1).sum() > len(few) / 2 and scores.mean_ap[0] > 0.8 > 0.2 > scores.mean_ap[1] > scores.mean_ap[2]
 
 
-def fast_enough_ap(truth: GroundTruth, shift: float, tiou: list[float]) -> np.ndarray:
+def fast_enough_ap(gt: GroundTruth, shift: float, tiou: list[float]) -> np.ndarray:
     """The definition for detections that are the shifted instances in the file's order, with equal scores."""
     by_group: dict[tuple[int, int], list[int]] = {}
-    for i, group in enumerate(zip(truth.video.tolist(), truth.label.tolist())):
+    for i, group in enumerate(zip(gt.video.tolist(), gt.label.tolist())):
         by_group.setdefault(group, []).append(i)
-    segments = truth.segments.tolist()
+    segments = gt.segments.tolist()
     hits = {threshold: [False] * len(segments) for threshold in tiou}
     for own in by_group.values():
         for threshold in tiou:
@@ -408,9 +408,9 @@ def fast_enough_ap(truth: GroundTruth, shift: float, tiou: list[float]) -> np.nd
                 free = [own[i] for i in overlaps.argsort()[::-1] if overlaps[i] >= threshold and own[i] not in taken]
                 taken.update(free[:1])
                 hits[threshold][row] = bool(free)
-    return np.array([[slow_average_precision([hits[threshold][i] for i in np.flatnonzero(truth.label == label)],
-                                             (truth.label == label).sum()) for threshold in tiou]
-                     for label in np.unique(truth.label)])
+    return np.array([[slow_average_precision([hits[threshold][i] for i in np.flatnonzero(gt.label == label)],
+                                             (gt.label == label).sum()) for threshold in tiou]
+                     for label in np.unique(gt.label)])
 
 
 # The command
@@ -456,7 +456,7 @@ def test_results_of_another_kind_are_not_written_over(files, tmp_path, capsys):
 
 
 def test_the_command_scores_another_subset_and_warns(files, capsys):
-    assert main([*files, '--subset', 'Trainer']) == 0
+    assert main([*files, '--subset', 'Training']) == 0
     out, err = capsys.readouterr()
     assert "subset 'train': 1 video (1 without" in out
     assert err.count('\n') == 2 and all(line.startswith('warning: 1 of 1 detections') for line in err.splitlines())
@@ -483,7 +483,7 @@ def test_what_is_read_is_never_written_over(files, tmp_path, capsys, own):
     (tmp_path / 'link.json').symlink_to(files[own])
     assert main([*files, '--output', str(tmp_path / 'link.json')]) == 2
     out, err = capsys.readouterr()
-    assert not out and err.count('\n') == 1 and 'link.json: is read by this command' in err
+    assert not out and err.count('\n') == 1 and 'link.json: is an input of this command' in err
     assert Path(files[own]).read_bytes() == before
 
 

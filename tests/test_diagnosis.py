@@ -13,16 +13,16 @@ import eval.detection
 from eval.detection import evaluate, scored_subset
 from eval.diagnosis import (
     BINS,
-    KINDS,
-    NOT_JUDGED,
+    ERROR_TYPES,
+    UNCLASSIFIED,
+    classify_errors,
     diagnose,
-    draw,
     format_table,
-    found_instances,
-    judge,
     main,
     match,
+    matched_instances,
     notes,
+    plot,
     to_json,
 )
 from formats.annotations import GroundTruth, read_ground_truth
@@ -32,7 +32,7 @@ from utils import InputError
 TRUE, DOUBLE, WRONG, LOCALIZATION, CONFUSION, BACKGROUND = range(6)
 
 
-def make_truth(instances, durations=(100, 100), videos=('v', 'w')):
+def make_gt(instances, durations=(100, 100), videos=('v', 'w')):
     """A ground truth of `(video, label, start, end)`."""
     labels = sorted({label for _, label, _, _ in instances})
     return GroundTruth(
@@ -56,10 +56,10 @@ def select(detections, rows):
                                segments=detections.segments[rows], scores=detections.scores[rows])
 
 
-def kinds_of(truth, detections, tiou):
+def kinds_of(gt, detections, tiou):
     """{detection: kind} of the kept ones at one threshold."""
-    judgement = judge(truth, detections, [tiou])
-    return dict(zip(judgement.detection.tolist(), judgement.kind[0].tolist()))
+    errors = classify_errors(gt, detections, [tiou])
+    return dict(zip(errors.detection.tolist(), errors.error_type[0].tolist()))
 
 
 # Two instances of A and one of B; every detection with its kind at tIoU 0.5.
@@ -83,12 +83,12 @@ CASES = [
 
 
 def test_every_kind_by_hand():
-    truth, detections = make_truth(INSTANCES), make_detections([row for row, _ in CASES])
+    gt, detections = make_gt(INSTANCES), make_detections([row for row, _ in CASES])
     expected = {i: kind for i, (_, kind) in enumerate(CASES) if kind is not None}
-    assert kinds_of(truth, detections, 0.5) == expected
-    assert kinds_of(truth, detections, 0.4) == expected | {4: TRUE, 6: WRONG}  # both overlap by exactly 0.4
+    assert kinds_of(gt, detections, 0.5) == expected
+    assert kinds_of(gt, detections, 0.4) == expected | {4: TRUE, 6: WRONG}  # both overlap by exactly 0.4
 
-    diagnosis = diagnose(truth, detections, [0.5])
+    diagnosis = diagnose(gt, detections, [0.5])
     # N_A = 2 and N_B = 1: the best three are 0, 1 and the better of B; then come 2, 3 and the other of B; ...
     assert diagnosis.profile[0, :3].tolist() == [[1, 1, 0, 1, 0, 0], [2, 2, 1, 1, 0, 0], [2, 2, 1, 3, 0, 0]]
     np.testing.assert_array_equal(diagnosis.profile[0, -1], [2, 2, 1, 3, 1, 4])
@@ -96,60 +96,60 @@ def test_every_kind_by_hand():
     np.testing.assert_allclose(diagnosis.missed, 1 / 3)  # the second of A
     # AP of A is 1 / 2 whatever is removed, of B 1 / 2, and 1 without its localization error.
     np.testing.assert_allclose(diagnosis.mean_ap, 1 / 2)
-    np.testing.assert_allclose(diagnosis.gain, [[0, 0, 1 / 4, 0, 0]])
+    np.testing.assert_allclose(diagnosis.map_gain, [[0, 0, 1 / 4, 0, 0]])
 
 
 @pytest.mark.parametrize('first, kind', [('A', DOUBLE), ('B', WRONG)])
 def test_the_first_of_equal_instances_judges(first, kind):
     other = 'B' if first == 'A' else 'A'
-    truth = make_truth([('v', first, 0, 10), ('v', other, 0, 10)])
-    assert kinds_of(truth, make_detections([('v', 'A', 0, 10, .9), ('v', 'A', 0, 10, .8)]), 0.5) == {0: TRUE, 1: kind}
+    gt = make_gt([('v', first, 0, 10), ('v', other, 0, 10)])
+    assert kinds_of(gt, make_detections([('v', 'A', 0, 10, .9), ('v', 'A', 0, 10, .8)]), 0.5) == {0: TRUE, 1: kind}
 
 
 def test_only_the_nearest_instance_judges():
-    truth = make_truth([('v', 'A', 0, 10), ('v', 'B', 0, 8)])
+    gt = make_gt([('v', 'A', 0, 10), ('v', 'B', 0, 8)])
     detections = make_detections([('v', 'A', 0, 10, .9), ('v', 'A', 0, 8, .8), ('v', 'B', 0, 10, .7)])
     # 1 overlaps A by 0.8, but B wholly; 2 is nearest to A, and still matches B by the mAP rule.
-    assert kinds_of(truth, detections, 0.5) == {0: TRUE, 1: WRONG, 2: TRUE}
+    assert kinds_of(gt, detections, 0.5) == {0: TRUE, 1: WRONG, 2: TRUE}
 
 
 def test_the_ten_best_of_each_instance_are_kept_in_the_order_of_the_file():
-    truth = make_truth([('v', 'A', 0, 10)])
+    gt = make_gt([('v', 'A', 0, 10)])
     detections = make_detections([('v', 'A', 50, 60, .5)] * 12 + [('v', 'A', 0, 10, .1), ('v', 'A', 0, 10, .6)])
-    judgement = judge(truth, detections, [0.5])
-    assert judgement.detection.tolist() == [13, *range(9)]
-    assert judgement.depth.tolist() == [*range(10)]
-    assert diagnose(truth, detections).profile[0, :, TRUE].tolist() == [1] * 10
+    errors = classify_errors(gt, detections, [0.5])
+    assert errors.detection.tolist() == [13, *range(9)]
+    assert errors.depth.tolist() == [*range(10)]
+    assert diagnose(gt, detections).profile[0, :, TRUE].tolist() == [1] * 10
 
 
 def test_instances_without_length_and_duplicates_do_no_harm():
-    truth = make_truth([('v', 'A', 5, 5), ('v', 'A', 9, 3), ('v', 'A', 20, 30), ('v', 'A', 20, 30)])
+    gt = make_gt([('v', 'A', 5, 5), ('v', 'A', 9, 3), ('v', 'A', 20, 30), ('v', 'A', 20, 30)])
     times = [(5, 5), (9, 3), (20, 30), (20, 30), (20, 30)]
     detections = make_detections([('v', 'A', *segment, -i) for i, segment in enumerate(times)])
     with np.errstate(all='raise'):
-        assert kinds_of(truth, detections, 0.5) == {0: BACKGROUND, 1: BACKGROUND, 2: TRUE, 3: TRUE, 4: DOUBLE}
-        diagnosis = diagnose(truth, detections)
+        assert kinds_of(gt, detections, 0.5) == {0: BACKGROUND, 1: BACKGROUND, 2: TRUE, 3: TRUE, 4: DOUBLE}
+        diagnosis = diagnose(gt, detections)
     assert diagnosis.missed == [0.5]
     assert diagnosis.characteristics[1].instances.tolist() == [2, 0, 2, 0, 0]
 
 
-def assert_gains_are_those_of_the_scorer(truth, detections, tiou):
-    diagnosis, judgement = diagnose(truth, detections, tiou), judge(truth, detections, tiou)
-    kept = select(detections, np.sort(judgement.detection))
-    np.testing.assert_allclose(diagnosis.mean_ap, evaluate(truth, kept, tiou).mean_ap, atol=1e-12)
+def assert_gains_are_those_of_the_scorer(gt, detections, tiou):
+    diagnosis, errors = diagnose(gt, detections, tiou), classify_errors(gt, detections, tiou)
+    kept = select(detections, np.sort(errors.detection))
+    np.testing.assert_allclose(diagnosis.mean_ap, evaluate(gt, kept, tiou).mean_ap, atol=1e-12)
     for k, threshold in enumerate(tiou):
         for kind in range(1, 6):
-            rest = select(detections, np.sort(judgement.detection[judgement.kind[k] != kind]))
-            gain = evaluate(truth, rest, [threshold]).mean_ap[0] - diagnosis.mean_ap[k]
-            assert diagnosis.gain[k, kind - 1] == pytest.approx(gain, abs=1e-12)
+            rest = select(detections, np.sort(errors.detection[errors.error_type[k] != kind]))
+            gain = evaluate(gt, rest, [threshold]).mean_ap[0] - diagnosis.mean_ap[k]
+            assert diagnosis.map_gain[k, kind - 1] == pytest.approx(gain, abs=1e-12)
             assert gain > -1e-12
 
 
 @pytest.fixture(scope='module')
 def released(shared):
-    truth = read_ground_truth(shared / 'data/thumos14/gt.json')
+    gt = read_ground_truth(shared / 'data/thumos14/gt.json')
     detections = read_detections(shared / 'data/thumos14/released_detections.json')
-    return scored_subset(truth, detections.videos, 'test'), detections
+    return scored_subset(gt, detections.videos, 'test'), detections
 
 
 def test_released_detections_give_the_figures_of_detad(released):
@@ -235,11 +235,11 @@ PREDICTED = st.tuples(st.sampled_from('vwx'), st.sampled_from('ABC'), TIMES, st.
 @given(st.lists(ROWS, min_size=1, max_size=6), st.lists(PREDICTED, max_size=40),
        st.sampled_from([0.05, 0.1, 0.3, 0.5, 0.75]))
 def test_invariants_and_the_slow_twin(instances, rows, threshold):
-    truth, detections = make_truth(instances, [20, 10]), make_detections(rows)
-    assert kinds_of(truth, detections, threshold) == slow_kinds(instances, rows, threshold)
-    assert_gains_are_those_of_the_scorer(truth, detections, [threshold])
+    gt, detections = make_gt(instances, [20, 10]), make_detections(rows)
+    assert kinds_of(gt, detections, threshold) == slow_kinds(instances, rows, threshold)
+    assert_gains_are_those_of_the_scorer(gt, detections, [threshold])
 
-    diagnosis = diagnose(truth, detections, [threshold], {'coverage': (.2, .3), 'length': (2, 5), 'instances': (1, 2)})
+    diagnosis = diagnose(gt, detections, [threshold], {'coverage': (.2, .3), 'length': (2, 5), 'instances': (1, 2)})
     kept = {label: sum(row[1] == label for row in rows) for label in 'AB'}
     most = {label: 10 * sum(g[1] == label for g in instances) for label in 'AB'}
     assert diagnosis.num_kept == sum(min(kept[label], most[label]) for label in 'AB')
@@ -268,47 +268,47 @@ def test_invariants_and_the_slow_twin(instances, rows, threshold):
 
 
 def test_thresholds_are_judged_each_by_itself():
-    truth, detections = make_truth(INSTANCES), make_detections([row for row, _ in CASES])
-    both = diagnose(truth, detections, [0.5, 0.4])
+    gt, detections = make_gt(INSTANCES), make_detections([row for row, _ in CASES])
+    both = diagnose(gt, detections, [0.5, 0.4])
     for k, threshold in enumerate([0.5, 0.4]):
-        one = diagnose(truth, detections, [threshold])
-        for together, alone in ((both.profile, one.profile), (both.gain, one.gain), (both.missed, one.missed)):
+        one = diagnose(gt, detections, [threshold])
+        for together, alone in ((both.profile, one.profile), (both.map_gain, one.map_gain), (both.missed, one.missed)):
             np.testing.assert_array_equal(together[k], alone[0])
-    found = found_instances(match(truth, detections, [0.5, 0.4]), 3)
+    found = matched_instances(match(gt, detections, [0.5, 0.4]), 3)
     assert found.tolist() == [[True, False, True], [True, True, True]]
 
 
 def test_bins_hold_their_upper_end_and_durations_may_be_wrong():
     instances = [('v', 'A', 0, 2), ('v', 'A', 0, 3), ('v', 'A', 0, 3.5), ('w', 'A', 0, 20), ('w', 'B', 5, 10)]
     # v: 2 % is still XS. w: shorter than what happens in it.
-    coverage, length, number = diagnose(make_truth(instances, [100, 1.0]), make_detections([])).characteristics
+    coverage, length, number = diagnose(make_gt(instances, [100, 1.0]), make_detections([])).characteristics
     assert (coverage.name, coverage.bins, coverage.unknown) == ('coverage', ['XS', 'S', 'M', 'L', 'XL'], 0)
     assert coverage.instances.tolist() == [1, 2, 0, 0, 2]
     assert (length.instances.tolist(), length.ranges) == ([2, 2, 0, 0, 1], ['<= 3', '3-6', '6-12', '12-18', '> 18'])
     assert (number.instances.tolist(), number.ranges) == ([2, 3, 0, 0], ['<= 1', '2-40', '41-80', '> 80'])
-    assert diagnose(make_truth(instances), make_detections([]), bins=BINS['activitynet']).characteristics[2].ranges == [
+    assert diagnose(make_gt(instances), make_detections([]), bins=BINS['activitynet']).characteristics[2].ranges == [
         '<= 1', '2-4', '5-8', '> 8']
 
     for bad in (np.nan, 0.0):
-        diagnosis = diagnose(make_truth(instances, [100, bad]), make_detections([]))
+        diagnosis = diagnose(make_gt(instances, [100, bad]), make_detections([]))
         assert diagnosis.characteristics[0].instances.tolist() == [1, 2, 0, 0, 0]
-        assert 'note: coverage leaves out 2 of 5 instances' in format_table(diagnosis)
-        diagnosis = diagnose(make_truth(instances, [bad, bad]), make_detections([]))
+        assert 'note: coverage excludes 2 of 5 instances' in format_table(diagnosis)
+        diagnosis = diagnose(make_gt(instances, [bad, bad]), make_detections([]))
         assert [c.name for c in diagnosis.characteristics] == ['length', 'instances']
-        assert 'leaves out 5 of 5' in notes(diagnosis)[0]
-        draw(diagnosis)
-    assert diagnose(make_truth(instances, [1e-320, 1e-320]), make_detections([])).characteristics[0].instances[-1] == 5
+        assert 'excludes 5 of 5' in notes(diagnosis)[0]
+        plot(diagnosis)
+    assert diagnose(make_gt(instances, [1e-320, 1e-320]), make_detections([])).characteristics[0].instances[-1] == 5
 
 
 @pytest.mark.parametrize('ends', [(), (1, 1), (1, 2, 3, 4, 5)])
 def test_wrong_bins_are_refused(ends):
     with pytest.raises(InputError, match='bins of length'):
-        diagnose(make_truth(INSTANCES), make_detections([]), bins=BINS['thumos14'] | {'length': ends})
+        diagnose(make_gt(INSTANCES), make_detections([]), bins=BINS['thumos14'] | {'length': ends})
 
 
 def test_nothing_to_diagnose_is_an_error():
     with pytest.raises(InputError, match='nothing to diagnose'):
-        diagnose(make_truth([]), make_detections([]))
+        diagnose(make_gt([]), make_detections([]))
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def files(tmp_path):
 def test_command_prints_and_writes(files, tmp_path, capsys):
     output = tmp_path / 'diagnosis.json'
     for picture, start in ((tmp_path / 'a.png', b'\x89PNG'), (tmp_path / 'a.svg', b'<?xml')):
-        assert main([*files, '--tiou', '0.5', '0.55', '--output', str(output), '--picture', str(picture)]) == 0
+        assert main([*files, '--tiou', '0.5', '0.55', '--output', str(output), '--figure', str(picture)]) == 0
         assert picture.read_bytes().startswith(start)
     printed = capsys.readouterr()
     assert '14 detections, of which 13 are kept' in printed.out
@@ -342,16 +342,16 @@ def test_command_prints_and_writes(files, tmp_path, capsys):
 
 def test_picture_shows_the_numbers(released):
     diagnosis = diagnose(*released, [0.5])
-    profile, gain, *rest = draw(diagnosis).axes
+    profile, gain, *rest = plot(diagnosis).axes
     heights = np.array([[bar.get_height() for bar in bars] for bars in profile.containers])
     np.testing.assert_allclose(heights, 100 * diagnosis.shares[0].T)
-    assert [text.get_text() for text in gain.texts] == [f'{100 * value:.2f}' for value in diagnosis.gain[0]]
+    assert [text.get_text() for text in gain.texts] == [f'{100 * value:.2f}' for value in diagnosis.map_gain[0]]
     assert len(rest) == 6
 
 
 @pytest.mark.parametrize('more, message', [
-    (['--picture', 'a.jpg'], 'must end in .png, .svg or .pdf'),
-    (['--picture', 'no/such/folder/a.png'], 'No such file or directory'),
+    (['--figure', 'a.jpg'], 'must end in .png, .svg or .pdf'),
+    (['--figure', 'no/such/folder/a.png'], 'No such file or directory'),
     (['--tiou', '0'], 'tIoU thresholds must be above 0'),
     (['--subset', 'training'], "'training'"),
 ])
@@ -378,30 +378,30 @@ def test_command_shows_no_traceback(files):
 
 
 def test_kinds_have_their_names():
-    assert [*to_json(diagnose(make_truth(INSTANCES), make_detections([])))['share']] == [*KINDS]
+    assert [*to_json(diagnose(make_gt(INSTANCES), make_detections([])))['share']] == [*ERROR_TYPES]
 
 
 def test_a_diagnosis_carries_what_it_was_computed_from():
-    truth, detections = make_truth(INSTANCES), make_detections([row for row, _ in CASES])
-    diagnosis = diagnose(truth, detections, [0.4, 0.5])
-    alone = judge(truth, detections, [0.4, 0.5])
-    assert all(np.array_equal(together, own) for together, own in zip(diagnosis.judgement, alone))
-    behind = [NOT_JUDGED if kind is None else kind for _, kind in CASES]
-    assert diagnosis.kinds[1].tolist() == behind
-    assert diagnosis.found.tolist() == [[True, True, True], [True, False, True]]
+    gt, detections = make_gt(INSTANCES), make_detections([row for row, _ in CASES])
+    diagnosis = diagnose(gt, detections, [0.4, 0.5])
+    alone = classify_errors(gt, detections, [0.4, 0.5])
+    assert all(np.array_equal(together, own) for together, own in zip(diagnosis.errors, alone))
+    behind = [UNCLASSIFIED if kind is None else kind for _, kind in CASES]
+    assert diagnosis.error_types[1].tolist() == behind
+    assert diagnosis.matched_instances.tolist() == [[True, True, True], [True, False, True]]
 
 
 def test_a_match_behind_the_ten_best_is_a_true_positive_of_no_judgement():
-    truth = make_truth([('v', 'A', 0, 10)])
-    diagnosis = diagnose(truth, make_detections([('v', 'A', 50, 60, .5)] * 12 + [('v', 'A', 0, 10, .1)]), [0.5])
-    assert diagnosis.kinds[0].tolist() == [BACKGROUND] * 10 + [NOT_JUDGED] * 2 + [TRUE]
+    gt = make_gt([('v', 'A', 0, 10)])
+    diagnosis = diagnose(gt, make_detections([('v', 'A', 50, 60, .5)] * 12 + [('v', 'A', 0, 10, .1)]), [0.5])
+    assert diagnosis.error_types[0].tolist() == [BACKGROUND] * 10 + [UNCLASSIFIED] * 2 + [TRUE]
     assert diagnosis.num_kept == 10
 
 
 def test_files_of_another_kind_are_not_written_over(files, tmp_path, capsys):
     weights = tmp_path / 'best.png'
     weights.write_bytes(b'PK a checkpoint')
-    for flag in ('--output', '--picture'):
+    for flag in ('--output', '--figure'):
         assert main([*files, flag, str(weights)]) == 2
         assert 'another kind' in capsys.readouterr().err and weights.read_bytes() == b'PK a checkpoint'
         assert main([*files, flag, str(weights), '--overwrite']) == main([*files, flag, str(weights)]) == 0
@@ -412,11 +412,11 @@ def test_files_of_another_kind_are_not_written_over(files, tmp_path, capsys):
 def test_the_nearest_of_many_instances_is_found_in_blocks_of_any_size(monkeypatch, block):
     rng = np.random.default_rng(0)
     starts = rng.integers(0, 50, 400)
-    truth = make_truth([('vw'[i % 2], 'ABC'[i % 3], start, start + i % 7) for i, start in enumerate(starts)])
+    gt = make_gt([('vw'[i % 2], 'ABC'[i % 3], start, start + i % 7) for i, start in enumerate(starts)])
     rows = [('vwx'[i % 3], 'ABC'[i % 2], start, start + rng.integers(0, 20), rng.random())
             for i, start in enumerate(rng.integers(-5, 60, 300))]
     detections = make_detections(rows)
-    monkeypatch.setattr(eval.detection, 'BLOCK', block)
-    instances = [(truth.videos[v], truth.labels[c], *segment)
-                 for v, c, segment in zip(truth.video, truth.label, truth.segments.tolist())]
-    assert kinds_of(truth, detections, 0.5) == slow_kinds(instances, rows, 0.5)
+    monkeypatch.setattr(eval.detection, 'BLOCK_PAIRS', block)
+    instances = [(gt.videos[v], gt.labels[c], *segment)
+                 for v, c, segment in zip(gt.video, gt.label, gt.segments.tolist())]
+    assert kinds_of(gt, detections, 0.5) == slow_kinds(instances, rows, 0.5)

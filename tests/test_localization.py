@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.interpolate import interp1d
 
 from eval import localization
-from eval.localization import LocalizationOptions, find_spans, localize, predict_classes, suppress, upsample
+from eval.localization import LocalizationOptions, localize, nms, predict_classes, threshold_and_score, upsample
 
 THUMOS14 = LocalizationOptions(class_th=0.25, scale=24, oic_margin=0.2, oic_class_weight=0.2, nms_thresh=0.4,
                                nms_alpha=0.35, soft_nms=True, feature_fps=25, snippet_frames=16)
@@ -144,7 +144,7 @@ def test_upsampling_is_that_of_scipy_to_the_last_bit(length, scale):
 def test_prefix_sums_are_exact_enough_at_full_length():
     samples = np.random.default_rng(0).random((1, 750 * 24)) ** 0.01        # long runs, large sums
     samples[0, ::5000] = 0
-    runs = find_spans(samples, margin=0.2)
+    runs = threshold_and_score(samples, margin=0.2)
     for start, end, contrast in zip(runs.start[::50], runs.end[::50], runs.contrast[::50]):
         reach = 0.2 * (end - start)
         outer = np.r_[samples[0, max(0, int(start - reach)):start], samples[0, end:int(end - 1 + reach) + 1]]
@@ -198,7 +198,7 @@ def test_seconds_follow_rate_and_length():
 @pytest.mark.parametrize('thresh, kept', [(0.5, False), (np.nextafter(0.5, 1), True)])
 def test_nms_suppresses_at_equality(thresh, kept):
     # with the second added: lengths 4 and 2, intersection 2, overlap 2 / 4
-    keep, scores = suppress(np.zeros(2, int), np.array([[0, 3], [0, 1.]]), np.array([0.9, 0.8]), thresh, 0.35)
+    keep, scores = nms(np.zeros(2, int), np.array([[0, 3], [0, 1.]]), np.array([0.9, 0.8]), thresh, 0.35)
     assert keep.tolist() == [True, kept]
     assert scores.tolist() == pytest.approx([0.9, 0.8 if kept else 0.8 * np.exp(-0.25 / 0.35)])
 
@@ -206,14 +206,14 @@ def test_nms_suppresses_at_equality(thresh, kept):
 def test_suppressed_runs_suppress_nothing_and_groups_are_apart():
     # 1 is suppressed by 0; 2 overlaps only 1, so it stays, as it is
     segments = np.array([[0, 9], [4, 13], [8, 17], [0, 9.]])
-    keep, scores = suppress(np.array([0, 0, 0, 1]), segments, np.array([0.9, 0.8, 0.7, 0.1]), 0.4, 0.35)
+    keep, scores = nms(np.array([0, 0, 0, 1]), segments, np.array([0.9, 0.8, 0.7, 0.1]), 0.4, 0.35)
     assert keep.tolist() == [True, False, True, True]
     assert scores[[0, 2, 3]].tolist() == [0.9, 0.7, 0.1]
     assert scores[1] == pytest.approx(0.8 * np.exp(-(6 / 14) ** 2 / 0.35))
 
 
 def test_runs_less_than_a_second_apart_overlap():
-    keep, _ = suppress(np.zeros(2, int), np.array([[0, 0.1], [0.2, 0.3]]), np.array([0.9, 0.8]), 0.4, 0.35)
+    keep, _ = nms(np.zeros(2, int), np.array([[0, 0.1], [0.2, 0.3]]), np.array([0.9, 0.8]), 0.4, 0.35)
     assert keep.tolist() == [True, False]
 
 

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from eval.pseudo_labels import main, select_pseudo_labels
 from formats.annotations import read_ground_truth
 from formats.detections import read_detections
-from eval.pseudo_labels import choose, main
 
 
 def row(label: str, start: float, end: float, score: float) -> dict:
@@ -34,7 +34,7 @@ def files(tmp_path):
 
 
 def rows_of(files, **options) -> list[tuple]:
-    chosen = choose(read_ground_truth(files / 'gt.json'), read_detections(files / 'd.json'), **options)
+    chosen = select_pseudo_labels(read_ground_truth(files / 'gt.json'), read_detections(files / 'd.json'), **options)
     return [(chosen.videos[v], chosen.labels[c], *segment, score) for v, c, segment, score in zip(
         chosen.video, chosen.label, chosen.segments.tolist(), chosen.scores.tolist())]
 
@@ -111,8 +111,8 @@ def test_the_published_annotations_of_thumos14(shared, tmp_path):
 
 
 @pytest.mark.parametrize(('change', 'said'), [
-    (['--min_score', '7'], 'no detection is left'), (['--subset', 'testing'], "no video with detections lies in"),
-    (['--top', '0'], '--top'), (['-o', 'gt.json'], 'would be written over'), (['-o', 'other.json'], 'another kind'),
+    (['--min_score', '7'], 'no detection is left'), (['--subset', 'testing'], "no video with detections is in"),
+    (['--top', '0'], '--top'), (['-o', 'gt.json'], 'would be overwritten'), (['-o', 'other.json'], 'another kind'),
     (['--fps', '0'], '--fps')])
 def test_bad_use_is_one_line_and_nothing_is_written(files, capsys, monkeypatch, change, said):
     monkeypatch.chdir(files)
@@ -133,5 +133,5 @@ def test_detections_of_several_subsets_need_the_name_of_one(files, capsys):
     assert main(command) == 2
     assert "'training' (2 videos) and 'testing' (1 video)" in capsys.readouterr().err
     assert main([*command, '--subset', 'train']) == 0
-    assert 'warning: 2 videos with detections of another subset, or of none, left out' in capsys.readouterr().err
+    assert 'warning: 2 videos with detections ignored: in another subset or not in the ground truth' in capsys.readouterr().err
     assert read_ground_truth(files / 'new.json').segments[-1].tolist() == [3, 4]

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formats.detections import Detections, write_detections
 from eval.subtitles import main, subtitles, write_subtitles
+from formats.detections import Detections, write_detections
 from utils import InputError
 
 CUE = re.compile(r'(\d\d+):(\d\d):(\d\d)[,.](\d{3}) --> (\d\d+):(\d\d):(\d\d)[,.](\d{3})')
 
 
-def parse_detections(*rows: tuple[str, str, float, float, float]) -> Detections:
+def make_detections(*rows: tuple[str, str, float, float, float]) -> Detections:
     """Detections from rows of video, label, start, end, score."""
     videos, labels = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
     return Detections(videos, labels, np.array([videos.index(row[0]) for row in rows]),
@@ -34,7 +34,7 @@ def cues_of(text: str) -> list[tuple[int, int, list[str]]]:
     return cues
 
 
-SOME = parse_detections(('v', 'run', 1, 3.5, 0.9), ('v', 'run', 2, 6, 0.4), ('v', 'jump', 3, 4, 0.6),
+SOME = make_detections(('v', 'run', 1, 3.5, 0.9), ('v', 'run', 2, 6, 0.4), ('v', 'jump', 3, 4, 0.6),
                      ('v', 'swim', 3700.5, 3701, 0.25))
 
 
@@ -54,7 +54,7 @@ def test_cues_of_a_video_by_hand():
 @given(st.lists(st.tuples(st.just('v'), st.sampled_from('abc'), st.integers(-3, 12), st.integers(-3, 12),
                           st.integers(0, 9).map(lambda n: n / 10)), min_size=1, max_size=12))
 def test_at_every_moment_the_best_of_each_class_is_shown(rows):
-    cues = cues_of(subtitles(parse_detections(*rows), np.arange(len(rows)), 'srt'))
+    cues = cues_of(subtitles(make_detections(*rows), np.arange(len(rows)), 'srt'))
     for end, start in zip([end for _, end, _ in cues], [start for start, *_ in cues[1:]]):
         assert end <= start
     for moment in range(-3, 12):
@@ -70,7 +70,7 @@ def test_at_every_moment_the_best_of_each_class_is_shown(rows):
 
 
 def test_a_file_a_video_and_only_what_reaches_the_least_score(tmp_path):
-    found = parse_detections(('b/../c', 'x', 0, 1, 0.2), ('a', 'x', 0, 1, 0.9), ('%', 'x', 5, 6, 0.5))
+    found = make_detections(('b/../c', 'x', 0, 1, 0.2), ('a', 'x', 0, 1, 0.9), ('%', 'x', 5, 6, 0.5))
     paths = write_subtitles(tmp_path / 'new' / 'subs', found, 0.5)
     assert [path.name for path in paths] == ['%25.srt', 'a.srt', 'b%2F..%2Fc.srt']
     assert sorted(tmp_path.rglob('*.srt')) == paths
@@ -79,7 +79,7 @@ def test_a_file_a_video_and_only_what_reaches_the_least_score(tmp_path):
 
 @pytest.mark.parametrize('form', ['srt', 'vtt'])
 def test_odd_labels_stay_text_of_one_line(form):
-    found = parse_detections(('v', '<i>a\n\nb --> & c', 0, 1, 1.0))
+    found = make_detections(('v', '<i>a\n\nb --> & c', 0, 1, 1.0))
     ((_, _, lines),) = cues_of(subtitles(found, np.arange(1), form))
     assert lines == [r'&lt;i&gt;a\n\nb --&gt; &amp; c 1.00' if form == 'vtt' else r'<i>a\n\nb -> & c 1.00']
 
@@ -109,4 +109,4 @@ def test_the_command(tmp_path, capsys):
     assert [len(lines) for *_, lines in cues_of((tmp_path / 'subs' / 'v.vtt').read_text())] == [1, 2, 1]
     assert main([str(tmp_path / 'd.json'), '-o', str(tmp_path / 'd.json')]) == 2
     said = capsys.readouterr().err
-    assert said.startswith('error: ') and 'cannot be made' in said and said.count('\n') == 1
+    assert said.startswith('error: ') and 'cannot be created' in said and said.count('\n') == 1

@@ -70,7 +70,7 @@ def error_of(capsys, *arguments: object) -> str:
 @pytest.mark.parametrize('name', ['results.json', 'metrics.csv'])
 def test_what_is_read_is_never_written_over(three, capsys, name):
     before = (three[1] / name).read_bytes()
-    assert 'would be written over' in error_of(capsys, *three, '--csv', three[1] / name)
+    assert 'would be overwritten' in error_of(capsys, *three, '--csv', three[1] / name)
     assert (three[1] / name).read_bytes() == before
 
 
@@ -91,13 +91,13 @@ def test_statistics_of_a_group(three):
 
 def test_late_evaluations_are_those_after_half_of_the_steps(tmp_path):
     run = read_run(make_run(tmp_path / 'odd', [0.1, 0.5, 0.2, 0.4, 0.9]))
-    assert run.late_sd == pytest.approx(stdev([0.2, 0.4, 0.9]))
+    assert run.std_second_half == pytest.approx(stdev([0.2, 0.4, 0.9]))
 
 
 def test_text_table(three, capsys):
     assert main([*map(str, three)]) == 0
     text = capsys.readouterr().out
-    assert text.startswith('Average mAP in per cent over tIoU 0.1 0.2 0.3 0.4 0.5 0.6 0.7\n')
+    assert text.startswith('Average mAP in percent over tIoU 0.1 0.2 0.3 0.4 0.5 0.6 0.7\n')
     assert table_of(text, 'group') == [{
         'group': 'first', 'runs': '3', 'best of best': '35.00', 'best (mean ± sd)': '31.00 ± 3.61',
         'last (mean ± sd)': '25.67 ± 5.51', 'best - last': '5.33', 'late sd': '2.59'}]
@@ -155,14 +155,14 @@ def test_published_rows_stand_beside_and_are_told_inside_or_outside(tmp_path, th
     log, late, paper, other = published_rows(text)
     assert log == {
         'published': 'log', 'until step': '100', 'mAP': '15.00', 'group': 'first', 'runs': '3',
-        'best (mean ± sd)': '15.00 ± 5.00', 'last (mean ± sd)': '-', 'published lies': 'inside -9.84 to 39.84'}
-    assert late['best (mean ± sd)'] == '15.00 ± 5.00' and late['published lies'].startswith('outside ')
+        'best (mean ± sd)': '15.00 ± 5.00', 'last (mean ± sd)': '-', 'published is': 'inside -9.84 to 39.84'}
+    assert late['best (mean ± sd)'] == '15.00 ± 5.00' and late['published is'].startswith('outside ')
     assert paper['published'] == r'a\npaper' and paper['best (mean ± sd)'] == '31.00 ± 3.61'
     assert paper['last (mean ± sd)'] == '25.67 ± 5.51'
-    assert paper['published lies'].startswith('inside') == (0.464 <= 0.31 + 4.302653 * 0.0360555 * (4 / 3) ** 0.5)
-    assert other['published lies'].startswith('inside')
+    assert paper['published is'].startswith('inside') == (0.464 <= 0.31 + 4.302653 * 0.0360555 * (4 / 3) ** 0.5)
+    assert other['published is'].startswith('inside')
     assert main([str(three[0]), '--published', str(tmp_path / 'rows.json')]) == 0
-    assert published_rows(capsys.readouterr().out)[0]['published lies'] == '-'  # one run has no spread
+    assert published_rows(capsys.readouterr().out)[0]['published is'] == '-'  # one run has no spread
 
 
 def test_runs_on_thumos14_stand_beside_its_published_rows_and_others_do_not(tmp_path, capsys):
@@ -202,7 +202,7 @@ def test_two_runs_or_two_groups_are_set_against_each_other_by_class(tmp_path, ca
     assert table_of(capsys.readouterr().out, 'class (best weights)') == [
         {'class (best weights)': 'jump', 'a': '17.50', 'b': '30.00', 'difference': '12.50'},
         {'class (best weights)': 'run', 'a': '35.00', 'b': '20.00', 'difference': '-15.00'}]
-    assert 'hold no AP by class' in error_of(capsys, make_run(tmp_path / 'none', [0.1]), '--classes', 'best')
+    assert 'contain no AP by class' in error_of(capsys, make_run(tmp_path / 'none', [0.1]), '--classes', 'best')
     broken = make_run(tmp_path / 'broken', [0.1], classes={'x': 3})
     assert '"AP" must have an object of numbers' in error_of(capsys, broken)
 
@@ -374,7 +374,7 @@ def test_unfinished_runs_are_left_out_with_a_warning(tmp_path, three, capsys):
     captured = capsys.readouterr()
     assert [row['run'] for row in table_of(captured.out, 'run')] == ['first-seed1', 'first-seed2']
     warnings = captured.err.splitlines()
-    assert all(line.startswith('warning: ') and line.endswith('it is left out') for line in warnings)
+    assert all(line.startswith('warning: ') and line.endswith('it is excluded') for line in warnings)
     reasons = ('begun', 'no results.json'), ('stopped', '100 of 800'), ('blind', 'not annotated')
     for line, (name, reason) in zip(warnings, reasons, strict=True):
         assert name in line and reason in line
@@ -390,11 +390,11 @@ def test_runs_planned_in_epochs(tmp_path, three, capsys, epochs, finished):
 
 
 @pytest.mark.parametrize('name, content, complaint', [
-    ('args.json', None, 'holds no training run'),    # what --inference_only leaves
-    ('args.json', '{"seed": 1', 'not a JSON file'),
+    ('args.json', None, 'is not a training run'),    # what --inference_only leaves
+    ('args.json', '{"seed": 1', 'not a valid JSON file'),
     ('args.json', '[]', 'object of arguments'),
     ('results.json', '', 'empty'),
-    ('results.json', '{"best": {"st', 'not a JSON file'),
+    ('results.json', '{"best": {"st', 'not a valid JSON file'),
     ('results.json', '{"average_mAP": 0.5}', 'not results of a training run'),
     ('results.json', '{"best": {"step": 1, "average_mAP": 0.5}}', '"last"'),
     ('results.json', '{"best": {"step": 1, "average_mAP": "0.5"}}', 'average_mAP'),
@@ -434,7 +434,7 @@ def test_folders_that_are_none(tmp_path, three, capsys):
     assert 'is not a folder' in error_of(capsys, three[0], tmp_path / 'nowhere')
     assert 'is not a folder' in error_of(capsys, three[0] / 'args.json')
     (tmp_path / 'empty' / 'sub').mkdir(parents=True)
-    assert 'holds no training run' in error_of(capsys, tmp_path / 'empty')
+    assert 'is not a training run' in error_of(capsys, tmp_path / 'empty')
 
 
 def test_a_folder_of_runs_stands_for_the_runs_in_it(tmp_path, three, capsys):

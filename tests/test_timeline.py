@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from eval.curves import pick_curves, read_curves, write_curves
-from eval.diagnosis import COLOURS
+from eval.diagnosis import COLORS
+from eval.timeline import TYPE_NAMES, ResultFile, _short_name, classify_detections, main, merge, plot_timeline
 from formats.annotations import read_ground_truth
 from formats.detections import Detections, read_detections
-from eval.timeline import KIND_NAMES, Result, _name, draw_timeline, judge_kinds, main, merge
 from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ def files(tmp_path) -> Path:
 
 
 def open_files(files: Path):
-    results = [Result(name, read_detections(files / name / 'detections.json')) for name in 'ab']
+    results = [ResultFile(name, read_detections(files / name / 'detections.json')) for name in 'ab']
     return read_ground_truth(files / 'gt.json'), results, read_curves(files / 'curves.npz')
 
 
@@ -55,14 +55,14 @@ def titles(figure) -> list[str]:
 
 def test_panels_of_a_video_with_two_result_files_and_curves(files):
     truth, results, curves = open_files(files)
-    figure = draw_timeline('one', truth, results, curves)
+    figure = plot_timeline('one', truth, results, curves)
     assert titles(figure) == ['Jump', 'a: none', 'b: none', 'Run', 'a: 3', 'b: 3', 'Swim', 'a: 1', 'b: 1', 'Actionness']
     assert figure.axes[0].get_xlim() == (0, COUNT * STEP)
 
 
 def test_detections_and_instances_stand_where_the_files_say(files):
     truth, results, _ = open_files(files)
-    figure = draw_timeline('one', truth, results)
+    figure = plot_timeline('one', truth, results)
     by_title = {ax.get_title('left') or ax.get_title('right'): ax for ax in figure.axes}
     bars = sorted((bar.get_x(), bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in by_title['b: 3'].patches
                   if bar.get_height() < 0.5)  # the taller ones shade the instances
@@ -74,13 +74,13 @@ def test_detections_and_instances_stand_where_the_files_say(files):
 
 def test_scores_below_the_least_are_left_out(files):
     truth, results, _ = open_files(files)
-    figure = draw_timeline('one', truth, results[:1], min_score=0.5)
+    figure = plot_timeline('one', truth, results[:1], min_score=0.5)
     assert titles(figure) == ['Jump', 'a: none', 'Run', 'a: 1', 'Swim', 'a: 1']
 
 
 def test_medians_and_regions_are_those_of_the_curves(files):
     truth, results, curves = open_files(files)
-    ax = draw_timeline('one', truth, results, curves).axes[-1]
+    ax = plot_timeline('one', truth, results, curves).axes[-1]
     ax = next(ax for ax in [ax, *ax.figure.axes] if ax.get_title('left') == 'Actionness')
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
     medians = [np.median(values) for values in (curves.aware[0], curves.agnostic[0])]
@@ -104,40 +104,40 @@ def test_medians_and_regions_are_those_of_the_curves(files):
 def test_detections_have_the_colours_of_their_kinds_of_error(files):
     """One Run of three matches, at 0.2 one lies between the instances and one in the second; Swim is no label."""
     truth, results, _ = open_files(files)
-    kinds = judge_kinds('one', truth, results[0].detections, 0.5)
-    assert [KIND_NAMES[kind] for kind in kinds] == ['true positive', 'true positive', 'double detection', 'not judged',
+    error_types = classify_detections('one', truth, results[0].detections, 0.5)
+    assert [TYPE_NAMES[kind] for kind in error_types] == ['true positive', 'true positive', 'double detection', 'unclassified',
                                                     'localization']
-    figure = draw_timeline('one', truth, [results[0]._replace(kinds=kinds)])
+    figure = plot_timeline('one', truth, [results[0]._replace(error_types=error_types)])
     by_title = {ax.get_title('left') or ax.get_title('right'): ax for ax in figure.axes}
     bars = {bar.get_x(): to_hex(bar.get_facecolor()) for bar in by_title['a: 3'].patches if bar.get_height() < 0.5}
-    assert bars == {1: COLOURS[0].lower(), 6: COLOURS[0].lower(), 7: COLOURS[1].lower()}
+    assert bars == {1: COLORS[0].lower(), 6: COLORS[0].lower(), 7: COLORS[1].lower()}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        'true positive', 'double detection', 'not judged']
-    assert judge_kinds('three', truth, results[0].detections, 0.5) is None
-    assert not draw_timeline('one', truth, results).legends
+        'true positive', 'double detection', 'unclassified']
+    assert classify_detections('three', truth, results[0].detections, 0.5) is None
+    assert not plot_timeline('one', truth, results).legends
 
 
 def test_without_ground_truth_detections_and_curves_are_drawn_and_no_truth(files):
     _, results, curves = open_files(files)
-    figure = draw_timeline('one', None, results[:1], curves)
+    figure = plot_timeline('one', None, results[:1], curves)
     assert titles(figure) == ['Run', 'a: 3', 'Swim', 'a: 1', 'Actionness']
-    assert 'truth' not in [ax.get_ylabel() for ax in figure.axes]
-    assert 'truth' in [ax.get_ylabel() for ax in draw_timeline('one', open_files(files)[0], results).axes]
+    assert 'gt' not in [ax.get_ylabel() for ax in figure.axes]
+    assert 'gt' in [ax.get_ylabel() for ax in plot_timeline('one', open_files(files)[0], results).axes]
 
 
 def test_only_what_reaches_into_the_window_is_drawn(files):
     truth, results, _ = open_files(files)
-    figure = draw_timeline('one', truth, results[:1], window=(5, 8.5))
+    figure = plot_timeline('one', truth, results[:1], window=(5, 8.5))
     assert titles(figure) == ['Run', 'a: 2', 'Swim', 'a: 1'] and figure.axes[0].get_xlim() == (5, 8.5)
-    with pytest.raises(InputError, match='nothing to draw from 50 s to the end'):
-        draw_timeline('one', truth, results, window=(50, np.inf))
+    with pytest.raises(InputError, match='nothing to plot from 50 s to the end'):
+        plot_timeline('one', truth, results, window=(50, np.inf))
 
 
 def test_annotated_classes_come_first_then_those_of_the_best_scores_and_many_are_counted(files):
     truth, results, _ = open_files(files)
     labels = [f'class {i:02}' for i in range(50)]
     many = Detections(['one'], labels, np.zeros(50, int), np.arange(50), np.tile([0., 5], (50, 1)), np.arange(50) / 50)
-    figure = draw_timeline('one', truth, [Result('many', many)])
+    figure = plot_timeline('one', truth, [ResultFile('many', many)])
     assert titles(figure)[::2][:5] == ['Jump', 'Run', 'class 49', 'class 48', 'class 47']
     assert figure.get_suptitle() == 'one, 30 of 52 classes' and len(figure.axes) == 60
 
@@ -145,8 +145,8 @@ def test_annotated_classes_come_first_then_those_of_the_best_scores_and_many_are
 def test_no_more_bars_are_drawn_than_can_be_seen(files):
     rng = np.random.default_rng(0)
     many = Detections(['one'], ['x'], np.zeros(9000, int), np.zeros(9000, int), rng.random((9000, 2)), rng.random(9000))
-    ax = draw_timeline('one', None, [Result('many', many)]).axes[1]
-    assert ax.get_title('right') == 'many: 9000, the best 2000 drawn' and len(ax.patches) == 2000
+    ax = plot_timeline('one', None, [ResultFile('many', many)]).axes[1]
+    assert ax.get_title('right') == 'many: 9000, the best 2000 shown' and len(ax.patches) == 2000
     least = min(bar.get_y() + bar.get_height() / 2 for bar in ax.patches)
     assert least == pytest.approx(np.sort(many.scores)[-2000])
 
@@ -165,7 +165,7 @@ def test_merged_segments_cover_what_they_covered(pairs, gap):
 def test_a_picture_of_a_column_has_its_width(files):
     truth, results, curves = open_files(files)
     for width in 3.3, 20:
-        figure = draw_timeline('one', truth, results, curves, width=width)
+        figure = plot_timeline('one', truth, results, curves, width=width)
         figure.draw_without_rendering()
         assert figure.get_figwidth() == width
         for ax in figure.axes:
@@ -176,12 +176,12 @@ def test_a_picture_of_a_column_has_its_width(files):
 def test_a_video_that_nobody_knows_is_an_input_error(files):
     truth, results, curves = open_files(files)
     with pytest.raises(InputError, match="'three'"):
-        draw_timeline('three', truth, results, curves)
+        plot_timeline('three', truth, results, curves)
 
 
 def test_a_video_without_anything_is_still_drawn(files, tmp_path):
     (tmp_path / 'none.json').write_text('{"database": {"one": {}}}')
-    assert titles(draw_timeline('v_one', read_ground_truth(tmp_path / 'none.json'))) == ['no class']
+    assert titles(plot_timeline('v_one', read_ground_truth(tmp_path / 'none.json'))) == ['no class']
 
 
 @pytest.mark.parametrize('ending', ['png', 'svg', 'pdf'])
@@ -196,7 +196,7 @@ def test_command_draws_the_same_picture_twice_whatever_the_labels(files, ending)
         pictures.append(path.read_bytes())
     assert pictures[0] == pictures[1] and len(pictures[0]) > 5000
     assert b'<script' not in pictures[0]
-    assert ending != 'svg' or b'selection</text>' in pictures[0]  # text, not outlines
+    assert ending != 'svg' or b'A_score</text>' in pictures[0]  # text, not outlines
 
 
 def test_the_command_without_ground_truth_and_with_a_window(files, capsys):
@@ -212,22 +212,22 @@ def test_letters_that_the_font_lacks_give_one_line(files, capsys):
     for ending, lines in ('png', 1), ('svg', 0):
         assert main([str(files / 'odd.json'), '--video', 'v', '-o', str(files / f'x.{ending}')]) == 0
         said = capsys.readouterr().err
-        assert said.count('\n') == lines and 'Glyph' not in said and ('has not all letters' in said) == bool(lines)
+        assert said.count('\n') == lines and 'Glyph' not in said and ('lacks some characters' in said) == bool(lines)
     assert '跳'.encode() in (files / 'x.svg').read_bytes()
 
 
 def test_result_files_of_one_name_are_called_after_their_folders(files):
     paths = [str(files / name / 'detections.json') for name in 'ab']
-    assert [_name(path, paths) for path in paths] == ['a', 'b'] and _name(paths[0], paths[:1]) == 'detections.json'
+    assert [_short_name(path, paths) for path in paths] == ['a', 'b'] and _short_name(paths[0], paths[:1]) == 'detections.json'
 
 
 @pytest.mark.parametrize('change, said', [
     (['--video', 'three'], "'three'"), (['--curves', 'gt.json'], 'gt.json'), (['-o', 'x.gif'], '.png, .svg or .pdf'),
     (['-o', 'nowhere/x.png'], 'nowhere'),
-    (['-o', 'gt.json'], 'would be written over'), (['--min_score', 'high'], 'min_score'), (['--width', '0'], 'width'),
-    (['-o', 'precious.png'], 'another kind'), (['-o', 'x.png', 'other.json'], 'both hold ground truth'),
+    (['-o', 'gt.json'], 'would be overwritten'), (['--min_score', 'high'], 'min_score'), (['--width', '0'], 'width'),
+    (['-o', 'precious.png'], 'another kind'), (['-o', 'x.png', 'other.json'], 'both contain ground truth'),
     (['--to', '-1'], 'to'),
-    (['--from', '5', '--to', '4'], 'nothing to draw from 5 s to 4 s'), (['--tiou', '0'], 'tIoU'),
+    (['--from', '5', '--to', '4'], 'nothing to plot from 5 s to 4 s'), (['--tiou', '0'], 'tIoU'),
     (['-o', 'x.png', 'neither.json'], 'not a file of ground truth or detections')])
 def test_bad_usage_is_one_line_and_status_2(files, capsys, monkeypatch, change, said):
     monkeypatch.chdir(files)
