@@ -1,4 +1,4 @@
-"""What runs on a GPU gives what runs on a CPU. Skipped where there is no CUDA device."""
+"""A GPU gives the results of a CPU. Skipped without a CUDA device."""
 import csv
 import json
 from functools import partial
@@ -9,8 +9,9 @@ import torch
 from test_main import words, write_data
 
 import main
-from benchmarks.step import forward_pass, make_batch, make_training
-from benchmarks.workloads import THUMOS14
+from config import parse_args
+from dataset import Batch
+from engine.trainer import Trainer, TrainerOptions
 from extraction.i3d import CHANNELS, I3D, build_i3d, read_weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
@@ -19,6 +20,18 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a C
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp('data'))
+
+
+def make_trainer(precision):
+    """A trainer of THUMOS14's recipe."""
+    args = parse_args(['--data_path', 'data', '--exp_name', 'x', '--precision', precision])
+    return Trainer(TrainerOptions.from_args(args), 1024, 20, [800] * 32, torch.device('cuda'))
+
+
+def make_batch():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.eye(20)[torch.arange(16) % 20]
+    return Batch(torch.rand(16, 750, 2048, generator=generator).cuda(), labels.cuda(), list(range(16)), 1.0)
 
 
 def run(data, folder, device, *flags):
@@ -34,7 +47,7 @@ def losses(folder):
 
 
 @pytest.mark.parametrize('cache', ['ram', 'device', 'none'])
-def test_the_first_steps_on_a_gpu_are_those_on_a_cpu(data, tmp_path, cache):
+def test_the_first_steps_equal_those_on_a_cpu(data, tmp_path, cache):
     flags = ['--num_steps', 3, '--cache', cache]
     slow = run(data, tmp_path / 'cpu', 'cpu', '--num_steps', 3)
     fast = run(data, tmp_path / 'cuda', 'cuda', *flags)
@@ -43,11 +56,15 @@ def test_the_first_steps_on_a_gpu_are_those_on_a_cpu(data, tmp_path, cache):
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
-def test_neither_a_step_nor_a_forward_pass_waits_for_the_gpu(precision):
-    device = torch.device('cuda')
-    training, batch = make_training(THUMOS14, device, '--precision', precision), make_batch(THUMOS14, device)
-    calls = partial(training.step, batch), forward_pass(training, batch)
-    for call in calls * 3:  # unwatched until libraries are loaded and the step is recorded: that waits
+def test_neither_a_step_nor_a_forward_pass_synchronizes(precision):
+    trainer, batch = make_trainer(precision), make_batch()
+
+    @torch.inference_mode()
+    def forward():
+        trainer.network(batch.features)
+
+    calls = partial(trainer.step, batch), forward
+    for call in calls * 3:  # loading libraries and capturing the graph synchronize
         call()
     torch.cuda.set_sync_debug_mode('error')
     try:
@@ -60,22 +77,21 @@ def test_neither_a_step_nor_a_forward_pass_waits_for_the_gpu(precision):
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
-def test_a_recorded_step_is_one_that_is_launched(precision):
-    device, ends = torch.device('cuda'), []
-    whole = make_batch(THUMOS14, device)
+def test_a_graphed_step_equals_an_eager_one(precision):
+    ends, whole = [], make_batch()
     part = whole._replace(features=whole.features[:8] + 0.5, labels=whole.labels[:8])
-    for is_recorded in (False, True):
-        training = make_training(THUMOS14, device, '--precision', precision)
-        training.use_cuda_graphs = is_recorded
-        terms = torch.stack([training.step(batch) for batch in (whole, part, whole, part, part, whole)])
-        assert len(training.graphs) == 2 * is_recorded
-        assert None not in training.graphs.values()
-        ends.append([terms, *(value.detach() for value in training.network.parameters())])
-    for launched, recorded in zip(*ends):
-        torch.testing.assert_close(recorded, launched, rtol=1e-3, atol=1e-4)
+    for use_cuda_graphs in (False, True):
+        trainer = make_trainer(precision)
+        trainer.use_cuda_graphs = use_cuda_graphs
+        terms = torch.stack([trainer.step(batch) for batch in (whole, part, whole, part, part, whole)])
+        assert len(trainer.graphs) == 2 * use_cuda_graphs
+        assert None not in trainer.graphs.values()
+        ends.append([terms, *(value.detach() for value in trainer.network.parameters())])
+    for eager, graphed in zip(*ends):
+        torch.testing.assert_close(graphed, eager, rtol=1e-3, atol=1e-4)
 
 
-def test_a_gpu_localizes_as_a_cpu(data, tmp_path):
+def test_a_gpu_localizes_like_a_cpu(data, tmp_path):
     weights = run(data, tmp_path / 'run', 'cpu', '--num_steps', 30, '--lr', 0.01) / 'best.pt'
     found = [json.loads((run(data, tmp_path / device, device, '--inference_only', '--model_file', weights)
                          / 'results.json').read_text()) for device in ('cpu', 'cuda')]
@@ -91,7 +107,7 @@ def test_lower_precisions_stay_near(data, tmp_path, precision):
         assert theirs[2] == pytest.approx(ours[2], rel=0.02)  # the total
 
 
-def test_a_run_on_a_gpu_goes_on(data, tmp_path):
+def test_a_run_on_a_gpu_resumes(data, tmp_path):
     run(data, tmp_path / 'run', 'cuda', '--num_steps', 4)
     run(data, tmp_path / 'run', 'cuda', '--num_steps', 8, '--resume')
     whole = run(data, tmp_path / 'whole', 'cuda', '--num_steps', 8)

@@ -21,7 +21,7 @@ from eval.curves import read_curves
 from formats.detections import read_detections
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason='needs root, to mount')
-BALLAST = []  # memory that nobody else shall have
+BALLAST = []  # memory that is held here
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def check_whole(folder):
         assert not path.name.endswith('.tmp')
 
 
-def check_goes_on(data, folder, log, expected):
+def check_resumes(data, folder, log, expected):
     assert status(start(command(data, folder, '--resume'), log)) == 0, log.read_text()
     assert not differences(folder, expected)
 
@@ -115,7 +115,7 @@ def test_a_full_disk(data, mounted, log, expected, left):
     assert 'No space left on device' in error_of(log)
     check_whole(folder)
     (mounted / 'ballast').unlink()
-    check_goes_on(data, folder, log, expected)
+    check_resumes(data, folder, log, expected)
 
 
 @needs_root
@@ -132,7 +132,7 @@ def test_a_disk_that_turns_read_only(data, mounted, log, expected):
     assert status(start(command(data, folder, '--resume'), log)) == 2
     assert 'Read-only file system' in error_of(log)
     subprocess.run(['umount', str(mounted)], check=True)
-    check_goes_on(data, folder, log, expected)
+    check_resumes(data, folder, log, expected)
 
 
 def give_up_privilege():
@@ -178,7 +178,7 @@ def test_a_feature_file_that_goes_in_mid_run(data, tmp_path, log, expected, faul
     assert str(path) in message and words in message
     check_whole(folder)
     path.write_bytes(whole)
-    check_goes_on(data, folder, log, expected)
+    check_resumes(data, folder, log, expected)
 
 
 def limit_memory(more):
@@ -214,7 +214,7 @@ def kill_a_worker():
 def test_a_killed_worker_is_one_line(tmp_path, log):
     folder = tmp_path / 'run'
     killed = Call('engine.trainer.aicl_losses', 4, Do(kill_a_worker))
-    # 16 batches in the first epoch: a worker that has handed over all of its own would be missed by nobody.
+    # 16 batches in the first epoch: the death of a worker without further batches would not be noticed.
     many = write_data(tmp_path / 'many', num_train=16)
     argv = command(many, folder, '--num_workers', 2, '--cache', 'none', '--detection_inf_step', 'never',
                    '--batch_size', 1, steps=16)
@@ -263,7 +263,7 @@ def test_a_second_interrupt_ends_a_run_whose_worker_hangs(tmp_path, log, data):
 
 def spoil(value):
     """Every later loss of the cross entropy of the RGB attention is `value`."""
-    import training
+    from engine import trainer
     losses = trainer.aicl_losses
     trainer.aicl_losses = lambda *args: (found := losses(*args))._replace(gce_rgb=found.gce_rgb * value,
                                                                            total=found.total * value)
@@ -279,4 +279,4 @@ def test_a_loss_that_is_not_finite(data, tmp_path, log, expected, value):
     assert 'step 5: the loss term gce_rgb is not finite, on the videos train_' in message
     check_whole(folder)
     assert (folder / 'losses.csv').read_text().splitlines()[-1].startswith('4,')
-    check_goes_on(data, folder, log, expected)
+    check_resumes(data, folder, log, expected)

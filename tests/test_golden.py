@@ -19,7 +19,7 @@ from model import AICL
 
 @pytest.fixture(scope='module')
 def golden(shared, tmp_path_factory):
-    """The golden folder beside the project, and the data set and the checkpoint that its scripts write."""
+    """The golden folder next to the project, and the data set and the checkpoint that its scripts write."""
     folder = tmp_path_factory.mktemp('golden')
     for script, place in (('make_dataset.py', 'data'), ('make_checkpoint.py', 'weights.pkl')):
         subprocess.run([sys.executable, shared / 'golden' / script, folder / place], check=True)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -389,33 +389,35 @@ def test_best_is_the_first_of_the_best_evaluations_and_last_is_the_last(data, tm
     assert (output / 'detections.json').read_bytes() == (shorter / 'detections.json').read_bytes()
 
 
-def test_a_run_does_not_depend_on_when_its_evaluations_are_judged(data, tmp_path, monkeypatch):
-    judge, begin, order = inference.Evaluator.score, inference.AsyncEvaluator.submit, []
+def test_a_run_does_not_depend_on_the_timing_of_its_evaluations(data, tmp_path, monkeypatch):
+    score, submit, step, order = inference.Evaluator.score, inference.AsyncEvaluator.submit, Trainer.step, []
+    two_steps_later = threading.Event()
 
-    def late(evaluator, outcome):
-        time.sleep(0.3)  # a step takes less
-        order.append('judged')
-        return judge(evaluator, outcome)
+    def score_late(evaluator, predictions):
+        two_steps_later.wait(60)
+        order.append('scored')
+        return score(evaluator, predictions)
 
-    def at_once(judging, *args):
-        begin(judging, *args)
-        judging.poll(wait=True)
+    def submit_and_wait(evaluations, *args):
+        submit(evaluations, *args)
+        evaluations.poll(wait=True)
 
-    def collect_errors(training, batch):
+    def counted_step(trainer, batch):
         order.append('step')
-        return step(training, batch)
+        if len(order) == 5:
+            two_steps_later.set()
+        return step(trainer, batch)
 
-    step = Trainer.step
-    monkeypatch.setattr(Trainer, 'step', collect_errors)
-    monkeypatch.setattr(inference.Evaluator, 'score', late)
-    beside = train(data, tmp_path / 'beside' / 'run', '--detection_inf_step', 3, steps=8)
-    assert order[:5] == ['step'] * 5  # two went on while the first evaluation waited
-    monkeypatch.setattr(inference.AsyncEvaluator, 'submit', at_once)
+    monkeypatch.setattr(Trainer, 'step', counted_step)
+    monkeypatch.setattr(inference.Evaluator, 'score', score_late)
+    overlapped = train(data, tmp_path / 'overlapped' / 'run', '--detection_inf_step', 3, steps=8)
+    assert order[:5] == ['step'] * 5  # two steps during the first evaluation
+    monkeypatch.setattr(inference.AsyncEvaluator, 'submit', submit_and_wait)
     order.clear()
     waited = train(data, tmp_path / 'waited' / 'run', '--detection_inf_step', 3, steps=8)
-    assert order[:5] == ['step', 'step', 'step', 'judged', 'step']
+    assert order[:5] == ['step', 'step', 'step', 'scored', 'step']
     for name in ('losses.csv', 'metrics.csv', 'results.json', 'detections.json', 'best.pt', 'last.pt', 'curves.npz'):
-        assert (beside / name).read_bytes() == (waited / name).read_bytes(), name
+        assert (overlapped / name).read_bytes() == (waited / name).read_bytes(), name
 
 
 def test_a_run_is_evaluated_at_its_end_whatever_the_interval(data, tmp_path):
@@ -532,7 +534,7 @@ def handlers():
 
 # Five videos in batches of two: an epoch ends after steps 3 and 6; evaluations after 2, 4 and 6.
 @pytest.mark.parametrize('step', [1, 2, 3, 4, 5])
-def test_a_run_that_a_signal_stopped_goes_on_as_if_nothing_had_happened(
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_files(
         data, tmp_path, finished, monkeypatch, handlers, capsys, step):
     flags = ['--num_steps', 6, '--detection_inf_step', 2, '--seed', 3]
     number = (signal.SIGTERM, signal.SIGINT)[step % 2]
@@ -786,7 +788,7 @@ def test_videos_without_annotations_are_localized_too(own_data, finished, tmp_pa
     assert results['video_accuracy'] in (0, 1)  # one annotated video is left to be right on
 
 
-def test_other_settings_than_those_of_the_training_are_said(data, finished, tmp_path, capsys):
+def test_settings_that_differ_from_the_training_are_warned_about(data, finished, tmp_path, capsys):
     localize(data, finished / 'best.pt', tmp_path / 'same')
     assert 'was trained with' not in capsys.readouterr().err
     localize(data, finished / 'best.pt', tmp_path / 'other', '--num_segments', 20)
@@ -819,7 +821,7 @@ def test_annotated_test_videos_in_two_subsets_are_scored_alone(own_data, finishe
     annotate(own_data, move)
     capsys.readouterr()
     output = localize(own_data, finished / 'best.pt', tmp_path / 'run')
-    assert re.search("warning: .*gt.json: the annotated test videos lie in several subsets, 'Test', 'Extra'; ",
+    assert re.search("warning: .*gt.json: the annotated test videos are in several subsets, 'Test', 'Extra'; ",
                      capsys.readouterr().err)
     assert (output / 'results.json').read_bytes() == (expected / 'results.json').read_bytes()
 
@@ -831,7 +833,7 @@ def test_training_videos_are_not_scored_where_the_annotations_name_no_subsets(ow
     output = localize(own_data, finished / 'best.pt', tmp_path / 'run')
     found, wanted = (json.loads((folder / 'results.json').read_text())['mAP'] for folder in (output, expected))
     assert found == wanted
-    assert re.search("warning: .*split_train.txt: lists [0-9]+ videos of the subset '', in which the test videos lie",
+    assert re.search("warning: .*split_train.txt: lists [0-9]+ videos of the subset '', which contains the test videos",
                      capsys.readouterr().err)
 
 
@@ -947,7 +949,7 @@ def test_the_classes_of_the_training_decide_whatever_the_annotations_are_called(
 
     annotate(own_data, rename)
     found = json.loads((localize(own_data, finished / 'best.pt', tmp_path / 'renamed') / 'results.json').read_text())
-    assert '1 label of the annotations are none of the 3 classes' in capsys.readouterr().err
+    assert '1 label of the annotations are not among the 3 classes' in capsys.readouterr().err
     for name in ('Dive', 'Run'):  # what was not renamed scores as before
         assert found['AP'].get(name) == expected['AP'].get(name)
     labels = {row['label'] for rows in json.loads((tmp_path / 'renamed' / 'detections.json').read_text())[
@@ -1034,7 +1036,7 @@ def test_nothing_to_learn_from_is_refused_with_what_to_write(tagged, tmp_path, c
     (tagged / 'labels.csv').unlink()
     refused(capsys, words(tagged, tmp_path / 'run', '--num_steps', 2), 'gt.json', 'labels.csv', 'video,label')
     (tagged / 'thumos14.json').write_text('{}')
-    refused(capsys, words(tagged, tmp_path / 'run', '--num_steps', 2), 'thumos14.json is there')
+    refused(capsys, words(tagged, tmp_path / 'run', '--num_steps', 2), 'if thumos14.json contains the annotations')
 
 
 def test_a_labelled_video_can_be_held_to_its_labels(own_data, finished, tmp_path):
@@ -1081,11 +1083,11 @@ def test_names_that_are_too_long_for_a_file_are_refused_in_one_line(data, tmp_pa
     refused(capsys, ['--data_path', str(data), '--output_dir', str(tmp_path), *flags], 'x' * 60)
 
 
-def test_a_missing_folder_of_videos_is_said_before_the_work(data, tmp_path, capsys):
+def test_a_missing_folder_of_videos_is_refused_first(data, tmp_path, capsys):
     refused(capsys, words(data, tmp_path / 'run', '--videos', tmp_path / 'nowhere'), '--videos', 'nowhere')
     (tmp_path / 'other').mkdir()
-    (tmp_path / 'other' / 'of_somebody_else.mp4').touch()
-    refused(capsys, words(data, tmp_path / 'run', '--videos', tmp_path / 'other'), 'other: holds no file of these')
+    (tmp_path / 'other' / 'unrelated.mp4').touch()
+    refused(capsys, words(data, tmp_path / 'run', '--videos', tmp_path / 'other'), 'other: contains no file of these')
     assert not (tmp_path / 'run').exists()
 
 
@@ -1122,7 +1124,7 @@ def bare(data, output, *flags):
 def test_inference_takes_network_and_sampling_from_the_run_that_gave_the_weights(data, finished, tmp_path, capsys):
     flags = ['--inference_only', '--model_file', finished / 'best.pt', '--device', 'cpu']
     assert main.main(bare(data, tmp_path / 'own', *flags)) == 0
-    assert f'taken from {finished / "args.json"}: ' in capsys.readouterr().out
+    assert f'from {finished / "args.json"}: ' in capsys.readouterr().out
     assert (tmp_path / 'own' / 'detections.json').read_bytes() == (finished / 'detections.json').read_bytes()
     assert main.main(bare(data, tmp_path / 'hard', *flags, '--no-soft_nms')) == 0  # flags win
     assert len(read_detections(tmp_path / 'hard' / 'detections.json').scores) < len(
@@ -1143,7 +1145,7 @@ def test_a_resume_needs_the_name_alone(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('content, parts', [
-    ('{"hidden_dim": "wide"}', ['hidden_dim', 'wide']), ('[]', ['must be an object']), ('{', ['not a JSON file']),
+    ('{"hidden_dim": "wide"}', ['hidden_dim', 'wide']), ('[]', ['must contain an object']), ('{', ['not a valid JSON file']),
     ('{"modal": "sound"}', ['modal', 'rgb']), ('{"tiou": 0.5}', ['tiou']), ('{"soft_nms": 1}', ['soft_nms']),
     ('{"num_segments": 0}', ['num_segments', 'between'])])
 def test_arguments_that_no_run_wrote_are_refused(data, finished, tmp_path, capsys, content, parts):
@@ -1164,22 +1166,22 @@ def test_the_released_inference_line_works(data, finished, tmp_path, capsys):
     assert main.main([*line, *TINY]) == 0
     out = capsys.readouterr().out
     for name in ('model_name', 'num_segments1', 'num_segments2', 'load_weight', 'verbose'):
-        assert len([row for row in out.splitlines() if f'--{name} changes nothing' in row]) == 1
+        assert len([row for row in out.splitlines() if f'--{name} has no effect' in row]) == 1
     found = read_detections(tmp_path / 'AICL' / 'detections.json')
     np.testing.assert_array_equal(found.scores, read_detections(finished / 'detections.json').scores)
-    refused(capsys, [*line[:1], 'nobody', *line[2:]], '--model_file', 'CAS_Only.pkl', 'best.pt')
+    refused(capsys, [*line[:1], 'unknown', *line[2:]], '--model_file', 'CAS_Only.pkl', 'best.pt')
 
 
-def test_seed_minus_one_draws_a_seed_and_says_it(data, tmp_path, capsys):
+def test_seed_minus_one_draws_and_prints_a_seed(data, tmp_path, capsys):
     seeds = []
     for name in 'ab':
         train(data, tmp_path / name, '--seed', -1, '--detection_inf_step', 'never', steps=1)
         seeds.append(json.loads((tmp_path / name / 'args.json').read_text())['seed'])
-        assert f'this run has the seed {seeds[-1]}' in capsys.readouterr().out
+        assert f'the seed of this run is {seeds[-1]}' in capsys.readouterr().out
     assert seeds[0] != seeds[1] and all(seed >= 0 for seed in seeds)
 
 
-def test_commands_to_try_next_work_as_they_are_said(data, tmp_path, capsys):
+def test_the_printed_next_commands_work(data, tmp_path, capsys):
     folder = train(data, tmp_path / 'out puts' / 'it is', '--detection_inf_step', 2, steps=2)
     out = capsys.readouterr().out
     assert main.main(next_command(out, 'longer')) == 0

@@ -1,4 +1,4 @@
-"""A run that was stopped or killed at any point goes on as if nothing had happened. (In one process: test_main.py.)"""
+"""A run that was stopped or killed at any point resumes to the same files. (In one process: test_main.py.)"""
 import os
 import re
 import signal
@@ -29,14 +29,14 @@ def undisturbed(data, tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    return tmp_path / 'run'  # of the same name, which the report shows
+    return tmp_path / 'run'  # the same name, which is in the report
 
 
 def resume(data, folder, log, *flags, steps=7):
-    """Resume to the end; what was said."""
-    said = log.stat().st_size if log.exists() else 0
+    """Resume to the end; return the new output."""
+    start_of_output = log.stat().st_size if log.exists() else 0
     assert status(start(command(data, folder, '--resume', *flags, steps=steps), log)) == 0, log.read_text()
-    return log.read_text()[said:]
+    return log.read_text()[start_of_output:]
 
 
 # Every step writes a checkpoint: files are then renamed far more often than in a real run.
@@ -44,17 +44,17 @@ def resume(data, folder, log, *flags, steps=7):
     (Call('engine.trainer.aicl_losses', 5, TERM), 128 + signal.SIGTERM),
     (Call('engine.trainer.aicl_losses', 3, INT), 128 + signal.SIGINT),  # an epoch ends with this step
     (Call('engine.inference.Evaluator.predict', 2, TERM), 128 + signal.SIGTERM),  # in the middle of the second epoch
-    (Call('engine.trainer.aicl_losses', 1, KILL), -signal.SIGKILL),  # before there is anything to go on with
+    (Call('engine.trainer.aicl_losses', 1, KILL), -signal.SIGKILL),  # before there is anything to resume
     pytest.param(Call('engine.trainer.aicl_losses', 6, KILL), -signal.SIGKILL, marks=pytest.mark.long),
     pytest.param(Call('engine.inference.Evaluator.predict', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
     (Call('engine.run_folder.write_checkpoint', 5, KILL), -signal.SIGKILL),  # the results are newer than the checkpoint
     (Call('main.print_next_steps', 1, KILL), -signal.SIGKILL),  # all is done
     (HalfAFile(12), -signal.SIGKILL)], ids=str)
-def test_a_stopped_run_goes_on_to_the_same_files(data, undisturbed, folder, tmp_path, call, expected):
+def test_a_stopped_run_resumes_to_the_same_files(data, undisturbed, folder, tmp_path, call, expected):
     log = tmp_path / 'log'
     assert status(start(command(data, folder), log, call, checkpoint_seconds=0)) == expected, log.read_text()
     if expected > 0:
-        assert 'go on with the same command and --resume' in log.read_text()
+        assert 'resume with the same command and --resume' in log.read_text()
         assert 'Traceback' not in log.read_text()
     resume(data, folder, log)
     assert not differences(folder, contents(undisturbed))
@@ -98,7 +98,7 @@ def test_a_kill_while_a_broken_checkpoint_is_replaced_loses_nothing(data, undist
     assert not differences(folder, contents(undisturbed))
 
 
-def test_both_checkpoints_damaged_is_one_line_with_a_mend(data, folder, tmp_path):
+def test_two_damaged_checkpoints_are_one_line_with_a_fix(data, folder, tmp_path):
     log = tmp_path / 'log'
     status(start(command(data, folder), log, Call('engine.trainer.aicl_losses', 6, KILL), checkpoint_seconds=0))
     log.unlink()
@@ -116,9 +116,9 @@ def test_both_checkpoints_damaged_is_one_line_with_a_mend(data, folder, tmp_path
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 
-def test_no_more_of_the_data_s_readers_or_a_longer_schedule_changes_a_run(data, undisturbed, folder, tmp_path):
+def test_workers_and_a_longer_schedule_do_not_change_a_run(data, undisturbed, folder, tmp_path):
     log = tmp_path / 'log'
-    assert status(start(command(data, folder, steps=5), log)) == 0  # its end is evaluated: a longer run goes by it
+    assert status(start(command(data, folder, steps=5), log)) == 0  # evaluated at its end, unlike a longer run
     resume(data, folder, log, '--num_workers', 2, '--cache', 'none')
     expected = contents(undisturbed)
     rows = (folder / 'metrics.csv').read_text().splitlines()
@@ -129,8 +129,8 @@ def test_no_more_of_the_data_s_readers_or_a_longer_schedule_changes_a_run(data, 
 def test_a_finished_run_is_reported_again_and_a_shorter_one_is_refused(data, undisturbed, folder, tmp_path):
     log = tmp_path / 'log'
     assert status(start(command(data, folder), log)) == 0
-    said = resume(data, folder, log)
-    assert 'best weights' in said and 'last weights' in said
+    output = resume(data, folder, log)
+    assert 'best weights' in output and 'last weights' in output
     assert not differences(folder, contents(undisturbed))
     for name in ('results.json', 'detections.json', 'report.html'):  # as inference in this folder would
         (folder / name).write_text('{}')
@@ -177,7 +177,7 @@ def test_a_kill_in_the_clearing_never_leaves_a_run_in_parts(data, undisturbed, f
     ['--kills', '7', '--steps', '20', '--modes', 'plain', 'two runs', 'report'],
     pytest.param(['--kills', '100'], marks=pytest.mark.long)], ids=['a few', 'a hundred, in every mode'])
 def test_kills_at_random_moments_change_nothing(flags):
-    done = subprocess.run([sys.executable, 'tests/soak.py', *flags], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, 'tests/stress/kill_resume.py', *flags], cwd=ROOT, capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -186,7 +186,7 @@ def test_kills_at_random_moments_change_nothing(flags):
 
 @pytest.mark.long
 @pytest.mark.parametrize('victim', [0, 1])
-def test_the_end_of_one_rank_ends_the_other_and_the_pair_goes_on(data, tmp_path, victim):
+def test_the_death_of_one_rank_ends_the_other_and_both_resume(data, tmp_path, victim):
     """Killed in the middle of a step, so that the other waits for it."""
     driver = (f'import os, signal, sys\n'
               f'import main, training\n'

@@ -105,7 +105,7 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
 
 # ---- signals --------------------------------------------------------------------------------------------------------
 
-def test_a_lost_connection_ends_a_run_unless_nohup_said_that_it_should_not():
+def test_sighup_ends_a_run_unless_nohup_ignores_it():
     before = signal.getsignal(signal.SIGHUP)
     try:
         for handler, expected in ((signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, 0)):
@@ -317,7 +317,7 @@ def test_a_checkpoint_keeps_the_keys_of_earlier_versions(stopped):
     assert set(FILE_KEYS.values()) < set(state)
 
 
-def test_a_resume_on_another_machine_says_that_the_digits_may_differ(data, stopped, tmp_path, capsys):
+def test_a_resume_on_another_machine_warns_about_the_last_digits(data, stopped, tmp_path, capsys):
     output = Path(shutil.copytree(stopped[0], tmp_path / 'run'))
     rewrite(output, lambda state: state['machine'].update(threads=77, torch='1.0'))
     train(data, output, '--detection_inf_step', 2, '--resume', steps=6)
@@ -347,7 +347,7 @@ def test_a_table_of_a_resumed_run_drops_what_the_run_will_write_again(tmp_path):
 
 
 @pytest.mark.parametrize('content', [None, '', 'step,total\n\n'])
-def test_a_table_that_was_lost_or_emptied_starts_anew(tmp_path, content):
+def test_a_lost_or_empty_csv_file_is_started_again(tmp_path, content):
     path = tmp_path / 'losses.csv'
     if content is not None:
         path.write_text(content)
@@ -433,7 +433,7 @@ def child(work):
         os.waitpid(number, 0)
 
 
-def test_a_folder_in_use_is_refused_and_the_message_says_by_whom(tmp_path):
+def test_a_folder_in_use_is_refused_with_the_process_that_holds_it(tmp_path):
     with child(Lock(tmp_path).__enter__) as holder:
         with pytest.raises(InputError, match=f'{tmp_path}: in use by process {holder} on .*, since 20'), Lock(tmp_path):
             pass
@@ -462,7 +462,7 @@ def test_the_workers_of_a_killed_run_do_not_hold_its_folder(tmp_path):
         os.close(worker), os.close(says)
 
 
-def test_the_end_of_a_run_takes_its_lock_file_away_from_nobody(tmp_path):
+def test_the_end_of_a_run_removes_only_its_own_lock_file(tmp_path):
     """Who opened the file just before it was taken away does not come to hold one that is not there."""
     waiting = Lock(tmp_path)
     first = Lock(tmp_path).__enter__()
@@ -560,7 +560,7 @@ def test_a_run_is_not_resumed_with_changed_data(data, finished, tmp_path, capsys
     assert contents(output) == before
 
 
-def test_a_checkpoint_that_does_not_know_its_data_is_gone_on_with_and_said(data, finished, tmp_path, capsys):
+def test_a_checkpoint_without_a_data_fingerprint_is_resumed_with_a_warning(data, finished, tmp_path, capsys):
     output = Path(shutil.copytree(finished, tmp_path / 'run'))
     state = read_checkpoint(output)
     for name in ('training features', 'test annotations'):
@@ -627,11 +627,11 @@ def test_batches_that_cannot_fit_are_refused_before_the_start(data, finished, tm
     assert not (tmp_path / 'run').exists()
 
 
-def test_more_workers_than_processors_are_told_once_in_one_line(data, tmp_path, capsys, monkeypatch, recwarn):
+def test_more_workers_than_cores_give_one_warning(data, tmp_path, capsys, monkeypatch, recwarn):
     monkeypatch.setattr('os.sched_getaffinity', lambda process: {0})
     train(data, tmp_path / 'run', '--num_workers', 2, '--cache', 'none', steps=1)
-    told = [line for line in capsys.readouterr().err.splitlines() if '--num_workers 2: 1 processor ' in line]
-    assert len(told) == 1 and told[0].startswith('warning: ')
+    lines = [line for line in capsys.readouterr().err.splitlines() if '--num_workers 2: only 1 CPU core ' in line]
+    assert len(lines) == 1 and lines[0].startswith('warning: ')
     assert not [warning for warning in recwarn if 'DataLoader' in str(warning.message)]
 
 
