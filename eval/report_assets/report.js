@@ -437,6 +437,7 @@ const orders = !SCORED ? [
 ];
 const FIRST_TYPE = orders.length - UNCLASSIFIED + 1;    // index of the first error type among the orders
 let listed = [], summaries = [];    // videos in the list; summary of every video
+let drawn = {first: 0, last: 0};    // which entries of the list are in the document
 
 // Filter and sort the videos. Where the current one is filtered out, the first one is shown.
 function drawList() {
@@ -474,20 +475,22 @@ function listItem(video) {
     html('em', {text: summaryText(summaries[video])})), bar);
 }
 
-// Draw the entries in view and some around them: a list of thousands stays quick.
-function drawItems() {
-  const list = $('#list'), first = Math.max(0, Math.floor(list.scrollTop / ROW_HEIGHT) - 20);
-  const last = first + Math.ceil(list.clientHeight / ROW_HEIGHT) + 40;
-  list.replaceChildren(listed.length ? html('div', {
-    class: 'rows', '--height': listed.length * ROW_HEIGHT + 'px', '--top': first * ROW_HEIGHT + 'px'},
-  ...listed.slice(first, last).map(listItem)) : html('p', {class: 'empty', text: 'No matching video.'}));
+// Draw the entries in view and some around them: a list of thousands stays quick. `event` is that of scrolling.
+function drawItems(event) {
+  const list = $('#list'), rows = $('#list .rows');
+  const first = Math.floor(list.scrollTop / ROW_HEIGHT), last = first + Math.ceil(list.clientHeight / ROW_HEIGHT);
+  if (event && first >= drawn.first && last <= drawn.last) return;
+  drawn = {first: Math.max(0, first - 10), last: last + 10};
+  rows.style.setProperty('--top', drawn.first * ROW_HEIGHT + 'px');
+  rows.replaceChildren(...listed.slice(drawn.first, drawn.last).map(listItem));
+  if (!listed.length) rows.append(html('p', {class: 'empty', text: 'No matching video.'}));
   list.setAttribute('aria-activedescendant', 'video-' + state.video);
 }
 
 // Scroll the list, and not the page, to the video that is shown.
 function scrollToVideo() {
   const list = $('#list'), top = Math.max(0, listed.indexOf(state.video)) * ROW_HEIGHT;
-  drawItems();    // sets the height of the list
+  $('#list .rows').style.setProperty('--height', Math.max(1, listed.length) * ROW_HEIGHT + 'px');
   list.scrollTop = clamp(list.scrollTop, top + ROW_HEIGHT - list.clientHeight, top);
   drawItems();
 }
@@ -1034,8 +1037,8 @@ function listen() {
   listenToTimeline();
   listenToClip();
   let width = innerWidth;
-  addEventListener('resize', () => {
-    if (innerWidth === width) return drawItems();    // the address bar of a phone comes and goes
+  addEventListener('resize', event => {
+    if (innerWidth === width) return drawItems(event);    // the address bar of a phone comes and goes
     width = innerWidth;
     drawAll();
   });
