@@ -457,7 +457,7 @@ function drawList() {
 }
 
 function summaryText({ap, missed, total, best}) {
-  if (!SCORED) return total ? `${plural(total, 'detection')} · best ${scoreText(best, Math.min(3, decimals))}` : 'none';
+  if (!SCORED) return total ? `${thousands(total)} det. · max ${scoreText(best, Math.min(3, decimals))}` : 'none';
   return Number.isNaN(ap) ? 'not annotated' : (missed ? `${missed} missed · ` : '') + `AP ${percent(ap, 0)}`;
 }
 
