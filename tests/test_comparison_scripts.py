@@ -1,6 +1,6 @@
-"""seeds.sh and ablation.sh: which runs they train, that they go on where they stopped, and the table at their end.
+"""seeds.sh and ablation.sh: which runs they train, that they resume, and the final table.
 
-A stand-in for main.py takes the place of training: its mAP is known beforehand.
+A stand-in for main.py replaces the training: its mAP is known.
 """
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAMBDAS = ('lambda_action', 'lambda_contrast', 'lambda_modality')
 
-# mAP 0.1 times the seed plus what each term is worth; ends with 3 where a file FAIL lies beside it, but for seed 1.
+# mAP: 0.1 times the seed plus the worth of each term. Exits with 3 where a file FAIL exists, except for seed 1.
 STAND_IN = '''
 import argparse, json, sys
 from pathlib import Path
@@ -46,7 +46,7 @@ import signal, sys, time
 from pathlib import Path
 def stop(number, frame):
     Path(__file__).with_name(signal.Signals(number).name).touch()
-    time.sleep(0.3)    # as one that saves itself
+    time.sleep(0.3)  # as a run that saves a checkpoint
     sys.exit(128 + number)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
@@ -56,21 +56,21 @@ time.sleep(60)
 
 
 class Project:
-    """A copy of the scripts, of eval/ and its ground, in a folder with a space, with a main.py of the test's own."""
+    """A copy of the scripts and what they import, in a folder whose name has a space, with a stand-in for main.py."""
 
     def __init__(self, root: Path, main: str = STAND_IN):
         self.root = root
-        for name in ('scripts', 'eval'):
+        for name in ('scripts', 'eval', 'formats'):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns('__pycache__'))
-        shutil.copy(ROOT / 'utils.py', root)
+        for name in ('config.py', 'utils.py'):
+            shutil.copy(ROOT / name, root)
         (root / 'main.py').write_text(main)
         (root / 'requirements.txt').write_text(f'numpy=={version("numpy").split("+")[0]}\n')
-        kept = {name: value for name, value in os.environ.items()
-                if name not in ('DATASET', 'DATA_PATH', 'EXP_NAME', 'OUTPUT_DIR', 'SEEDS')}
+        kept = {name: value for name, value in os.environ.items() if name not in ('DATA_PATH', 'SEEDS')}
         self.environment = kept | {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
 
     def run(self, script: str, *args: str, **environment: str) -> subprocess.CompletedProcess:
-        """Run a script in a folder that has an `eval` of its own, which must not get in the way."""
+        """Run a script in a folder that contains another `eval`, which must not be imported."""
         elsewhere = self.root.parent / 'elsewhere' / 'eval'
         elsewhere.mkdir(parents=True, exist_ok=True)
         (elsewhere / '__init__.py').write_text('raise SystemExit("the wrong eval")')
@@ -78,7 +78,7 @@ class Project:
                               encoding='utf-8', cwd=elsewhere.parent, env=self.environment | environment, timeout=120)
 
     def calls(self) -> list[dict[str, str | None]]:
-        """The flags of every training since the last look: the last value of each, None for a switch."""
+        """Return the flags of every training since the last call: the last value of each, None for a switch."""
         log = self.root / 'log'
         calls = []
         for line in log.read_text().splitlines() if log.exists() else []:
@@ -95,7 +95,7 @@ def project(tmp_path) -> Project:
 
 
 def groups_of(text: str) -> dict[str, list[str]]:
-    """The cells of the rows of the table of groups, by group."""
+    """Return the cells of the table of groups, by group."""
     lines = text.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith('group '))
     rows = [line.replace(' ± ', '±').split() for line in lines[start + 1:lines.index('', start)]]
@@ -111,14 +111,14 @@ def error_of(ended: subprocess.CompletedProcess) -> str:
 # ---- seeds.sh -------------------------------------------------------------------------------------------------------
 
 def test_three_seeds_and_their_table(project):
-    ended = project.run('seeds.sh', DATA_PATH='/data', EXP_NAME='first')
+    ended = project.run('seeds.sh', '3', '/data', '--exp_name', 'first')
     assert ended.returncode == 0 and not ended.stderr, ended.stderr
     calls = project.calls()
     assert [(call['exp_name'], call['seed']) for call in calls] == [(f'first-seed{i}', str(i)) for i in (1, 2, 3)]
     for call in calls:
-        assert call['dataset'] == 'thumos14' and call['data_path'] == '/data' and 'resume' in call
+        assert 'dataset' not in call and call['data_path'] == '/data' and 'resume' in call
         assert call['output_dir'] == str(project.root / 'outputs')
-        assert not {'num_epochs', 'lr', 'detection_inf_step'} & call.keys()    # the recipe's
+        assert not {'num_epochs', 'lr', 'detection_inf_step'} & call.keys()  # those of the recipe
     # 0.17, 0.27, 0.37
     assert groups_of(ended.stdout) == {'first': ['3', '37.00', '27.00±10.00', '27.00±10.00', '0.00', '-']}
     for name in ('first-seeds.csv', 'first-seeds.md'):
@@ -128,7 +128,7 @@ def test_three_seeds_and_their_table(project):
 
 def test_number_of_seeds_and_flags(project):
     ended = project.run('seeds.sh', '2', '--lambda_action', '0', '--data_path', '/data', '--output_dir', 'my runs',
-                        EXP_NAME='first')
+                        '--exp_name', 'first')
     assert ended.returncode == 0, ended.stderr
     assert [call['lambda_action'] for call in project.calls()] == ['0', '0']
     assert (project.root.parent / 'elsewhere' / 'my runs' / 'first-seeds.md').is_file()
@@ -140,17 +140,17 @@ def test_the_sample_is_trained_for_a_short_time(project):
     assert ended.returncode == 0 and 'synthetic sample' in ended.stdout.splitlines()[1]
     (call,) = project.calls()
     assert call['exp_name'] == 'sample-seed1' and call['data_path'] == str(project.root / 'data' / 'sample')
-    assert call['num_epochs'] and call['detection_inf_step'] == '7'    # the user's stands last
+    assert call['num_epochs'] and call['detection_inf_step'] == '7'  # the user's comes last
     assert (project.root / 'data' / 'sample' / 'gt.json').is_file()
 
 
-def test_overwrite_takes_the_place_of_resume(project):
-    assert project.run('seeds.sh', '1', '--overwrite', DATA_PATH='/data').returncode == 0
+def test_overwrite_replaces_resume(project):
+    assert project.run('seeds.sh', '1', '/data', '--overwrite').returncode == 0
     (call,) = project.calls()
     assert 'overwrite' in call and 'resume' not in call
 
 
-def test_a_failed_run_ends_the_script_with_its_status_and_it_can_go_on(project):
+def test_a_failed_run_ends_the_script_with_its_status_and_can_be_resumed(project):
     (project.root / 'FAIL').touch()
     ended = project.run('seeds.sh', DATA_PATH='/data')
     assert ended.returncode == 3 and 'group' not in ended.stdout
@@ -161,13 +161,14 @@ def test_a_failed_run_ends_the_script_with_its_status_and_it_can_go_on(project):
 
 
 @pytest.mark.parametrize('script, args, environment, named', [
-    ('seeds.sh', ['0'], {}, '0 seeds'),
-    ('seeds.sh', ['99999'], {}, '99999 seeds'),
+    ('seeds.sh', ['0'], {}, "'0' seeds"),
+    ('seeds.sh', ['99999'], {}, "'99999' seeds"),
     ('seeds.sh', ['2', '--seed', '7'], {}, '--seed'),
     ('seeds.sh', ['--seed=7'], {}, '--seed'),
-    ('seeds.sh', [], {'DATASET': 'activitynet1.3', 'DATA_PATH': ''}, 'DATA_PATH'),
-    ('ablation.sh', [], {'SEEDS': 'many'}, 'SEEDS=many'),
-    ('ablation.sh', [], {'SEEDS': '0'}, 'SEEDS=0'),
+    ('seeds.sh', ['--dataset', 'activitynet1.3'], {'DATA_PATH': ''}, 'data folder'),
+    ('seeds.sh', ['--lamda_action', '0'], {}, '--lambda_action'),
+    ('ablation.sh', [], {'SEEDS': 'many'}, "'many' seeds"),
+    ('ablation.sh', [], {'SEEDS': '0'}, "'0' seeds"),
     ('ablation.sh', ['--seed', '7'], {}, '--seed'),
 ])
 def test_bad_usage(project, script, args, environment, named):
@@ -184,14 +185,14 @@ def test_a_signal_to_the_script_reaches_the_run_and_ends_both(tmp_path, number):
             pass
         script.send_signal(number)
         assert script.wait(20) == 128 + number
-        assert script.stdout.read() == ''    # the run has ended too, or it would hold the pipe open; no second run
+        assert script.stdout.read() == ''  # the run has ended too, else it would keep the pipe open; no second run
     assert (project.root / number.name).exists()
 
 
 # ---- ablation.sh ----------------------------------------------------------------------------------------------------
 
 def test_ablation(project):
-    ended = project.run('ablation.sh', DATA_PATH='/data', EXP_NAME='x')
+    ended = project.run('ablation.sh', '/data', '--exp_name', 'x')
     assert ended.returncode == 0 and not ended.stderr, ended.stderr
     calls = project.calls()
     names = 'baseline', 'action', 'contrast', 'modality', 'full'
@@ -199,7 +200,7 @@ def test_ablation(project):
     zeros = [{name for name in LAMBDAS if call.get(name) == '0'} for call in calls]
     action, contrast, modality = LAMBDAS
     assert zeros == [{*LAMBDAS}, {contrast, modality}, {action, modality}, {action, contrast}, set()]
-    assert groups_of(ended.stdout) == {    # what the stand-in is worth by the terms that are left
+    assert groups_of(ended.stdout) == {  # the worth of the remaining terms
         'x-baseline': ['0', '0', '0', '1', '10.00', '10.00', '10.00', '0.00', '-'],
         'x-action': ['0.1', '0', '0', '1', '11.00', '11.00', '11.00', '0.00', '-'],
         'x-contrast': ['0', '0.01', '0', '1', '12.00', '12.00', '12.00', '0.00', '-'],
@@ -210,8 +211,8 @@ def test_ablation(project):
         assert (project.root / 'outputs' / name).is_file()
 
 
-def test_ablation_with_seeds_and_weights_of_the_user(project):
-    ended = project.run('ablation.sh', '--lambda_modality', '3', DATA_PATH='/data', SEEDS='2')
+def test_ablation_with_several_seeds_and_other_weights(project):
+    ended = project.run('ablation.sh', '/data', '--lambda_modality', '3', SEEDS='2')
     assert ended.returncode == 0, ended.stderr
     calls = project.calls()
     assert [call['seed'] for call in calls] == ['1', '2'] * 5

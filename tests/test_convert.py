@@ -1,7 +1,8 @@
-"""The converter: every published layout becomes the same data folder, and its source stays as it was."""
+"""The converter: every published layout becomes the same data folder, and its source does not change."""
 import json
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import dataset
+import main
 from formats.annotations import read_annotations
 from formats.data_folder import find_split
 from scripts import convert
@@ -22,13 +23,13 @@ TRAIN, TEST = (tuple(name for name in LENGTHS if subset in name) for subset in (
 
 
 def features() -> dict[str, np.ndarray]:
-    """(L, 2 WIDTH) of every video; no two numbers are equal."""
+    """Return (L, 2 WIDTH) of every video; no two numbers are equal."""
     random = np.random.RandomState(0)
     return {name: random.rand(length, 2 * WIDTH).astype(np.float32) for name, length in LENGTHS.items()}
 
 
 def annotations() -> dict:
-    """As ActionFormer's thumos14.json has them: more keys than are needed, capital subsets, frames beside seconds."""
+    """Return annotations like ActionFormer's thumos14.json: more keys, capital subsets, frames next to seconds."""
     return {'version': 'Thumos14-30fps', 'database': {
         name: {'subset': 'Validation' if name in TRAIN else 'Test', 'duration': length * 0.64, 'fps': 30.0,
                'annotations': [{'label': 'Dive' if '01' in name else 'Jump', 'segment': [0.5, 2.0],
@@ -52,12 +53,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def check(dest: Path) -> None:
-    """The converted folder trains: both splits, labels and every number of every feature are as they were."""
-    truth = read_annotations(dest)
+    """Check that the converted folder has both splits, the labels and every number of every feature."""
+    gt = read_annotations(dest)
     for split, names in (('train', TRAIN), ('test', TEST)):
-        found = find_split(dest, split, truth, truth.labels, ('rgb', 'flow'))
-        assert tuple(found.names) == names and found.members.source == f'split_{split}.txt' and not found.problems
-        for name, file in zip(found.names, found.files):
+        result = find_split(dest, split, gt, gt.labels, ('rgb', 'flow'))
+        assert tuple(result.names) == names and result.members.source == f'split_{split}.txt' and not result.problems
+        for name, file in zip(result.names, result.files):
             out = np.empty((LENGTHS[name], 2 * WIDTH), np.float32)
             file.read(slice(None), out)
             np.testing.assert_array_equal(out, features()[name])
@@ -98,7 +99,7 @@ def ragged(rows: list) -> np.ndarray:
 
 
 def write_wtalc(root: Path, **other: np.ndarray) -> Path:
-    """The seven arrays that W-TALC publishes, texts as bytes; CO2-Net reads the same."""
+    """Write the seven arrays of W-TALC, texts as bytes; those of CO2-Net are the same."""
     entries = annotations()['database'].values()
     columns = {'videoname': np.array(list(LENGTHS), 'S'), 'duration': np.array([[e['duration']] for e in entries]),
                'subset': np.array([e['subset'].lower() for e in entries], 'S'),
@@ -118,21 +119,23 @@ def write_wtalc(root: Path, **other: np.ndarray) -> Path:
     ('trailing axes', '4 arrays written as (snippets, width)'),
     ('time second', '4 arrays written with time as the first axis'),
     ('W-TALC', '4 arrays written as (snippets, width)')])
-def test_a_published_layout_becomes_a_data_folder_and_stays_as_it_was(tmp_path, capsys, layout, done):
+def test_a_published_layout_becomes_a_data_folder_and_does_not_change(tmp_path, capsys, layout, done):
     source = write_layout(tmp_path / 'thumos', layout)
     before = contents(tmp_path / 'thumos')
     convert.convert(source, tmp_path / 'data', None, copy=False)
     check(tmp_path / 'data')
-    said = capsys.readouterr().out
-    assert done in said and '2 training and 2 test videos' in said and f'dataset.py {tmp_path / "data"}' in said
+    output = capsys.readouterr().out
+    assert done in output and '2 training and 2 test videos' in output
+    assert output.endswith(f'check    python main.py --data_path {tmp_path / "data"} --check\n')
     assert contents(tmp_path / 'thumos') == before
     assert sorted(os.listdir(tmp_path)) == ['data', 'thumos']
 
 
-def test_the_check_that_it_names_finds_the_folder_fine(tmp_path, capsys, monkeypatch):
-    convert.convert(write_layout(tmp_path / 'thumos', 'joint'), tmp_path / 'data', None, copy=False)
-    monkeypatch.setattr(sys, 'argv', ['dataset.py', str(tmp_path / 'data'), '--deep'])
-    assert dataset.main() == 0, capsys.readouterr().out
+def test_the_printed_check_finds_no_problem(tmp_path, capsys):
+    convert.convert(write_layout(tmp_path / 'thumos', 'joint'), tmp_path / 'my data', None, copy=False)
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[:3] == ['check', 'python', 'main.py']
+    assert main.main(command[3:]) == 0, capsys.readouterr().out
 
 
 def test_copies_do_not_need_their_source(tmp_path):
@@ -142,38 +145,38 @@ def test_copies_do_not_need_their_source(tmp_path):
     check(tmp_path / 'data')
 
 
-def test_lists_in_the_source_decide_before_subsets_and_videos_of_no_split_are_named(tmp_path, capsys):
+def test_lists_in_the_source_override_subsets_and_videos_in_no_split_are_printed(tmp_path, capsys):
     source = write_layout(tmp_path / 'thumos', 'joint')
     (source / 'split_train.txt').write_text('video_test_01\nmoon\n')
     (source / 'split_test.txt').write_text('v_video_test_02\n')
     convert.convert(source, tmp_path / 'data', None, copy=False)
     assert (tmp_path / 'data' / 'split_train.txt').read_text() == 'video_test_01\n'
     assert (tmp_path / 'data' / 'split_test.txt').read_text() == 'video_test_02\n'
-    said = capsys.readouterr().out
-    assert '1 video by split_train.txt without features, left out: moon' in said
-    assert '2 videos that belong to no split: video_validation_01, video_validation_02' in said
+    output = capsys.readouterr().out
+    assert '1 video of split_train.txt without features, left out: moon' in output
+    assert '2 videos in no split: video_validation_01, video_validation_02' in output
 
 
-def test_without_annotations_all_videos_are_tested(tmp_path, capsys):
+def test_without_annotations_all_videos_are_test_videos(tmp_path, capsys):
     source = write_layout(tmp_path / 'thumos', 'suffixes')
     (tmp_path / 'thumos' / 'annotations' / 'thumos14.json').unlink()
     convert.convert(source, tmp_path / 'data', None, copy=False)
-    assert '--annotations FILE names them: all videos are tested' in capsys.readouterr().out
+    assert 'no annotations (--annotations FILE): all videos are test videos' in capsys.readouterr().out
     assert not (tmp_path / 'data' / 'gt.json').exists() and not (tmp_path / 'data' / 'split_train.txt').exists()
-    found = find_split(tmp_path / 'data', 'test', read_annotations(tmp_path / 'data'), [], ('rgb', 'flow'))
-    assert found.names == sorted(LENGTHS) and not found.problems
+    result = find_split(tmp_path / 'data', 'test', read_annotations(tmp_path / 'data'), [], ('rgb', 'flow'))
+    assert result.names == sorted(LENGTHS) and not result.problems
 
 
-def test_one_stream_alone_is_kept_as_one(tmp_path):
+def test_a_single_stream_stays_single(tmp_path):
     save(tmp_path / 'x', {f'{name}_flow': arrays['flow'] for name, arrays in halves().items()})
     convert.convert(tmp_path / 'x', tmp_path / 'data', None, copy=False)
-    found = find_split(tmp_path / 'data', 'test', read_annotations(tmp_path / 'data'), [], ('flow',))
-    assert found.names == sorted(LENGTHS) and not found.problems
+    result = find_split(tmp_path / 'data', 'test', read_annotations(tmp_path / 'data'), [], ('flow',))
+    assert result.names == sorted(LENGTHS) and not result.problems
 
 
 @pytest.mark.parametrize('shapes, time_first', [
-    ([(9, 1024), (4, 1024)], True), ([(1024, 9), (1024, 4)], False),    # lengths tell
-    ([(50, 1024), (50, 1024)], True), ([(1024, 50)] * 2, False), ([(2048, 50)], False),    # a usual width tells
+    ([(9, 1024), (4, 1024)], True), ([(1024, 9), (1024, 4)], False),  # different lengths
+    ([(50, 1024), (50, 1024)], True), ([(1024, 50)] * 2, False), ([(2048, 50)], False),  # a usual width
     ([(50, 64)], True), ([(1024, 2048)], True), ([(1024, 1024)], True)])
 def test_which_axis_is_time(shapes, time_first):
     assert convert.has_time_first(shapes, 'rgb') == time_first
@@ -191,14 +194,14 @@ def test_labels_of_wtalc_without_times_become_tags(tmp_path):
 
 
 def test_arrays_pickled_by_python_2_are_read(tmp_path):
-    """np.save of Python 2 wrote protocol 2, and its texts are byte strings: these are their opcodes."""
+    """np.save of Python 2 wrote protocol 2, with texts as byte strings: these are the opcodes."""
     def python2_string(value: str) -> bytes:
         return b'U' + bytes([len(value)]) + value.encode()
 
     path = tmp_path / 'labels.npy'
     np.save(path, ragged([['x']]), allow_pickle=True)
     header = path.read_bytes()[:128]
-    inner = b'](' + python2_string('Dive') + python2_string('Jump') + b'e'    # a list of two
+    inner = b'](' + python2_string('Dive') + python2_string('Jump') + b'e'  # a list of two
     state = (b'(K\x01K\x01\x85cnumpy\ndtype\n' + python2_string('O8') + b'K\x00K\x01\x87R(K\x03' + python2_string('|')
              + b'NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb\x89](' + inner + b'etb')
     body = b'\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85' + python2_string('b') + b'\x87R'
@@ -211,11 +214,11 @@ class Attack:
         return os.system, ('touch attacked',)
 
 
-def test_no_code_of_a_pickle_is_run(tmp_path, monkeypatch):
+def test_a_pickle_runs_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_wtalc(tmp_path, segments=ragged([Attack(), Attack(), Attack(), Attack()]))
     path = tmp_path / 'Thumos14reduced-I3D-JOINTFeatures.npy'
-    with pytest.raises(InputError, match='segments.npy: not an array of arrays and lists alone .*system'):
+    with pytest.raises(InputError, match='segments.npy: not an array of only arrays and lists .*system'):
         convert.convert(path, tmp_path / 'data', None, copy=False)
     assert not (tmp_path / 'attacked').exists() and not (tmp_path / 'data').exists()
     for module, name in (('builtins', 'eval'), ('os', 'system'), ('numpy', 'load'), ('numpyx', 'dtype')):
@@ -240,18 +243,20 @@ def spoil(name: str, change) -> None:
     (lambda: Path('data').mkdir() or Path('data/mine').touch(), ['data', 'not empty']),
     (lambda: Path('thumos/gt.json').write_text(json.dumps(annotations())), ['--annotations', 'thumos14.json']),
     (lambda: [path.unlink() for path in Path().rglob('*.npy')], ['no .npy file']),
-    (lambda: Path('thumos').rename('elsewhere'), ['thumos: not found'])])
-def test_what_cannot_be_meant_is_refused_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, damage, named):
+    (lambda: Path('thumos').rename('elsewhere'), ['thumos: not found']),
+    (lambda: [path.rename(path.with_name(f'other_{path.name}')) for path in Path().rglob('*.npy')],
+     ['thumos: none of its 4 videos is in a split', "'other_video_test_01'", "'video_validation_01'"])])
+def test_a_wrong_source_is_refused_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, damage, named):
     write_layout(tmp_path / 'thumos', 'joint')
     monkeypatch.chdir(tmp_path)
     damage()
-    there = sorted(os.listdir())
+    before = sorted(os.listdir())
     monkeypatch.setattr(sys, 'argv', ['convert.py', 'thumos', 'data'])
     assert run_cli(convert.main) == 2
     message = capsys.readouterr().err
     assert message.startswith('error: ') and message.count('\n') == 1, message
     assert all(part in message for part in named), message
-    assert sorted(os.listdir()) == there
+    assert sorted(os.listdir()) == before
 
 
 @pytest.mark.parametrize('form', [('-m', 'scripts.convert'), ('scripts/convert.py',)])
@@ -263,21 +268,21 @@ def test_the_command(tmp_path, form):
     check(tmp_path / 'data')
 
 
-def test_annotations_that_are_none_are_named_as_they_were_given(tmp_path):
+def test_invalid_annotations_are_named(tmp_path):
     source = write_layout(tmp_path / 'thumos', 'joint')
     (tmp_path / 'mine.json').write_text('{')
-    with pytest.raises(InputError, match=f'^{tmp_path}/mine.json: not a JSON file'):
+    with pytest.raises(InputError, match=f'^{tmp_path}/mine.json: not a valid JSON file'):
         convert.convert(source, tmp_path / 'data', tmp_path / 'mine.json', copy=False)
 
 
-def test_a_destination_that_cannot_be_made_is_named(tmp_path):
+def test_a_destination_that_cannot_be_written_is_named(tmp_path):
     source = write_layout(tmp_path / 'thumos', 'joint')
     (tmp_path / 'file').write_text('mine')
-    with pytest.raises(InputError, match='file/data: cannot be made: Not a directory'):
+    with pytest.raises(InputError, match='file/data: cannot be written: Not a directory'):
         convert.convert(source, tmp_path / 'file' / 'data', None, copy=False)
 
 
 def test_a_destination_in_the_source_is_refused(tmp_path):
     source = write_layout(tmp_path / 'thumos', 'joint')
-    with pytest.raises(InputError, match='left as it is'):
+    with pytest.raises(InputError, match='which is not changed'):
         convert.convert(source, source / 'data', None, copy=False)

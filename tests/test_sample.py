@@ -1,4 +1,4 @@
-"""The synthetic sample: the same bytes for the same seed, the THUMOS14 layout, and the structure that it promises."""
+"""The synthetic sample: the same bytes for the same seed, the THUMOS14 layout, and the documented structure."""
 import hashlib
 import importlib.util
 import json
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from formats.data_folder import find_split
 from dataset import VideoDataset
 from formats.annotations import read_ground_truth
+from formats.data_folder import find_split
 
 SCRIPT = Path(__file__).resolve().parents[1] / 'scripts' / 'make_sample.py'
 specification = importlib.util.spec_from_file_location('make_sample', SCRIPT)
@@ -22,7 +22,7 @@ specification.loader.exec_module(make_sample)
 
 
 def sha256_of(folder: Path) -> str:
-    """One number for the names and bytes of all files."""
+    """Return one hash of the names and bytes of all files."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob('*')):
         if path.is_file():
@@ -35,7 +35,7 @@ def run(*args: object) -> subprocess.CompletedProcess:
 
 
 class Sample:
-    """The sample as read from its files, by plain means."""
+    """The sample as read from its files."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -45,17 +45,17 @@ class Sample:
                          for s, names in self.names.items() for name in names}
 
     def actions(self, name: str) -> list[tuple[str, float, float]]:
-        """(label, start, end) in snippets."""
+        """Return (label, start, end) in snippets."""
         annotations = self.database[name]['annotations']
         return [(a['label'], a['segment'][0] / 0.64, a['segment'][1] / 0.64) for a in annotations]
 
     def masks(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Snippets well inside an action, and snippets well outside of all, both (L,) bool."""
-        centre = np.arange(len(self.features[name][0])) + 0.5
-        inside, near = np.zeros((2, len(centre)), bool)
+        """Return the snippets well inside an action, and those well outside of all actions, both (L,) bool."""
+        center = np.arange(len(self.features[name][0])) + 0.5
+        inside, near = np.zeros((2, len(center)), bool)
         for _, start, end in self.actions(name):
-            inside |= (centre > start + 0.5) & (centre < end - 0.5)
-            near |= (centre > start - 2) & (centre < end + 2)
+            inside |= (center > start + 0.5) & (center < end - 0.5)
+            near |= (center > start - 2) & (center < end + 2)
         return inside, ~near
 
 
@@ -79,10 +79,10 @@ def test_same_seed_gives_the_same_bytes(sample, tmp_path):
     assert sha256_of(tmp_path / 'other') != sha256_of(sample.folder)
 
 
-def test_a_whole_sample_is_left_as_it_is(sample):
+def test_a_complete_sample_is_not_written_again(sample):
     before = (sample.folder / 'gt.json').stat()
-    found = run(sample.folder)
-    assert found.returncode == 0 and 'synthetic' in found.stdout
+    ended = run(sample.folder)
+    assert ended.returncode == 0 and 'synthetic' in ended.stdout
     assert (sample.folder / 'gt.json').stat().st_mtime_ns == before.st_mtime_ns
 
 
@@ -94,14 +94,14 @@ def test_another_sample_is_replaced_and_nothing_is_left_over(sample, tmp_path):
 
 
 @pytest.mark.parametrize('seed', ['-1', str(2 ** 32), 'nan'])
-def test_what_is_no_seed_is_refused(tmp_path, seed):
+def test_an_invalid_seed_is_refused(tmp_path, seed):
     refused = run(tmp_path / 'sample', '--seed', seed)
     assert refused.returncode == 2 and 'argument --seed: ' in refused.stderr and 'Traceback' not in refused.stderr
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('content', ['', '[]', '{"version": "1.3", "database": {}}'])
-def test_a_folder_of_something_else_is_refused_and_kept(tmp_path, content):
+def test_a_folder_of_something_else_is_refused_and_not_changed(tmp_path, content):
     (tmp_path / 'gt.json').write_text(content)
     refused = run(tmp_path)
     assert refused.returncode == 2
@@ -123,7 +123,7 @@ def test_an_interrupted_write_leaves_no_sample(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_two_writers_at_once_leave_one_whole_sample(sample, tmp_path):
+def test_several_writers_at_once_leave_one_complete_sample(sample, tmp_path):
     with ThreadPoolExecutor() as pool:
         ended = list(pool.map(run, [tmp_path / 'sample'] * 3))
     assert [e.returncode for e in ended] == [0, 0, 0], [e.stderr for e in ended]
@@ -134,13 +134,13 @@ def test_two_writers_at_once_leave_one_whole_sample(sample, tmp_path):
 # ---- layout ---------------------------------------------------------------------------------------------------------
 
 def test_the_program_reads_it(sample):
-    truth = read_ground_truth(sample.folder / 'gt.json')
-    assert truth.labels == sorted(make_sample.CLASSES)
+    gt = read_ground_truth(sample.folder / 'gt.json')
+    assert gt.labels == sorted(make_sample.CLASSES)
     for split, count in (('train', 60), ('test', 30)):
-        data = VideoDataset(find_split(sample.folder, split, truth, truth.labels, ('rgb', 'flow')), 'auto')
+        data = VideoDataset(find_split(sample.folder, split, gt, gt.labels, ('rgb', 'flow')), 'auto')
         assert data.names == sample.names[split] and len(data) == count
         assert data.feature_dim == 64
-        assert data.labels.any(dim=0).all()    # each class is in both splits
+        assert data.labels.any(dim=0).all()  # each class is in both splits
 
 
 def test_features_are_of_the_right_kind(sample):
@@ -169,9 +169,9 @@ def test_annotations_are_sound(sample):
 def test_actions_are_short_and_long_and_never_most_of_a_video(sample):
     lengths = [end - start for name in sample.features for _, start, end in sample.actions(name)]
     assert 1.97 < min(lengths) < 3 and 20 < max(lengths) < 30.03
-    share = [sum(end - start for _, start, end in sample.actions(name)) / len(sample.features[name][0])
-             for name in sample.features]
-    assert 0.1 < np.mean(share) < 0.3 and max(share) < 0.6
+    fraction = [sum(end - start for _, start, end in sample.actions(name)) / len(sample.features[name][0])
+                for name in sample.features]
+    assert 0.1 < np.mean(fraction) < 0.3 and max(fraction) < 0.6
 
 
 def test_some_videos_have_two_labels(sample):
@@ -182,14 +182,14 @@ def test_some_videos_have_two_labels(sample):
 
 
 def test_background_shows_the_scene_of_the_action(sample):
-    """The rgb of background and action of a video are alike, and the background alone tells the class beyond chance."""
-    alike, background_of = [], {}
+    """The rgb of background and action of a video are similar, and the background predicts the class above chance."""
+    similarities, background_of = [], {}
     for name, (rgb, _) in sample.features.items():
         inside, outside = sample.masks(name)
         background_of[name] = rgb[outside].mean(0)
         if inside.any():
-            alike.append(cosine(rgb[inside].mean(0), background_of[name]))
-    assert np.median(alike) > 0.85
+            similarities.append(cosine(rgb[inside].mean(0), background_of[name]))
+    assert np.median(similarities) > 0.85
 
     by_class = defaultdict(list)
     for name in sample.names['train']:
@@ -200,8 +200,8 @@ def test_background_shows_the_scene_of_the_action(sample):
     assert np.mean(right) > 2 / len(typical)
 
 
-def test_motion_tells_the_action_and_background_moves_too(sample):
-    """The mean flow of a class in training finds its actions in test videos, the strength of motion less well."""
+def test_motion_predicts_the_action_and_background_moves_too(sample):
+    """The mean flow of a class in training locates its actions in test videos, the strength of motion less well."""
     motion = defaultdict(list)
     for name in sample.names['train']:
         flow = sample.features[name][1]
@@ -214,7 +214,7 @@ def test_motion_tells_the_action_and_background_moves_too(sample):
         flow, (inside, outside) = sample.features[name][1], sample.masks(name)
         label = sample.actions(name)[0][0]
         if len({a[0] for a in sample.actions(name)}) == 1 and inside.any():
-            for scores, found in ((flow @ motion[label], by_class), (np.linalg.norm(flow, axis=1), by_strength)):
-                found.append(np.mean(scores[inside][:, None] > scores[outside]))    # area under the ROC curve
+            for scores, areas in ((flow @ motion[label], by_class), (np.linalg.norm(flow, axis=1), by_strength)):
+                areas.append(np.mean(scores[inside][:, None] > scores[outside]))  # area under the ROC curve
     assert np.mean(by_class) > 0.95
     assert 0.5 < np.mean(by_strength) < np.mean(by_class) - 0.1

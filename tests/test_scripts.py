@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIABLES = ('DATA_PATH', 'SEEDS', 'TORCH_INDEX')
-TOOLS = ('bash', 'cat', 'cksum', 'cp', 'dirname', 'flock', 'mkdir', 'rm', 'sed', 'sleep', 'tail', 'tee', 'touch', 'uname')
+TOOLS = ('bash', 'cat', 'cksum', 'cp', 'dirname', 'flock', 'mkdir', 'rm', 'sed', 'sleep', 'tail', 'tee', 'touch',
+         'uname')
 CPU_INDEX = 'https://download.pytorch.org/whl/cpu'
 
 LONG_PATH = f'/opt/{"a long folder/" * 15}torch-2.13.0-cp311-linux_x86_64.whl'
