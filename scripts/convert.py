@@ -165,27 +165,27 @@ def load_objects(path: Path) -> list:
 
 def find_features(folder: Path) -> list[Feature]:
     """Return all `.npy` files under a folder, with the video and the stream that their names and folders denote."""
-    found: dict[tuple[str, str], Path] = {}
+    paths: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.rglob('*.npy')):
         video, stream = path.stem, ''
         if named := re.fullmatch('(.+)[-_.](rgb|flow)', video, re.IGNORECASE):
             video, stream = named[1], named[2].lower()
         elif path.parent.name.lower() in STREAMS:
             stream = path.parent.name.lower()
-        if (video, stream) in found:
-            raise InputError(f'{path}: has the same video and stream as {found[video, stream]}; keep one')
-        found[video, stream] = path
-    if not found:
+        if (video, stream) in paths:
+            raise InputError(f'{path}: has the same video and stream as {paths[video, stream]}; keep one')
+        paths[video, stream] = path
+    if not paths:
         raise InputError(f'{folder}: contains no .npy file; unpack the downloaded archive')
     streams: dict[str, set[str]] = {}
-    for video, stream in found:
+    for video, stream in paths:
         streams.setdefault(video, set()).add(stream)
     usual = max(streams.values(), key=len)
     for video, has in streams.items():
         if has != usual:
             raise InputError(f'{folder}: video {quote(video)} has {describe(has)}, others have {describe(usual)}; '
                              f'add or remove files until all have the same streams')
-    return [Feature(video, stream, path) for (video, stream), path in found.items()]
+    return [Feature(video, stream, path) for (video, stream), path in paths.items()]
 
 
 def describe(streams: set[str]) -> str:
