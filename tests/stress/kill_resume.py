@@ -10,7 +10,6 @@ threads, so that none spends time on imports.
 import argparse
 import multiprocessing
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -49,31 +48,29 @@ class Mode(NamedTuple):
     flags: tuple = ()
     weight: float = 1  # share of the kills
     aims: tuple[str, ...] = ('checkpoint', 'evaluation', 'results', 'detections')
-    num_ranks: int = 1
-    num_rivals: int = 1  # runs that are started in the same folder at about the same time
+    num_runs: int = 1  # started in the same folder at about the same time
 
 
 MODES = {'plain': Mode(weight=2), 'workers': Mode(('--num_workers', 2)), 'cache none': Mode(('--cache', 'none')),
          'bf16': Mode(('--precision', 'bf16')), 'fp64': Mode(('--precision', 'fp64')), 'rgb': Mode(('--modal', 'rgb')),
-         'two ranks': Mode(num_ranks=2, weight=0.5), 'two runs': Mode(num_rivals=2),
-         'report': Mode(aims=('report',)), 'fingerprint': Mode(aims=('fingerprint', 'first checkpoint'))}
+         'two runs': Mode(num_runs=2), 'report': Mode(aims=('report',)),
+         'fingerprint': Mode(aims=('fingerprint', 'first checkpoint'))}
 
 
 class TrainingProcess:
     """A forked process that trains."""
 
-    def __init__(self, argv: list[str], base: Path, name: str, environment: dict[str, str]):
+    def __init__(self, argv: list[str], base: Path, name: str):
         self.position, self.log = base / f'position_{name}', base / f'log_{name}'
         self.position.write_text('')
         self.log.unlink(missing_ok=True)  # workers of the previous process may still write into its log
         self.log.touch()
-        self.process = FORK.Process(target=self.train, args=(argv, environment))
+        self.process = FORK.Process(target=self.train, args=(argv,))
         self.process.start()
 
-    def train(self, argv: list[str], environment: dict[str, str]) -> None:
+    def train(self, argv: list[str]) -> None:
         for number in (1, 2):
             os.dup2(os.open(self.log, os.O_WRONLY | os.O_APPEND), number)
-        os.environ.update(environment)
         file = os.open(self.position, os.O_WRONLY)
         for name, (owner, function) in FUNCTIONS.items():
             setattr(owner, function, self.watched(getattr(owner, function), file, name))
@@ -95,14 +92,13 @@ class TrainingProcess:
     def current(self) -> str:
         return self.position.read_text().strip() or 'start'
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-        """Wait for the condition or the end of the process; return False after a timeout."""
-        deadline = time.monotonic() + seconds
-        while self.process.is_alive() and not condition():
+    def wait_for(self, name: str = '') -> None:
+        """Wait until the process enters a function or ends."""
+        deadline = time.monotonic() + PATIENCE
+        while self.process.is_alive() and self.current != name:
             if time.monotonic() > deadline:
-                return False
+                sys.exit(f'hangs in {self.current}:\n{self.log.read_text()[-3000:]}')
             time.sleep(0.0005)
-        return True
 
     def kill(self) -> str | None:
         """Kill the process; return where it was, None if it had ended."""
@@ -112,49 +108,26 @@ class TrainingProcess:
 
     def finish(self) -> bool:
         """Wait for the end of the process; return whether the run is complete. Unexpected errors end this program."""
-        if not self.wait_until(lambda: False):
-            sys.exit(f'hangs in {self.current}:\n{self.log.read_text()[-3000:]}')
+        self.wait_for()
         self.process.join()
         status, output = self.process.exitcode, self.log.read_text()
-        expected = 'in use by', 'another rank died', 'could not initialize torch.distributed'
-        is_expected = status <= 0 or status == 2 and any(words in output for words in expected)
+        is_expected = status <= 0 or status == 2 and 'in use by' in output
         has_traceback = 'Traceback' in output and status >= 0  # workers of a killed process print one
         if not is_expected or has_traceback or 'damaged' in output:
             sys.exit(f'ended with status {status}:\n{output[-3000:]}')
         return status == 0
 
 
-def start(mode: Mode, argv: list[str], base: Path, rng: np.random.RandomState) -> list[TrainingProcess]:
-    """Start a run, its ranks, or two runs in the same folder."""
-    if mode.num_rivals > 1:
-        first = TrainingProcess(argv, base, 'first', {})
-        time.sleep(rng.choice([0, rng.uniform(0, 1)]))
-        return [first, TrainingProcess(argv, base, 'second', {})]
-    if mode.num_ranks == 1:
-        return [TrainingProcess(argv, base, 'only', {})]
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    shared = {'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
-    return [TrainingProcess(argv, base, f'rank_{rank}', {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
-            for rank in range(mode.num_ranks)]
-
-
-def attack(processes: list[TrainingProcess], mode: Mode, aim: str, rng: np.random.RandomState) -> list[str]:
-    """Kill one of the ranks, or the runs one after the other; return where they were."""
-    victims = [processes[rng.randint(len(processes))]] if mode.num_ranks > 1 else processes
+def attack(processes: list[TrainingProcess], aim: str, rng: np.random.RandomState) -> list[str]:
+    """Kill the processes one after the other; return where they were."""
     hits = []
-    for victim in victims:
+    for process in processes:
         if aim == 'anywhere':
             time.sleep(rng.uniform(0, 1))
-        else:  # only rank 0 writes
-            victim.wait_until(lambda: aim in (processes[0].current, victim.current))
+        else:
+            process.wait_for(aim)
             time.sleep(rng.exponential(0.002))
-        hits.append(victim.kill())
-    if mode.num_ranks > 1:
-        for process in processes:  # the other rank ends, except at the start, where torchrun would end it
-            process.wait_until(lambda: False, seconds=2)
-            process.kill()
+        hits.append(process.kill())
     return [hit for hit in hits if hit]
 
 
@@ -162,20 +135,22 @@ def kill_and_resume(mode: Mode, base: Path, kills: int, steps: int, rng: np.rand
     """Kill and resume runs until the kills are used up and the last run is complete; return a row of the table."""
     data = write_data(base / 'data')
 
-    def argv(folder: Path, *flags: str) -> list[str]:
-        return command(data, folder, '--detection_inf_step', 7, *mode.flags, *flags, steps=steps)
+    def start(folder: Path, name: str = '0') -> TrainingProcess:
+        flags = ['--resume', '--detection_inf_step', 7, *mode.flags]
+        return TrainingProcess(command(data, folder, *flags, steps=steps), base, name)
 
-    for process in start(mode._replace(num_rivals=1), argv(base / 'undisturbed' / 'run'), base, rng):
-        if not process.finish():
-            sys.exit(process.log.read_text())
+    start(base / 'undisturbed' / 'run').finish()
     expected, hits, torn, finished, turn = contents(base / 'undisturbed' / 'run'), Counter[str](), 0, 0, 0
     folder = base / 'killed_0' / 'run'
     while hits.total() < kills or folder.exists():
         turn += 1
         aim = ('anywhere', str(rng.choice(mode.aims)), str(rng.choice(['anywhere', 'nowhere', *mode.aims])))[turn % 3]
-        processes = start(mode, argv(folder, '--resume'), base, rng)
+        processes = [start(folder)]
+        for i in range(1, mode.num_runs):
+            time.sleep(rng.choice([0, rng.uniform(0, 1)]))
+            processes.append(start(folder, str(i)))
         if hits.total() < kills and aim != 'nowhere':
-            hits.update(attack(processes, mode, aim, rng))
+            hits.update(attack(processes, aim, rng))
             torn += any(path.name.endswith('.tmp') for path in folder.glob('*'))
         if any([process.finish() for process in processes]):
             finished += 1
