@@ -1,4 +1,4 @@
-"""The curves file: what is kept, how exactly, and what is refused."""
+"""The curves file: its content and precision, and errors for other files."""
 import os
 
 import numpy as np
@@ -26,7 +26,7 @@ def path(tmp_path, outputs):
     return path
 
 
-def test_round_trip_keeps_the_classes_that_matter(path, outputs):
+def test_round_trip_with_the_classes_that_matter(path, outputs):
     curves = read_curves(path)
     assert (curves.videos, curves.labels) == (VIDEOS, LABELS)
     assert list(zip(curves.video.tolist(), curves.label.tolist())) == [(0, 0), (0, 2), (2, 1)]
@@ -38,7 +38,7 @@ def test_round_trip_keeps_the_classes_that_matter(path, outputs):
             np.testing.assert_allclose(getattr(curves, name)[row], outputs[name][video, :, label], rtol=1e-3, atol=1e-4)
 
 
-def test_same_content_gives_the_same_bytes_and_leaves_nothing_beside(path, outputs, tmp_path):
+def test_same_content_gives_the_same_bytes_and_no_other_file(path, outputs, tmp_path):
     before = path.read_bytes()
     write_curves(path, pick_curves(VIDEOS, LABELS, **outputs))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ['curves.npz']
@@ -50,7 +50,7 @@ def test_logits_beyond_half_precision_stay_finite(tmp_path, outputs):
     assert read_curves(tmp_path / 'c.npz').cas[0, 0] == 65504
 
 
-def test_a_data_set_of_the_size_of_thumos14_stays_a_few_megabytes(tmp_path):
+def test_a_file_of_the_size_of_thumos14_has_a_few_megabytes(tmp_path):
     rng = np.random.default_rng(1)
     smooth = np.cumsum(rng.normal(size=(210, 750)), axis=1)
     noise = rng.random((210, 750)).astype(np.float32)
@@ -68,10 +68,10 @@ def test_regions_by_hand():
     agnostic = np.array([[0.9, 0.1, 0.2, 0.8], [0.1, 0.2, 0.3, 0.4]])
     assert regions(aware, agnostic).tolist() == [
         [INCONSISTENT, BACKGROUND, INCONSISTENT, ACTION],  # medians 0.25 and 0.5
-        [BACKGROUND, BACKGROUND, INCONSISTENT, ACTION]]  # medians 0.5, which nothing but 0.9 exceeds, and 0.25
+        [BACKGROUND, BACKGROUND, INCONSISTENT, ACTION]]  # medians 0.5, which only 0.9 exceeds, and 0.25
 
 
-def test_regions_are_told_apart_where_half_precision_could_not(tmp_path, outputs):
+def test_actionness_is_more_precise_than_float16(tmp_path, outputs):
     outputs['aware'][0] = 1 - np.linspace(2e-4, 1e-4, 40)
     write_curves(tmp_path / 'c.npz', pick_curves(VIDEOS, LABELS, **outputs))
     assert (read_curves(tmp_path / 'c.npz').aware[0] > np.median(outputs['aware'][0])).sum() == 20
@@ -88,16 +88,16 @@ def test_regions_are_told_apart_where_half_precision_could_not(tmp_path, outputs
     (dict(num_snippets=np.array([1.0, 2, 3])), 'num_snippets'),
     (dict(videos=['a', 'a', 'b']), 'duplicates'),
 ])
-def test_a_file_that_does_not_hang_together_is_refused(tmp_path, outputs, change, named):
+def test_arrays_that_do_not_fit_each_other_are_an_error(tmp_path, outputs, change, named):
     path = tmp_path / 'bad.npz'
     write_curves(path, pick_curves(VIDEOS, LABELS, **outputs)._replace(**change))
-    with pytest.raises(InputError, match=named) as refusal:
+    with pytest.raises(InputError, match=named) as error:
         read_curves(path)
-    assert str(path) in str(refusal.value) and '\n' not in str(refusal.value)
+    assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('damage', ['missing', 'empty', 'text', 'cut', 'npy', 'pickle', 'other'])
-def test_what_is_no_curves_file_is_refused_in_one_line(path, damage):
+def test_other_files_give_one_line(path, damage):
     whole = path.read_bytes()
     if damage == 'missing':
         path.unlink()
@@ -110,9 +110,9 @@ def test_what_is_no_curves_file_is_refused_in_one_line(path, damage):
         np.savez(path, something=np.zeros(3))
     else:
         path.write_bytes({'empty': b'', 'text': b'hello', 'cut': whole[:len(whole) // 2]}[damage])
-    with pytest.raises(InputError) as refusal:
+    with pytest.raises(InputError) as error:
         read_curves(path)
-    assert str(path) in str(refusal.value) and '\n' not in str(refusal.value)
+    assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
 def test_a_flipped_byte_is_an_input_error_or_reads_as_before(path):
@@ -121,10 +121,10 @@ def test_a_flipped_byte_is_an_input_error_or_reads_as_before(path):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xff]) + whole[place + 1:])
         try:
             read_curves(path)
-        except InputError as refusal:
-            assert '\n' not in str(refusal)
+        except InputError as error:
+            assert '\n' not in str(error)
 
 
-def test_a_folder_that_is_not_there_is_an_input_error(tmp_path, outputs):
+def test_a_missing_folder_is_an_input_error(tmp_path, outputs):
     with pytest.raises(InputError, match='cannot be written'):
         write_curves(tmp_path / 'no' / 'c.npz', pick_curves(VIDEOS, LABELS, **outputs))

@@ -1,4 +1,4 @@
-"""mAP: against a slow and obvious implementation of the definition, against published numbers, and as a command."""
+"""mAP: against a slow implementation of the definition, against published numbers, and the command."""
 import json
 import shlex
 import subprocess
@@ -34,7 +34,7 @@ ACTIVITYNET = [i / 20 for i in range(10, 20)]
 
 
 def make_gt(*instances: tuple[str, str, float, float], subset: str = 'testing') -> GroundTruth:
-    """A ground truth from rows of video, label, start, end."""
+    """Return a ground truth from rows of video, label, start, end."""
     videos, labels = sorted({row[0] for row in instances}), sorted({row[1] for row in instances})
     return GroundTruth(videos, [subset] * len(videos), np.full(len(videos), np.nan), labels,
                        np.array([videos.index(row[0]) for row in instances], np.int64),
@@ -43,7 +43,7 @@ def make_gt(*instances: tuple[str, str, float, float], subset: str = 'testing') 
 
 
 def make_detections(*rows: tuple[str, str, float, float, float]) -> Detections:
-    """Detections from rows of video, label, start, end, score."""
+    """Return detections from rows of video, label, start, end, score."""
     videos, labels = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
     return Detections(videos, labels, np.array([videos.index(row[0]) for row in rows], np.int64),
                       np.array([labels.index(row[1]) for row in rows], np.int64),
@@ -58,7 +58,7 @@ def slow_iou(a: list[float], b: list[float]) -> float:
 
 
 def slow_average_precision(hits: list[bool], positives: int) -> float:
-    """The area under the precision envelope, point by point."""
+    """Return the area under the precision envelope, point by point."""
     found, points = 0, []
     for rank, hit in enumerate(hits, start=1):
         found += hit
@@ -71,7 +71,7 @@ def slow_average_precision(hits: list[bool], positives: int) -> float:
 
 
 def slow_ap(gt: GroundTruth, detections: Detections, tiou: list[float]) -> np.ndarray:
-    """The definition, one detection after the other; equal tIoUs in the order of the reference's sort."""
+    """Return the AP by its definition, one detection after the other; equal tIoUs as the reference sorts them."""
     ap: list[list[float]] = []
     for label in sorted({gt.labels[i] for i in gt.label}):
         rows = [i for i in range(len(detections.scores)) if detections.labels[detections.label[i]] == label]
@@ -80,10 +80,10 @@ def slow_ap(gt: GroundTruth, detections: Detections, tiou: list[float]) -> np.nd
         ranked = []  # of each detection the instances of its video and class with their tIoU, best first
         for row in rows:
             video = detections.videos[detections.video[row]]
-            own = [i for i in range(len(gt.label))
+            indices = [i for i in range(len(gt.label))
                    if gt.videos[gt.video[i]] == video and gt.labels[gt.label[i]] == label]
-            overlaps = np.array([slow_iou(detections.segments[row].tolist(), gt.segments[i].tolist()) for i in own])
-            ranked.append([(own[i], overlaps[i]) for i in overlaps.argsort()[::-1]])
+            overlaps = np.array([slow_iou(detections.segments[row].tolist(), gt.segments[i].tolist()) for i in indices])
+            ranked.append([(indices[i], overlaps[i]) for i in overlaps.argsort()[::-1]])
         ap.append([])
         for threshold in tiou:
             taken, hits = set(), []
@@ -97,7 +97,7 @@ def slow_ap(gt: GroundTruth, detections: Detections, tiou: list[float]) -> np.nd
 
 @st.composite
 def scenes(draw) -> tuple[GroundTruth, Detections]:
-    """A small crowded world: times on a coarse grid, few scores, segments of no or negative length, unknown names."""
+    """Return a few crowded videos: a coarse time grid, few scores, lengths of 0 and below, unknown names."""
     rng = np.random.default_rng(draw(st.integers(0, 2 ** 32)))
     num_videos, num_labels, grid = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([3, 8, 40]))
     num_instances, num_rows = draw(st.integers(1, 40)), draw(st.integers(0, 60))
@@ -115,7 +115,7 @@ def scenes(draw) -> tuple[GroundTruth, Detections]:
 
 @settings(deadline=None)
 @given(scenes(), st.lists(st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 0.75, 1.]), min_size=1, max_size=4, unique=True))
-def test_any_scene_as_the_definition_says(scene, tiou):
+def test_ap_is_that_of_the_definition(scene, tiou):
     gt, detections = scene
     scores = evaluate(gt, detections, tiou)
     assert scores.ap.shape == (len(scores.labels), len(tiou))
@@ -124,7 +124,7 @@ def test_any_scene_as_the_definition_says(scene, tiou):
 
 @settings(deadline=None, max_examples=30)
 @given(scenes(), st.integers(1, 50))
-def test_blocks_change_nothing(scene, block):
+def test_matches_do_not_depend_on_the_block_size(scene, block):
     gt, detections = scene
     whole = match(gt, detections, [0.1, 0.5]).instance
     with pytest.MonkeyPatch.context() as patch:
@@ -134,10 +134,10 @@ def test_blocks_change_nothing(scene, block):
 
 @settings(deadline=None, max_examples=50)
 @given(scenes())
-def test_no_overlapping_pair_is_overlooked(scene):
+def test_all_overlapping_pairs_are_found(scene):
     gt, detections = scene
-    for crowd in 1, 20:  # the same instances many times over: then only those near in time are looked at
-        instances, groups = np.tile(gt.segments, (crowd, 1)), np.tile(gt.video, crowd)
+    for copies in 1, 20:  # with 20 copies of every instance, only those near in time are candidates
+        instances, groups = np.tile(gt.segments, (copies, 1)), np.tile(gt.video, copies)
         found = {}
         for place, instance, overlap in overlapping_pairs(detections.segments, detections.video, instances, groups):
             assert (np.diff(place) >= 0).all()
@@ -150,7 +150,7 @@ def test_no_overlapping_pair_is_overlooked(scene):
 
 @settings(deadline=None, max_examples=50)
 @given(scenes())
-def test_what_a_match_says(scene):
+def test_matches_fulfill_the_protocol(scene):
     gt, detections = scene
     matches = match(gt, detections, [0.3, 0.6])
     counted = matches.order
@@ -162,10 +162,10 @@ def test_what_a_match_says(scene):
         taken = instance[instance >= 0]
         assert len(set(taken)) == len(taken)
         for place in np.flatnonzero(instance >= 0):
-            row, own = counted[place], instance[place]
-            assert gt.videos[gt.video[own]] == detections.videos[detections.video[row]]
-            assert gt.labels[gt.label[own]] == detections.labels[detections.label[row]]
-            assert slow_iou(detections.segments[row], gt.segments[own]) >= threshold
+            row, matched = counted[place], instance[place]
+            assert gt.videos[gt.video[matched]] == detections.videos[detections.video[row]]
+            assert gt.labels[gt.label[matched]] == detections.labels[detections.label[row]]
+            assert slow_iou(detections.segments[row], gt.segments[matched]) >= threshold
 
 
 def test_average_precision_by_hand():
@@ -181,15 +181,15 @@ def test_tiou_by_hand():
     assert not temporal_iou(segments[3:5, None], segments).any()
 
 
-def test_a_detection_goes_on_to_its_second_best():
+def test_a_detection_falls_back_to_its_second_best_instance():
     gt = make_gt(('v', 'a', 0, 10), ('v', 'a', 4, 14))
     rows = [('v', 'a', 0, 10, 0.9), ('v', 'a', 1, 11, 0.8)]  # the second overlaps the first instance more: 9/11 to 7/13
     assert match(gt, make_detections(*rows), [0.5, 0.6]).instance.tolist() == [[0, 1], [0, -1]]
     assert evaluate(gt, make_detections(*rows), [0.5, 0.6]).ap.tolist() == [[1, 0.5]]
 
 
-def test_a_detection_that_is_ousted_asks_again():
-    # In the order of the scores: the first takes the middle instance, and every one after it moves on by one.
+def test_a_rejected_detection_tries_its_next_instance():
+    # By score: the first takes the middle instance, and every later one the next instance.
     gt = make_gt(*(('v', 'a', 10 * i, 10 * i + 12) for i in range(6)))
     detections = make_detections(*(('v', 'a', 10 * i + shift, 10 * i + 12 + shift, 1 - 0.1 * i)
                                  for i, shift in ((0, 0), (0, 2), (1, 2), (2, 2), (3, 2))))
@@ -208,7 +208,7 @@ def test_a_tiou_at_the_threshold_is_enough():
     assert scores.ap.tolist() == [[1, 0]]
 
 
-def test_classes_without_detections_count_and_classes_without_instances_do_not():
+def test_map_includes_classes_without_detections_and_excludes_classes_without_instances():
     gt = make_gt(('v', 'a', 0, 1), ('v', 'b', 0, 1), ('w', 'c', 0, 1))
     gt = select_videos(gt, np.array([True, False]))
     scores = evaluate(gt, make_detections(('v', 'a', 0, 1, 1), ('v', 'c', 0, 1, 1)), [0.5])
@@ -216,7 +216,7 @@ def test_classes_without_detections_count_and_classes_without_instances_do_not()
     assert (scores.unknown_labels, scores.detections_of_unknown_labels) == (1, 1)
 
 
-def test_unknown_videos_are_false_positives_and_unknown_labels_change_nothing():
+def test_unknown_videos_are_false_positives_and_unknown_labels_are_ignored():
     gt = make_gt(('v', 'a', 0, 1), ('w', 'a', 0, 1))
     known = [('v', 'a', 0, 1, 0.5)]
     stray = [('x', 'a', 0, 1, 0.9), ('y', 'a', 0, 1, 0.9), ('y', 'a', 3, 4, 0.9)]
@@ -232,7 +232,7 @@ def test_unknown_videos_are_false_positives_and_unknown_labels_change_nothing():
     assert not warnings(evaluate(gt, make_detections(*known), [0.5]))
 
 
-def test_a_video_has_one_id_whatever_its_spelling():
+def test_both_spellings_of_a_video_match():
     gt = make_gt(('v_UmAH95xls', 'a', 0, 1), ('abc', 'a', 0, 1))
     rows = [('v_v_UmAH95xls', 'a', 0, 1, 1), ('v_abc', 'a', 0, 1, 1)]
     assert evaluate(gt, make_detections(*rows), [0.5]).average == 1
@@ -263,7 +263,7 @@ def test_scored_subset():
         scored_subset(both, ['unknown'])
     with pytest.raises(InputError, match="subset 'val' is annotated.*'testing', 'Train'"):
         scored_subset(both, ['a'], 'val')
-    assert scored_subset(test, ['unknown']).videos == ['b', 'c']  # there is but one
+    assert scored_subset(test, ['unknown']).videos == ['b', 'c']  # there is only one
 
 
 def test_table_and_averages():
@@ -283,7 +283,7 @@ def test_table_and_averages():
 
 @settings(deadline=None, max_examples=60)
 @given(scenes(), st.sampled_from([0.1, 0.5, 1.0]))
-def test_the_best_threshold_is_that_of_all_scores(scene, tiou):
+def test_the_best_threshold_is_the_best_of_all_scores(scene, tiou):
     gt, detections = scene
     best = None
     for score in sorted(set(detections.scores), reverse=True):
@@ -316,7 +316,7 @@ def test_the_best_threshold_by_hand():
     ('gt.json', [0.73236012, 0.68024299, 0.57946204, 0.48824059, 0.36685992, 0.24994267, 0.14807955], 0.46359827),
     ('gt_212.json', None, 0.45775983)])
 def test_the_released_detections(shared, name, mean_ap, average, tmp_path):
-    """The reference's numbers. Those at 0.1 and 0.2 also hang on the order in which numpy's sort leaves equal tIoUs."""
+    """The reference's numbers. Those at 0.1 and 0.2 also depend on how numpy sorts equal tIoUs."""
     folder, output = shared / 'data' / 'thumos14', tmp_path / 'results.json'
     assert main([str(folder / name), str(folder / 'released_detections.json'), '--output', str(output)]) == 0
     results = json.loads(output.read_text())
@@ -353,7 +353,7 @@ def validation(request, shared) -> GroundTruth:
 
 
 def as_detections(gt: GroundTruth, rows: np.ndarray | slice = slice(None), shift: float = 0) -> Detections:
-    """Instances as detections of score 1, moved by so many times their length."""
+    """Return instances as detections of score 1, shifted by a multiple of their length."""
     segments = gt.segments[rows]
     return Detections(gt.videos, gt.labels, gt.video[rows], gt.label[rows],
                       segments + shift * np.diff(segments), np.ones(len(segments)))
@@ -363,7 +363,7 @@ def without(gt: GroundTruth, rows: np.ndarray) -> GroundTruth:
     return gt._replace(video=gt.video[~rows], label=gt.label[~rows], segments=gt.segments[~rows])
 
 
-def test_activitynet_scores_itself_with_one(validation):
+def test_activitynet_scored_against_itself_has_map_1(validation):
     rows = set(zip(validation.video, validation.label, map(tuple, validation.segments)))
     assert len(rows) < len(validation.label)  # exact duplicates are among them
     tidy = without(validation, validation.segments[:, 1] <= validation.segments[:, 0])
@@ -371,20 +371,20 @@ def test_activitynet_scores_itself_with_one(validation):
     assert (evaluate(tidy, as_detections(tidy), ACTIVITYNET).ap == 1).all()
 
 
-def test_what_instances_of_no_length_cost(validation):
-    """They cannot be matched: never found, and as detections false positives at their place in the file."""
+def test_instances_without_length_cannot_be_matched(validation):
+    """They are missed, and as detections false positives at their rank in the file."""
     empty = validation.segments[:, 1] <= validation.segments[:, 0]
     found, both = (evaluate(validation, as_detections(validation, rows), ACTIVITYNET) for rows in (~empty, slice(None)))
     for c, label in enumerate(found.labels):
-        own = validation.label == validation.labels.index(label)
-        np.testing.assert_allclose(found.ap[c], 1 - empty[own].sum() / own.sum(), rtol=0, atol=1e-12)
-        expected = slow_average_precision((~empty[own]).tolist(), own.sum())
+        rows = validation.label == validation.labels.index(label)
+        np.testing.assert_allclose(found.ap[c], 1 - empty[rows].sum() / rows.sum(), rtol=0, atol=1e-12)
+        expected = slow_average_precision((~empty[rows]).tolist(), rows.sum())
         np.testing.assert_allclose(both.ap[c], expected, rtol=0, atol=1e-12)
     assert both.average < found.average < 1
 
 
 def test_activitynet_shifted_by_half_a_length(validation):
-    """Alone, a segment moved by half its length has tIoU 1/3; with neighbours, what the definition says."""
+    """An isolated segment shifted by half its length has tIoU 1/3; with neighbors the definition decides."""
     scores = evaluate(validation, as_detections(validation, shift=0.5), [0.3, 0.35, 0.5])
     few = np.bincount(validation.video)
     np.testing.assert_allclose(scores.ap, fast_enough_ap(validation, 0.5, [0.3, 0.35, 0.5]), rtol=0, atol=1e-12)
@@ -392,20 +392,21 @@ def test_activitynet_shifted_by_half_a_length(validation):
 
 
 def fast_enough_ap(gt: GroundTruth, shift: float, tiou: list[float]) -> np.ndarray:
-    """The definition for detections that are the shifted instances in the file's order, with equal scores."""
+    """Return the AP by its definition for shifted instances in the order of the file, with equal scores."""
     by_group: dict[tuple[int, int], list[int]] = {}
     for i, group in enumerate(zip(gt.video.tolist(), gt.label.tolist())):
         by_group.setdefault(group, []).append(i)
     segments = gt.segments.tolist()
     hits = {threshold: [False] * len(segments) for threshold in tiou}
-    for own in by_group.values():
+    for group in by_group.values():
         for threshold in tiou:
             taken = set()
-            for row in own:
+            for row in group:
                 start, end = segments[row]
                 moved = [start + shift * (end - start), end + shift * (end - start)]
-                overlaps = np.array([slow_iou(moved, segments[i]) for i in own])
-                free = [own[i] for i in overlaps.argsort()[::-1] if overlaps[i] >= threshold and own[i] not in taken]
+                overlaps = np.array([slow_iou(moved, segments[i]) for i in group])
+                best = overlaps.argsort()[::-1]
+                free = [group[i] for i in best if overlaps[i] >= threshold and group[i] not in taken]
                 taken.update(free[:1])
                 hits[threshold][row] = bool(free)
     return np.array([[slow_average_precision([hits[threshold][i] for i in np.flatnonzero(gt.label == label)],
@@ -447,7 +448,7 @@ def test_the_command_prints_classes(files, capsys):
     assert table == [['AP', '(%)', '0.5', '0.65', 'mean'], ['x', '100.00', '0.00', '50.00'], ['y', *['0.00'] * 3]]
 
 
-def test_results_of_another_kind_are_not_written_over(files, tmp_path, capsys):
+def test_other_results_are_not_overwritten(files, tmp_path, capsys):
     output = tmp_path / 'results.json'
     output.write_text('{"best": {"step": 1}}')  # of a training run
     assert main([*files, '--output', str(output)]) == 2
@@ -467,7 +468,7 @@ def test_the_command_scores_another_subset_and_warns(files, capsys):
     (['--tiou', '0.5', '0.50'], 'twice'), (['--subset', 'none such'], "'none such'"),
     (['--frobnicate'], '--frobnicate'),
     (['--output', '{tmp}'], 'Is a directory'), (['--output', '{tmp}/none/results.json'], 'No such file')])
-def test_bad_usage_is_one_line_and_status_2(files, tmp_path, capsys, extra, words):
+def test_bad_usage_gives_one_line_and_status_2(files, tmp_path, capsys, extra, words):
     try:
         status = main([*files, *(word.replace('{tmp}', str(tmp_path)) for word in extra)])
     except SystemExit as leave:
@@ -477,14 +478,14 @@ def test_bad_usage_is_one_line_and_status_2(files, tmp_path, capsys, extra, word
     assert err.startswith('error: ') and words in err and err.count('\n') == 1
 
 
-@pytest.mark.parametrize('own', [0, 1])
-def test_what_is_read_is_never_written_over(files, tmp_path, capsys, own):
-    before = Path(files[own]).read_bytes()
-    (tmp_path / 'link.json').symlink_to(files[own])
+@pytest.mark.parametrize('index', [0, 1])
+def test_inputs_are_never_overwritten(files, tmp_path, capsys, index):
+    before = Path(files[index]).read_bytes()
+    (tmp_path / 'link.json').symlink_to(files[index])
     assert main([*files, '--output', str(tmp_path / 'link.json')]) == 2
     out, err = capsys.readouterr()
     assert not out and err.count('\n') == 1 and 'link.json: is an input of this command' in err
-    assert Path(files[own]).read_bytes() == before
+    assert Path(files[index]).read_bytes() == before
 
 
 def test_detections_in_two_subsets(files, tmp_path, capsys):
@@ -501,7 +502,7 @@ def test_the_files_in_the_wrong_order(files, capsys):
 
 
 @pytest.mark.parametrize('line', ['({command}) > /dev/full', '(sleep 0.1; {command}) | true'])
-def test_a_full_disk_and_a_reader_who_leaves_give_no_traceback(files, line):
+def test_a_full_disk_and_a_closed_pipe_give_no_traceback(files, line):
     command = shlex.join([sys.executable, '-m', 'eval.detection', *files])
     done = subprocess.run(['bash', '-c', line.format(command=command)], cwd=ROOT, text=True, capture_output=True)
     assert done.stderr.startswith('error: the output') and done.stderr.count('\n') == 1, done.stderr

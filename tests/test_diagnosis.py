@@ -1,4 +1,4 @@
-"""The error diagnosis: each kind by hand, DETAD's figures on real detections, gains against the scorer, a slow twin."""
+"""The error diagnosis: each type by hand, DETAD's figures on real detections, gains against mAP, a slow version."""
 import json
 import subprocess
 import sys
@@ -33,7 +33,7 @@ TRUE, DOUBLE, WRONG, LOCALIZATION, CONFUSION, BACKGROUND = range(6)
 
 
 def make_gt(instances, durations=(100, 100), videos=('v', 'w')):
-    """A ground truth of `(video, label, start, end)`."""
+    """Return a ground truth from rows of video, label, start, end."""
     labels = sorted({label for _, label, _, _ in instances})
     return GroundTruth(
         list(videos), ['testing'] * len(videos), np.array(durations, np.float64), labels,
@@ -43,7 +43,7 @@ def make_gt(instances, durations=(100, 100), videos=('v', 'w')):
 
 
 def make_detections(rows):
-    """Detections of `(video, label, start, end, score)`."""
+    """Return detections from rows of video, label, start, end, score."""
     videos, labels = (sorted({row[i] for row in rows}) for i in (0, 1))
     return Detections(
         videos, labels, np.array([videos.index(row[0]) for row in rows], np.int64),
@@ -56,13 +56,13 @@ def select(detections, rows):
                                segments=detections.segments[rows], scores=detections.scores[rows])
 
 
-def kinds_of(gt, detections, tiou):
-    """{detection: kind} of the kept ones at one threshold."""
+def types_of(gt, detections, tiou):
+    """Return {detection: error type} of the kept ones at one threshold."""
     errors = classify_errors(gt, detections, [tiou])
     return dict(zip(errors.detection.tolist(), errors.error_type[0].tolist()))
 
 
-# Two instances of A and one of B; every detection with its kind at tIoU 0.5.
+# Two instances of A and one of B; every detection with its error type at tIoU 0.5.
 INSTANCES = [('v', 'A', 0, 10), ('v', 'A', 20, 30), ('v', 'B', 40, 50)]
 CASES = [
     (('v', 'A', 0, 10, .95), TRUE),
@@ -82,11 +82,11 @@ CASES = [
 ]
 
 
-def test_every_kind_by_hand():
+def test_every_error_type_by_hand():
     gt, detections = make_gt(INSTANCES), make_detections([row for row, _ in CASES])
     expected = {i: kind for i, (_, kind) in enumerate(CASES) if kind is not None}
-    assert kinds_of(gt, detections, 0.5) == expected
-    assert kinds_of(gt, detections, 0.4) == expected | {4: TRUE, 6: WRONG}  # both overlap by exactly 0.4
+    assert types_of(gt, detections, 0.5) == expected
+    assert types_of(gt, detections, 0.4) == expected | {4: TRUE, 6: WRONG}  # both overlap by exactly 0.4
 
     diagnosis = diagnose(gt, detections, [0.5])
     # N_A = 2 and N_B = 1: the best three are 0, 1 and the better of B; then come 2, 3 and the other of B; ...
@@ -94,23 +94,23 @@ def test_every_kind_by_hand():
     np.testing.assert_array_equal(diagnosis.profile[0, -1], [2, 2, 1, 3, 1, 4])
     assert (diagnosis.num_kept, diagnosis.num_detections) == (13, 14)
     np.testing.assert_allclose(diagnosis.missed, 1 / 3)  # the second of A
-    # AP of A is 1 / 2 whatever is removed, of B 1 / 2, and 1 without its localization error.
+    # The AP of A is always 1 / 2, that of B 1 / 2, and 1 without its localization error.
     np.testing.assert_allclose(diagnosis.mean_ap, 1 / 2)
     np.testing.assert_allclose(diagnosis.map_gain, [[0, 0, 1 / 4, 0, 0]])
 
 
 @pytest.mark.parametrize('first, kind', [('A', DOUBLE), ('B', WRONG)])
-def test_the_first_of_equal_instances_judges(first, kind):
+def test_of_equally_near_instances_the_first_decides(first, kind):
     other = 'B' if first == 'A' else 'A'
     gt = make_gt([('v', first, 0, 10), ('v', other, 0, 10)])
-    assert kinds_of(gt, make_detections([('v', 'A', 0, 10, .9), ('v', 'A', 0, 10, .8)]), 0.5) == {0: TRUE, 1: kind}
+    assert types_of(gt, make_detections([('v', 'A', 0, 10, .9), ('v', 'A', 0, 10, .8)]), 0.5) == {0: TRUE, 1: kind}
 
 
-def test_only_the_nearest_instance_judges():
+def test_only_the_nearest_instance_decides():
     gt = make_gt([('v', 'A', 0, 10), ('v', 'B', 0, 8)])
     detections = make_detections([('v', 'A', 0, 10, .9), ('v', 'A', 0, 8, .8), ('v', 'B', 0, 10, .7)])
-    # 1 overlaps A by 0.8, but B wholly; 2 is nearest to A, and still matches B by the mAP rule.
-    assert kinds_of(gt, detections, 0.5) == {0: TRUE, 1: WRONG, 2: TRUE}
+    # 1 overlaps A by 0.8, but B completely; 2 is nearest to A, but is matched to B as for mAP.
+    assert types_of(gt, detections, 0.5) == {0: TRUE, 1: WRONG, 2: TRUE}
 
 
 def test_the_ten_best_of_each_instance_are_kept_in_the_order_of_the_file():
@@ -122,18 +122,18 @@ def test_the_ten_best_of_each_instance_are_kept_in_the_order_of_the_file():
     assert diagnose(gt, detections).profile[0, :, TRUE].tolist() == [1] * 10
 
 
-def test_instances_without_length_and_duplicates_do_no_harm():
+def test_instances_without_length_and_duplicates_are_accepted():
     gt = make_gt([('v', 'A', 5, 5), ('v', 'A', 9, 3), ('v', 'A', 20, 30), ('v', 'A', 20, 30)])
     times = [(5, 5), (9, 3), (20, 30), (20, 30), (20, 30)]
     detections = make_detections([('v', 'A', *segment, -i) for i, segment in enumerate(times)])
     with np.errstate(all='raise'):
-        assert kinds_of(gt, detections, 0.5) == {0: BACKGROUND, 1: BACKGROUND, 2: TRUE, 3: TRUE, 4: DOUBLE}
+        assert types_of(gt, detections, 0.5) == {0: BACKGROUND, 1: BACKGROUND, 2: TRUE, 3: TRUE, 4: DOUBLE}
         diagnosis = diagnose(gt, detections)
     assert diagnosis.missed == [0.5]
     assert diagnosis.characteristics[1].instances.tolist() == [2, 0, 2, 0, 0]
 
 
-def assert_gains_are_those_of_the_scorer(gt, detections, tiou):
+def assert_gains_are_those_of_evaluate(gt, detections, tiou):
     diagnosis, errors = diagnose(gt, detections, tiou), classify_errors(gt, detections, tiou)
     kept = select(detections, np.sort(errors.detection))
     np.testing.assert_allclose(diagnosis.mean_ap, evaluate(gt, kept, tiou).mean_ap, atol=1e-12)
@@ -161,11 +161,11 @@ def test_released_detections_give_the_figures_of_detad(released):
     assert all(c.instances.sum() == 3311 for c in diagnosis.characteristics)
 
 
-def test_removing_a_kind_from_the_released_detections_gains_what_is_said(released):
-    assert_gains_are_those_of_the_scorer(*released, [0.3, 0.5, 0.7])
+def test_removing_an_error_type_from_the_released_detections_has_the_reported_gain(released):
+    assert_gains_are_those_of_evaluate(*released, [0.3, 0.5, 0.7])
 
 
-# A slow twin, straight from the definitions: loops, one threshold, no array of the module under test.
+# A slow version of the definitions: loops, one threshold, no array of the module under test.
 
 def slow_tiou(a, b):
     shared = min(a[1], b[1]) - max(a[0], b[0])
@@ -173,19 +173,19 @@ def slow_tiou(a, b):
 
 
 def slow_match(instances, rows, threshold):
-    """{detection: instance}; both are lists of (video, label, start, end, ...)."""
+    """Return {detection: instance}; both are lists of (video, label, start, end, ...)."""
     taken = {}
     for p in sorted(range(len(rows)), key=lambda p: -rows[p][4]):
-        own = [i for i, g in enumerate(instances) if g[:2] == rows[p][:2]]
-        overlaps = [slow_tiou(rows[p][2:4], instances[i][2:4]) for i in own]
-        for best in np.argsort(overlaps)[::-1]:  # the scorer's order of equals
-            if overlaps[best] >= threshold and own[best] not in taken.values():
-                taken[p] = own[best]
+        candidates = [i for i, g in enumerate(instances) if g[:2] == rows[p][:2]]
+        overlaps = [slow_tiou(rows[p][2:4], instances[i][2:4]) for i in candidates]
+        for best in np.argsort(overlaps)[::-1]:  # equal ones as in evaluate
+            if overlaps[best] >= threshold and candidates[best] not in taken.values():
+                taken[p] = candidates[best]
                 break
     return taken
 
 
-def slow_kinds(instances, rows, threshold):
+def slow_types(instances, rows, threshold):
     matched, kinds = slow_match(instances, rows, threshold), {}
     for p, row in enumerate(rows):
         number = sum(g[1] == row[1] for g in instances)
@@ -208,7 +208,7 @@ def slow_kinds(instances, rows, threshold):
 
 
 def slow_normalized_map(instances, inside, rows, threshold):
-    """From a second matching of what is left, to the instances of the bin alone."""
+    """Return the mAP of a second matching of the remaining detections to only the instances of the bin."""
     matched = slow_match(instances, rows, threshold)
     rows = [row for p, row in enumerate(rows) if p not in matched or matched[p] in inside]
     normal = len(instances) / len({g[1] for g in instances})
@@ -234,10 +234,10 @@ PREDICTED = st.tuples(st.sampled_from('vwx'), st.sampled_from('ABC'), TIMES, st.
 @settings(max_examples=150, deadline=None)
 @given(st.lists(ROWS, min_size=1, max_size=6), st.lists(PREDICTED, max_size=40),
        st.sampled_from([0.05, 0.1, 0.3, 0.5, 0.75]))
-def test_invariants_and_the_slow_twin(instances, rows, threshold):
+def test_invariants_and_the_slow_version(instances, rows, threshold):
     gt, detections = make_gt(instances, [20, 10]), make_detections(rows)
-    assert kinds_of(gt, detections, threshold) == slow_kinds(instances, rows, threshold)
-    assert_gains_are_those_of_the_scorer(gt, detections, [threshold])
+    assert types_of(gt, detections, threshold) == slow_types(instances, rows, threshold)
+    assert_gains_are_those_of_evaluate(gt, detections, [threshold])
 
     diagnosis = diagnose(gt, detections, [threshold], {'coverage': (.2, .3), 'length': (2, 5), 'instances': (1, 2)})
     kept = {label: sum(row[1] == label for row in rows) for label in 'AB'}
@@ -248,8 +248,8 @@ def test_invariants_and_the_slow_twin(instances, rows, threshold):
 
     found = set(slow_match(instances, rows, threshold).values())
     assert diagnosis.missed[0] == pytest.approx(1 - len(found) / len(instances))
-    everyone = range(len(instances))
-    assert diagnosis.normalized_mean_ap[0] == pytest.approx(slow_normalized_map(instances, everyone, rows, threshold))
+    everything = range(len(instances))
+    assert diagnosis.normalized_mean_ap[0] == pytest.approx(slow_normalized_map(instances, everything, rows, threshold))
     values = {'coverage': [(g[3] - g[2]) / {'v': 20, 'w': 10}[g[0]] for g in instances],
               'length': [g[3] - g[2] for g in instances],
               'instances': [sum(other[:2] == g[:2] for other in instances) for g in instances]}
@@ -257,7 +257,7 @@ def test_invariants_and_the_slow_twin(instances, rows, threshold):
     for characteristic in diagnosis.characteristics:
         name = characteristic.name
         for b, (low, high) in enumerate(zip(ends[name], ends[name][1:])):
-            inside = [i for i in everyone if low < values[name][i] <= high]
+            inside = [i for i in everything if low < values[name][i] <= high]
             assert characteristic.instances[b] == len(inside)
             if inside:
                 assert characteristic.missed[0, b] == pytest.approx(1 - len(found & {*inside}) / len(inside))
@@ -267,7 +267,7 @@ def test_invariants_and_the_slow_twin(instances, rows, threshold):
                 assert np.isnan([characteristic.missed[0, b], characteristic.mean_ap[0, b]]).all()
 
 
-def test_thresholds_are_judged_each_by_itself():
+def test_thresholds_are_independent():
     gt, detections = make_gt(INSTANCES), make_detections([row for row, _ in CASES])
     both = diagnose(gt, detections, [0.5, 0.4])
     for k, threshold in enumerate([0.5, 0.4]):
@@ -278,9 +278,9 @@ def test_thresholds_are_judged_each_by_itself():
     assert found.tolist() == [[True, False, True], [True, True, True]]
 
 
-def test_bins_hold_their_upper_end_and_durations_may_be_wrong():
+def test_bins_include_their_upper_end_and_durations_may_be_wrong():
     instances = [('v', 'A', 0, 2), ('v', 'A', 0, 3), ('v', 'A', 0, 3.5), ('w', 'A', 0, 20), ('w', 'B', 5, 10)]
-    # v: 2 % is still XS. w: shorter than what happens in it.
+    # v: 2 % is still XS. w: shorter than its instances.
     coverage, length, number = diagnose(make_gt(instances, [100, 1.0]), make_detections([])).characteristics
     assert (coverage.name, coverage.bins, coverage.unknown) == ('coverage', ['XS', 'S', 'M', 'L', 'XL'], 0)
     assert coverage.instances.tolist() == [1, 2, 0, 0, 2]
@@ -301,7 +301,7 @@ def test_bins_hold_their_upper_end_and_durations_may_be_wrong():
 
 
 @pytest.mark.parametrize('ends', [(), (1, 1), (1, 2, 3, 4, 5)])
-def test_wrong_bins_are_refused(ends):
+def test_wrong_bins_are_an_error(ends):
     with pytest.raises(InputError, match='bins of length'):
         diagnose(make_gt(INSTANCES), make_detections([]), bins=BINS['thumos14'] | {'length': ends})
 
@@ -313,7 +313,7 @@ def test_nothing_to_diagnose_is_an_error():
 
 @pytest.fixture
 def files(tmp_path):
-    """The hand-made case on disk."""
+    """Write the case by hand to files."""
     annotations = [{'label': label, 'segment': [start, end]} for _, label, start, end in INSTANCES]
     database = {'v': {'subset': 'test', 'duration': 100, 'annotations': annotations}}
     (tmp_path / 'gt.json').write_text(json.dumps({'database': database}))
@@ -323,9 +323,10 @@ def files(tmp_path):
 
 def test_command_prints_and_writes(files, tmp_path, capsys):
     output = tmp_path / 'diagnosis.json'
-    for picture, start in ((tmp_path / 'a.png', b'\x89PNG'), (tmp_path / 'a.svg', b'<?xml')):
-        assert main([*files, '--tiou', '0.5', '0.55', '--output', str(output), '--figure', str(picture)]) == 0
-        assert picture.read_bytes().startswith(start)
+    for name, flag, start in (('a.png', '--figure', b'\x89PNG'), ('a.svg', '--picture', b'<?xml')):
+        figure = tmp_path / name
+        assert main([*files, '--tiou', '0.5', '0.55', '--output', str(output), flag, str(figure)]) == 0
+        assert figure.read_bytes().startswith(start)
     printed = capsys.readouterr()
     assert '14 detections, of which 13 are kept' in printed.out
     assert 'does not use their label' in printed.err
@@ -340,7 +341,7 @@ def test_command_prints_and_writes(files, tmp_path, capsys):
     assert written['characteristics']['length']['bins'][2]['missed']['0.5'] == pytest.approx(1 / 3)
 
 
-def test_picture_shows_the_numbers(released):
+def test_figure_shows_the_numbers(released):
     diagnosis = diagnose(*released, [0.5])
     profile, gain, *rest = plot(diagnosis).axes
     heights = np.array([[bar.get_height() for bar in bars] for bars in profile.containers])
@@ -355,7 +356,7 @@ def test_picture_shows_the_numbers(released):
     (['--tiou', '0'], 'tIoU thresholds must be above 0'),
     (['--subset', 'training'], "'training'"),
 ])
-def test_bad_input_is_one_line_and_status_2(files, more, message, capsys):
+def test_bad_input_gives_one_line_and_status_2(files, more, message, capsys):
     assert main([*files, *more]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith('error: ') and message in error
@@ -365,7 +366,7 @@ def run(*arguments):
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=Path(__file__).parents[1])
 
 
-def test_command_loads_no_plotting_library_unless_asked(files):
+def test_command_imports_no_plotting_library_without_a_figure(files):
     code = ('import sys; from eval.diagnosis import main; main(sys.argv[1:]);'
             'print({"torch", "matplotlib"} & {*sys.modules})')
     assert run('-c', code, *files).stdout.endswith('set()\n')
@@ -377,28 +378,28 @@ def test_command_shows_no_traceback(files):
         assert result.returncode == 2 and result.stderr.startswith('error: ') and result.stderr.count('\n') == 1
 
 
-def test_kinds_have_their_names():
+def test_error_types_have_their_names():
     assert [*to_json(diagnose(make_gt(INSTANCES), make_detections([])))['share']] == [*ERROR_TYPES]
 
 
-def test_a_diagnosis_carries_what_it_was_computed_from():
+def test_a_diagnosis_contains_matches_and_errors():
     gt, detections = make_gt(INSTANCES), make_detections([row for row, _ in CASES])
     diagnosis = diagnose(gt, detections, [0.4, 0.5])
-    alone = classify_errors(gt, detections, [0.4, 0.5])
-    assert all(np.array_equal(together, own) for together, own in zip(diagnosis.errors, alone))
+    separate = classify_errors(gt, detections, [0.4, 0.5])
+    assert all(np.array_equal(together, alone) for together, alone in zip(diagnosis.errors, separate))
     behind = [UNCLASSIFIED if kind is None else kind for _, kind in CASES]
     assert diagnosis.error_types[1].tolist() == behind
     assert diagnosis.matched_instances.tolist() == [[True, True, True], [True, False, True]]
 
 
-def test_a_match_behind_the_ten_best_is_a_true_positive_of_no_judgement():
+def test_a_match_beyond_the_ten_best_is_a_true_positive_that_is_not_kept():
     gt = make_gt([('v', 'A', 0, 10)])
     diagnosis = diagnose(gt, make_detections([('v', 'A', 50, 60, .5)] * 12 + [('v', 'A', 0, 10, .1)]), [0.5])
     assert diagnosis.error_types[0].tolist() == [BACKGROUND] * 10 + [UNCLASSIFIED] * 2 + [TRUE]
     assert diagnosis.num_kept == 10
 
 
-def test_files_of_another_kind_are_not_written_over(files, tmp_path, capsys):
+def test_other_files_are_not_overwritten(files, tmp_path, capsys):
     weights = tmp_path / 'best.png'
     weights.write_bytes(b'PK a checkpoint')
     for flag in ('--output', '--figure'):
@@ -419,4 +420,4 @@ def test_the_nearest_of_many_instances_is_found_in_blocks_of_any_size(monkeypatc
     monkeypatch.setattr(eval.detection, 'BLOCK_PAIRS', block)
     instances = [(gt.videos[v], gt.labels[c], *segment)
                  for v, c, segment in zip(gt.video, gt.label, gt.segments.tolist())]
-    assert kinds_of(gt, detections, 0.5) == slow_kinds(instances, rows, 0.5)
+    assert types_of(gt, detections, 0.5) == slow_types(instances, rows, 0.5)

@@ -1,4 +1,4 @@
-"""docs/python.md: every example runs as it stands there, from another folder, and says what the commands say."""
+"""docs/python.md: every example runs unchanged, from another folder, with the results of the commands."""
 import json
 import os
 import re
@@ -31,11 +31,11 @@ def network():
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('elsewhere')
     rng = np.random.default_rng(0)
-    truth = {f'v{i}': {'subset': subset, 'annotations': [{'label': label, 'segment': [i, i + 3]} for label in 'ab']}
+    gt = {f'v{i}': {'subset': subset, 'annotations': [{'label': label, 'segment': [i, i + 3]} for label in 'ab']}
              for i, subset in enumerate(['training', 'testing', 'testing'])}
     rows = {f'v{i}': [{'label': label, 'score': float(rng.random()), 'segment': [float(i + shift), i + 3.0]}
                       for label in 'abc' for shift in rng.random(4)] for i in (1, 2)}
-    (folder / 'gt.json').write_text(json.dumps({'database': truth}))
+    (folder / 'gt.json').write_text(json.dumps({'database': gt}))
     (folder / 'detections.json').write_text(json.dumps({'results': rows}))
     write_detections_csv(folder / 'detections.csv', read_detections(folder / 'detections.json'))
     np.save(folder / 'video.npy', rng.normal(size=(40, 12)).astype(np.float16))
@@ -45,7 +45,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(folder: Path, example: str, last_line: str = '') -> str:
-    """What an example prints, or in place of that, what `last_line` does."""
+    """Return what an example prints; `last_line` replaces its print."""
     if last_line:
         example = example[:example.rindex('print(')] + last_line
     ended = subprocess.run([sys.executable, '-c', example], cwd=folder, capture_output=True, text=True,
@@ -63,7 +63,8 @@ def test_examples_are_short():
 
 def test_tables_in_pandas_have_all_detections(folder):
     rows = json.loads((folder / 'detections.json').read_text())['results']
-    expected = [[video, row['label'], *row['segment'], row['score']] for video, own in rows.items() for row in own]
+    expected = [[video, row['label'], *row['segment'], row['score']]
+                for video, detections in rows.items() for row in detections]
     save = "table.to_json('table.json', orient='values', double_precision=15)"
     for example in EXAMPLES[:2]:
         run(folder, example, save)
@@ -74,7 +75,7 @@ def test_tables_in_pandas_have_all_detections(folder):
     assert best.split() == ['[3,'] + ['3,'] * 4 + ['3]']
 
 
-def test_two_files_score_as_the_command_says(folder, capsys):
+def test_two_files_are_scored_as_by_the_command(folder, capsys):
     assert main([str(folder / 'gt.json'), str(folder / 'detections.json'), '--tiou', '0.3', '0.5', '0.7',
                  '--output', str(folder / 'results.json')]) == 0
     expected = json.loads((folder / 'results.json').read_text())

@@ -1,4 +1,4 @@
-"""Localization against a slow and obvious version with loops, and by hand where its quirks matter."""
+"""Localization against a slow version with loops, and its quirks by hand."""
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,16 +15,16 @@ SECOND = THUMOS14._replace(scale=1, feature_fps=16)     # with L = T, a sample i
 
 
 def slow_samples(scores, scale):
-    """(T,) -> (M,) by scipy."""
+    """Upsample (T,) -> (M,) with scipy."""
     x = np.arange(0, len(scores), 1 / scale)
     if len(scores) == 1:
         return np.full(len(x), scores[0])
     return interp1d(np.arange(len(scores)), scores, fill_value='extrapolate')(x)
 
 
-def slow_runs(samples, margin):
-    """[(first, last, contrast)], one run at a time."""
-    runs = []
+def slow_spans(samples, margin):
+    """Return [(first, last, contrast)], one span at a time."""
+    spans = []
     for threshold in np.arange(0.1, 1, 0.1):
         above = [i for i, sample in enumerate(samples) if sample >= threshold]
         if not any(above):                                # nothing, or sample 0 alone
@@ -38,13 +38,13 @@ def slow_runs(samples, margin):
             reach = margin * (last - first + 1)
             low, high = max(0, int(first - reach)), min(len(samples) - 1, int(last + reach))
             outer = np.concatenate([samples[low:first], samples[last + 1:high + 1]])
-            runs.append((first, last, np.mean(samples[first:last + 1]) - (np.mean(outer) if len(outer) else 0)))
-    return runs
+            spans.append((first, last, np.mean(samples[first:last + 1]) - (np.mean(outer) if len(outer) else 0)))
+    return spans
 
 
-def slow_nms(runs, options):
-    """[(start, end, score)] -> those that are kept, each followed by those that it suppresses."""
-    left, out = sorted(runs, key=lambda run: -run[2]), []
+def slow_nms(spans, options):
+    """Apply NMS to [(start, end, score)]: those that are not suppressed, each followed by those that it suppresses."""
+    left, out = sorted(spans, key=lambda span: -span[2]), []
     while left:
         best, rest, left = left[0], left[1:], []
         out.append(best)
@@ -59,33 +59,33 @@ def slow_nms(runs, options):
 
 
 def slow_localize(selection, class_probs, num_snippets, options):
-    """Rows (video, label, start, end, score), sorted."""
+    """Return rows (video, label, start, end, score), sorted."""
     out = []
     for video, probs in enumerate(class_probs):
         labels = [c for c, p in enumerate(probs) if p >= options.class_th] or [int(np.argmax(probs))]
         unit = options.snippet_frames * num_snippets[video] / (options.scale * selection.shape[1] * options.feature_fps)
         for label in labels:
-            runs = slow_runs(slow_samples(selection[video, :, label], options.scale), options.oic_margin)
-            runs = [(s * unit, (e + 1) * unit, c + options.oic_class_weight * probs[label]) for s, e, c in runs]
-            out += [(video, label, *run) for run in slow_nms(runs, options)]
+            spans = slow_spans(slow_samples(selection[video, :, label], options.scale), options.oic_margin)
+            spans = [(s * unit, (e + 1) * unit, c + options.oic_class_weight * probs[label]) for s, e, c in spans]
+            out += [(video, label, *span) for span in slow_nms(spans, options)]
     return np.array(sorted(out)).reshape(-1, 5)
 
 
 def as_rows(proposals):
-    """Proposals as rows (video, label, start, end, score), sorted."""
+    """Return proposals as rows (video, label, start, end, score), sorted."""
     rows = np.column_stack([proposals.video, proposals.label, proposals.segments, proposals.scores])
     return np.array(sorted(rows.tolist())).reshape(-1, 5)
 
 
 def localize_one(scores, options=SECOND, num_snippets=None):
-    """Proposals of one video with one class of probability 0."""
+    """Return the proposals of one video with one class of probability 0."""
     scores = np.array(scores, dtype=float)
     num_snippets = len(scores) if num_snippets is None else num_snippets
     return localize(scores[None, :, None], np.zeros((1, 1)), np.array([num_snippets]), options)
 
 
 # Multiples of 1/64 and scales that are powers of two: every sum is exact, so equal scores are equal to the last bit in
-# both versions, and ties must be taken in the same order.
+# both versions, and ties must be in the same order.
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_equals_the_slow_version_with_ties(data):
@@ -109,7 +109,7 @@ def test_equals_the_slow_version_with_ties(data):
 def test_equals_the_slow_version(seed, scale, margin, soft_nms, dtype, chunk):
     rng = np.random.default_rng(seed)
     num_videos, num_classes = rng.integers(1, 4, 2)
-    length = rng.choice([1, *range(3, 20)])         # on the single ramp of two snippets, different runs score the same
+    length = rng.choice([1, *range(3, 20)])  # two snippets are one ramp: different spans have the same score
     selection = rng.random((num_videos, length, num_classes)).astype(dtype)
     class_probs = rng.dirichlet(np.ones(num_classes), num_videos)
     num_snippets = rng.integers(1, 300, num_videos)
@@ -123,7 +123,7 @@ def test_equals_the_slow_version(seed, scale, margin, soft_nms, dtype, chunk):
     np.testing.assert_allclose(found[:, 4], expected[:, 4], rtol=0, atol=1e-12)
 
 
-def test_chunks_and_blocks_change_nothing(monkeypatch):
+def test_proposals_do_not_depend_on_chunks_and_blocks(monkeypatch):
     rng = np.random.default_rng(0)
     inputs = rng.random((5, 40, 3)), rng.dirichlet(np.ones(3), 5), rng.integers(1, 300, 5)
     whole = localize(*inputs, THUMOS14)
@@ -142,16 +142,16 @@ def test_upsampling_is_that_of_scipy_to_the_last_bit(length, scale):
 
 
 def test_prefix_sums_are_exact_enough_at_full_length():
-    samples = np.random.default_rng(0).random((1, 750 * 24)) ** 0.01        # long runs, large sums
+    samples = np.random.default_rng(0).random((1, 750 * 24)) ** 0.01        # long spans, large sums
     samples[0, ::5000] = 0
-    runs = threshold_and_score(samples, margin=0.2)
-    for start, end, contrast in zip(runs.start[::50], runs.end[::50], runs.contrast[::50]):
+    spans = threshold_and_score(samples, margin=0.2)
+    for start, end, contrast in zip(spans.start[::50], spans.end[::50], spans.contrast[::50]):
         reach = 0.2 * (end - start)
         outer = np.r_[samples[0, max(0, int(start - reach)):start], samples[0, end:int(end - 1 + reach) + 1]]
         assert contrast == pytest.approx(samples[0, start:end].mean() - (outer.mean() if len(outer) else 0), abs=2e-12)
 
 
-def test_sample_0_alone_gives_nothing():
+def test_sample_0_alone_gives_no_span():
     assert len(localize_one([0.95, 0, 0]).scores) == 0
     assert len(localize_one([0, 0.95, 0]).scores) == 9
     # at 0.1 there is another sample, so that both are found; from 0.2 on sample 0 is alone again
@@ -175,15 +175,15 @@ def test_contrast_truncates_the_outer_region():
     assert localize_one([0, 0.05, 0.95, 0.01, 0]).scores[0] == pytest.approx(0.95 - 0.05)
     # reach 1: one sample on each side
     assert localize_one([0, 0.05, 0.95, 0.01, 0], SECOND._replace(oic_margin=1)).scores[0] == pytest.approx(0.95 - 0.03)
-    # the margin ends at the ends of the video, and the class probability counts
+    # the outer region ends at the ends of the video, and the class probability is added
     found = localize(np.full((1, 3, 1), 0.15), np.array([[0.5]]), np.array([3]), SECOND)
-    assert found.scores.tolist() == pytest.approx([0.15 + 0.2 * 0.5])         # nothing outside: 0 is subtracted
+    assert found.scores.tolist() == pytest.approx([0.15 + 0.2 * 0.5])         # no outer region: 0 is subtracted
 
 
-def test_identical_runs_overlap_wholly():
+def test_identical_spans_overlap_completely():
     for length, scale in ((1, 24), (2, 12)):
         options = THUMOS14._replace(scale=scale)
-        found = localize_one([0.55] * length, options, num_snippets=100)      # at five thresholds the same run
+        found = localize_one([0.55] * length, options, num_snippets=100)      # the same span at five thresholds
         np.testing.assert_allclose(found.segments, [[0, 64]] * 5)
         np.testing.assert_allclose(found.scores, [0.55] + [0.55 * np.exp(-1 / 0.35)] * 4)
         assert len(localize_one([0.55] * length, options._replace(soft_nms=False)).scores) == 1
@@ -191,7 +191,7 @@ def test_identical_runs_overlap_wholly():
 
 def test_seconds_follow_rate_and_length():
     options = THUMOS14._replace(scale=1, feature_fps=200, snippet_frames=32)
-    found = localize_one([0, 0, 0.15, 0], options, num_snippets=100)          # a snippet stands for 25 rows of 0.16 s
+    found = localize_one([0, 0, 0.15, 0], options, num_snippets=100)          # a snippet is 25 rows of 0.16 s
     np.testing.assert_allclose(found.segments, [[8, 12]])
 
 
@@ -203,8 +203,8 @@ def test_nms_suppresses_at_equality(thresh, kept):
     assert scores.tolist() == pytest.approx([0.9, 0.8 if kept else 0.8 * np.exp(-0.25 / 0.35)])
 
 
-def test_suppressed_runs_suppress_nothing_and_groups_are_apart():
-    # 1 is suppressed by 0; 2 overlaps only 1, so it stays, as it is
+def test_suppressed_spans_suppress_nothing_and_groups_are_separate():
+    # 1 is suppressed by 0; 2 overlaps only 1, so it stays unchanged
     segments = np.array([[0, 9], [4, 13], [8, 17], [0, 9.]])
     keep, scores = nms(np.array([0, 0, 0, 1]), segments, np.array([0.9, 0.8, 0.7, 0.1]), 0.4, 0.35)
     assert keep.tolist() == [True, False, True, True]
@@ -212,7 +212,7 @@ def test_suppressed_runs_suppress_nothing_and_groups_are_apart():
     assert scores[1] == pytest.approx(0.8 * np.exp(-(6 / 14) ** 2 / 0.35))
 
 
-def test_runs_less_than_a_second_apart_overlap():
+def test_spans_less_than_a_second_apart_overlap():
     keep, _ = nms(np.zeros(2, int), np.array([[0, 0.1], [0.2, 0.3]]), np.array([0.9, 0.8]), 0.4, 0.35)
     assert keep.tolist() == [True, False]
 
@@ -224,11 +224,11 @@ def test_predicted_classes():
     assert predict_classes(np.array([[0.7, 0.9]], dtype=np.float32), 0.7).all()
 
 
-def test_nothing_in_nothing_out():
+def test_no_videos_and_no_spans():
     assert len(localize(np.zeros((0, 10, 2)), np.zeros((0, 2)), np.zeros(0, int), THUMOS14).scores) == 0
     found = localize(np.zeros((3, 10, 2)), np.ones((3, 2)), np.ones(3, int), THUMOS14)
     assert len(found.scores) == 0 and found.segments.shape == (0, 2)
 
 
-def test_a_nan_spoils_only_the_samples_made_from_it():
+def test_nan_affects_only_the_samples_interpolated_from_it():
     assert set(map(tuple, localize_one([0.5, 0.5, np.nan, 0.5, 0.2]).segments.tolist())) == {(0, 2), (4, 5)}

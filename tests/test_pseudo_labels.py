@@ -1,4 +1,4 @@
-"""Pseudo labels: which detections become one, and a file that the loaders of second stages find all they need in."""
+"""Pseudo labels: the selected detections, and a file with everything that the loaders of second stages need."""
 import json
 from collections import Counter
 
@@ -14,13 +14,13 @@ def row(label: str, start: float, end: float, score: float) -> dict:
     return {'label': label, 'segment': [start, end], 'score': score}
 
 
-TRUTH = {
+GT = {
     'a': {'subset': 'training', 'duration': 10, 'fps': 30, 'url': 'x', 'annotations': [
         {'label': 'run', 'segment': [1, 2]}, {'label': 'swim'}]},
     'v_b': {'subset': 'Train', 'duration': 20, 'annotations': [{'label': 'jump', 'segment': [7, 8]}]},
     'bare': {'subset': 'training', 'annotations': [{'label': 'jump', 'segment': [7, 8]}]},
     'test': {'subset': 'testing', 'duration': 30, 'frame': 899, 'annotations': [{'label': 'run', 'segment': [3, 4]}]}}
-FOUND = {
+DETECTIONS = {
     'a': [row('run', -1, 3, 0.9), row('run', 4, 12, 0.5), row('run', 8, 9, 0.7), row('swim', 5, 6, 0.3),
           row('jump', 2, 3, 0.8), row('run', 11, 12, 0.9)],
     'b': [row('jump', 0, 25, 0.6), row('hop', 1, 2, 0.2)]}
@@ -28,24 +28,24 @@ FOUND = {
 
 @pytest.fixture
 def files(tmp_path):
-    (tmp_path / 'gt.json').write_text(json.dumps({'database': TRUTH}))
-    (tmp_path / 'd.json').write_text(json.dumps({'results': FOUND}))
+    (tmp_path / 'gt.json').write_text(json.dumps({'database': GT}))
+    (tmp_path / 'd.json').write_text(json.dumps({'results': DETECTIONS}))
     return tmp_path
 
 
 def rows_of(files, **options) -> list[tuple]:
-    chosen = select_pseudo_labels(read_ground_truth(files / 'gt.json'), read_detections(files / 'd.json'), **options)
-    return [(chosen.videos[v], chosen.labels[c], *segment, score) for v, c, segment, score in zip(
-        chosen.video, chosen.label, chosen.segments.tolist(), chosen.scores.tolist())]
+    selected = select_pseudo_labels(read_ground_truth(files / 'gt.json'), read_detections(files / 'd.json'), **options)
+    return [(selected.videos[v], selected.labels[c], *segment, score) for v, c, segment, score in zip(
+        selected.video, selected.label, selected.segments.tolist(), selected.scores.tolist())]
 
 
-def test_segments_are_cut_to_the_video_and_what_lies_outside_is_left_out(files):
+def test_segments_are_clipped_to_the_video_and_those_outside_are_dropped(files):
     assert rows_of(files) == [
         ('a', 'run', 0, 3, 0.9), ('a', 'run', 4, 10, 0.5), ('a', 'run', 8, 9, 0.7), ('a', 'swim', 5, 6, 0.3),
         ('a', 'jump', 2, 3, 0.8), ('b', 'jump', 0, 20, 0.6), ('b', 'hop', 1, 2, 0.2)]
 
 
-def test_least_score_best_of_each_class_and_known_labels(files):
+def test_minimum_score_best_of_each_class_and_known_labels(files):
     assert [row[-1] for row in rows_of(files, min_score=0.5)] == [0.9, 0.5, 0.7, 0.8, 0.6]
     assert rows_of(files, top=1)[:3] == [('a', 'run', 0, 3, 0.9), ('a', 'swim', 5, 6, 0.3), ('a', 'jump', 2, 3, 0.8)]
     assert [row[-1] for row in rows_of(files, top=2) if row[1] == 'run'] == [0.9, 0.7]
@@ -53,7 +53,7 @@ def test_least_score_best_of_each_class_and_known_labels(files):
 
 
 def loaded(path, subset: str) -> dict:
-    """What the loaders of ActionFormer and OpenTAD take from a file: they index these keys without asking."""
+    """Return what the loaders of ActionFormer and OpenTAD read from a file: they require these keys."""
     videos, label_ids = {}, {}
     for name, entry in json.loads(path.read_text())['database'].items():
         for annotation in entry['annotations']:
@@ -65,27 +65,27 @@ def loaded(path, subset: str) -> dict:
     return videos
 
 
-def test_the_file_holds_pseudo_labels_in_training_videos_and_the_truth_in_others(files, capsys):
+def test_the_file_contains_pseudo_labels_in_training_videos_and_ground_truth_in_others(files, capsys):
     output = files / 'pseudo.json'
     assert main([str(files / 'gt.json'), str(files / 'd.json'), '-o', str(output), '--fps', '25']) == 0
     captured = capsys.readouterr()
     assert captured.out == f'{output}: 7 pseudo labels in 2 videos, 1 video of the subset without any\n'
-    truth = read_ground_truth(output)
-    assert truth.labels == ['hop', 'jump', 'run', 'swim'] and truth.videos == list(TRUTH)
-    assert [(truth.videos[v], truth.labels[c], *segment)
-            for v, c, segment in zip(truth.video, truth.label, truth.segments.tolist())] == [
+    gt = read_ground_truth(output)
+    assert gt.labels == ['hop', 'jump', 'run', 'swim'] and gt.videos == list(GT)
+    assert [(gt.videos[v], gt.labels[c], *segment)
+            for v, c, segment in zip(gt.video, gt.label, gt.segments.tolist())] == [
         ('a', 'run', 0, 3), ('a', 'run', 4, 10), ('a', 'run', 8, 9), ('a', 'swim', 5, 6), ('a', 'jump', 2, 3),
         ('v_b', 'jump', 0, 20), ('v_b', 'hop', 1, 2), ('test', 'run', 3, 4)]
     database = json.loads(output.read_text())['database']
-    assert database['bare'] == {'subset': 'training', 'fps': 25, 'annotations': []}  # no true time is left
+    assert database['bare'] == {'subset': 'training', 'fps': 25, 'annotations': []}  # no true time remains
     assert database['a']['url'] == 'x' and database['a']['annotations'][3]['score'] == 0.3
     assert captured.err.splitlines() == ['warning: 1 video without "duration", which OpenTAD needs',
                                          'warning: 1 video without "frame", which OpenTAD needs: see --fps']
 
 
-def test_loaders_of_second_stages_find_what_they_need(files):
-    truth = {name: entry for name, entry in TRUTH.items() if name != 'bare'}
-    (files / 'gt.json').write_text(json.dumps({'database': truth}))
+def test_the_file_has_the_keys_that_second_stages_need(files):
+    database = {name: entry for name, entry in GT.items() if name != 'bare'}
+    (files / 'gt.json').write_text(json.dumps({'database': database}))
     output = files / 'pseudo.json'
     assert main([str(files / 'gt.json'), str(files / 'd.json'), '-o', str(output), '--fps', '25']) == 0
     training = loaded(output, 'training')
@@ -95,7 +95,7 @@ def test_loaders_of_second_stages_find_what_they_need(files):
 
 
 def test_the_published_annotations_of_thumos14(shared, tmp_path):
-    """The released detections in place of the annotations of their subset."""
+    """The released detections replace the annotations of their subset."""
     folder, output = shared / 'data' / 'thumos14', tmp_path / 'pseudo.json'
     assert main([str(folder / 'gt.json'), str(folder / 'released_detections.json'), '-o', str(output), '--fps', '30',
                  '--min_score', '0.3', '--known_labels', '--top', '3']) == 0
@@ -110,11 +110,11 @@ def test_the_published_annotations_of_thumos14(shared, tmp_path):
         if pair[0] not in test]
 
 
-@pytest.mark.parametrize(('change', 'said'), [
+@pytest.mark.parametrize(('change', 'words'), [
     (['--min_score', '7'], 'no detection is left'), (['--subset', 'testing'], "no video with detections is in"),
     (['--top', '0'], '--top'), (['-o', 'gt.json'], 'would be overwritten'), (['-o', 'other.json'], 'another kind'),
     (['--fps', '0'], '--fps')])
-def test_bad_use_is_one_line_and_nothing_is_written(files, capsys, monkeypatch, change, said):
+def test_bad_usage_gives_one_line_and_writes_nothing(files, capsys, monkeypatch, change, words):
     monkeypatch.chdir(files)
     (files / 'other.json').write_bytes((files / 'd.json').read_bytes())
     before = {path: path.read_bytes() for path in files.iterdir()}
@@ -123,15 +123,16 @@ def test_bad_use_is_one_line_and_nothing_is_written(files, capsys, monkeypatch, 
     except SystemExit as end:
         status = end.code
     message = capsys.readouterr().err
-    assert status == 2 and message.startswith('error: ') and message.count('\n') == 1 and said in message
+    assert status == 2 and message.startswith('error: ') and message.count('\n') == 1 and words in message
     assert {path: path.read_bytes() for path in files.iterdir()} == before
 
 
-def test_detections_of_several_subsets_need_the_name_of_one(files, capsys):
-    (files / 'd.json').write_text(json.dumps({'results': {**FOUND, 'test': [row('run', 0, 1, 1)], 'who': []}}))
+def test_detections_of_several_subsets_need_a_subset(files, capsys):
+    (files / 'd.json').write_text(json.dumps({'results': {**DETECTIONS, 'test': [row('run', 0, 1, 1)], 'who': []}}))
     command = [str(files / 'gt.json'), str(files / 'd.json'), '-o', str(files / 'new.json'), '--fps', '25']
     assert main(command) == 2
     assert "'training' (2 videos) and 'testing' (1 video)" in capsys.readouterr().err
     assert main([*command, '--subset', 'train']) == 0
-    assert 'warning: 2 videos with detections ignored: in another subset or not in the ground truth' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert 'warning: 2 videos with detections ignored: in another subset or not in the ground truth' in error
     assert read_ground_truth(files / 'new.json').segments[-1].tolist() == [3, 4]

@@ -1,4 +1,4 @@
-"""Subtitles: what stands on the screen at every moment is what is detected there, in files that players can read."""
+"""Subtitles: at every moment they show the classes detected there, in files that players can read."""
 import re
 
 import numpy as np
@@ -14,7 +14,7 @@ CUE = re.compile(r'(\d\d+):(\d\d):(\d\d)[,.](\d{3}) --> (\d\d+):(\d\d):(\d\d)[,.
 
 
 def make_detections(*rows: tuple[str, str, float, float, float]) -> Detections:
-    """Detections from rows of video, label, start, end, score."""
+    """Return detections from rows of video, label, start, end, score."""
     videos, labels = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
     return Detections(videos, labels, np.array([videos.index(row[0]) for row in rows]),
                       np.array([labels.index(row[1]) for row in rows]), np.array([row[2:4] for row in rows], float),
@@ -22,7 +22,7 @@ def make_detections(*rows: tuple[str, str, float, float, float]) -> Detections:
 
 
 def cues_of(text: str) -> list[tuple[int, int, list[str]]]:
-    """Start and end in milliseconds and the lines of every cue."""
+    """Return start and end in milliseconds and the lines of every cue."""
     cues = []
     for block in re.split(r'\n{2,}', text.strip()):
         lines = block.split('\n')
@@ -69,7 +69,7 @@ def test_at_every_moment_the_best_of_each_class_is_shown(rows):
         assert scores == sorted(scores, reverse=True)
 
 
-def test_a_file_a_video_and_only_what_reaches_the_least_score(tmp_path):
+def test_one_file_per_video_with_the_detections_above_the_minimum_score(tmp_path):
     found = make_detections(('b/../c', 'x', 0, 1, 0.2), ('a', 'x', 0, 1, 0.9), ('%', 'x', 5, 6, 0.5))
     paths = write_subtitles(tmp_path / 'new' / 'subs', found, 0.5)
     assert [path.name for path in paths] == ['%25.srt', 'a.srt', 'b%2F..%2Fc.srt']
@@ -78,19 +78,19 @@ def test_a_file_a_video_and_only_what_reaches_the_least_score(tmp_path):
 
 
 @pytest.mark.parametrize('form', ['srt', 'vtt'])
-def test_odd_labels_stay_text_of_one_line(form):
+def test_odd_labels_are_escaped_in_one_line(form):
     found = make_detections(('v', '<i>a\n\nb --> & c', 0, 1, 1.0))
     ((_, _, lines),) = cues_of(subtitles(found, np.arange(1), form))
     assert lines == [r'&lt;i&gt;a\n\nb --&gt; &amp; c 1.00' if form == 'vtt' else r'<i>a\n\nb -> & c 1.00']
 
 
-def test_only_subtitles_from_here_are_written_over(tmp_path):
+def test_other_subtitles_are_not_overwritten(tmp_path):
     for form in ('srt', 'vtt'):
         (path,) = write_subtitles(tmp_path, SOME, form=form)
         before = path.read_text()
         write_subtitles(tmp_path, SOME, 0.5, form)
         assert path.read_text() != before
-        write_subtitles(tmp_path, SOME, 7, form)  # nothing is left
+        write_subtitles(tmp_path, SOME, 7, form)  # no detection
         write_subtitles(tmp_path, SOME, form=form)
         assert path.read_text() == before
         foreign = '1\n00:00:01,000 --> 00:00:03,000\nHello!\n'
@@ -108,5 +108,5 @@ def test_the_command(tmp_path, capsys):
     assert capsys.readouterr().out == f'{tmp_path}/subs: 1 file\n'
     assert [len(lines) for *_, lines in cues_of((tmp_path / 'subs' / 'v.vtt').read_text())] == [1, 2, 1]
     assert main([str(tmp_path / 'd.json'), '-o', str(tmp_path / 'd.json')]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith('error: ') and 'cannot be created' in said and said.count('\n') == 1
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and 'cannot be created' in error and error.count('\n') == 1

@@ -1,4 +1,4 @@
-"""Runs compared: groups, statistics and tables of hand-made runs, and what happens to folders that hold none."""
+"""Comparison of runs: groups, statistics and tables of small runs, and errors for other folders."""
 import csv
 import io
 import json
@@ -21,7 +21,7 @@ THREE = [  # mAP of the evaluations at steps 100, 200, 300, 400
     [0.15, 0.22, 0.35, 0.31],
 ]
 
-ARGS = {  # some of what main.py writes
+ARGS = {  # some of those that main.py writes
     'dataset': 'thumos14', 'data_path': 'data/sample', 'output_dir': 'outputs', 'device': 'auto', 'num_workers': 0,
     'cache': 'all', 'precision': 'fp32', 'compile': False, 'resume': False, 'overwrite': False, 'lr': 1e-4,
     'num_epochs': None, 'detection_inf_step': 50, 'log_every': 10, 'lambda_contrast': 0.01, 'lambda_action': 0.1,
@@ -29,7 +29,7 @@ ARGS = {  # some of what main.py writes
 
 
 def make_run(folder: Path, values: list[float], seed: int = 1, classes: dict | None = None, **changed: object) -> Path:
-    """A finished run, evaluated every 100 steps, as main.py would write it."""
+    """Write a finished run, evaluated every 100 steps, like main.py."""
     folder.mkdir(parents=True)
     args = ARGS | {'exp_name': folder.name, 'seed': seed, 'num_steps': 100 * len(values),
                    'versions': {'torch': folder.name}} | changed
@@ -48,7 +48,7 @@ def three(tmp_path) -> list[Path]:
 
 
 def table_of(text: str, head: str) -> list[dict[str, str]]:
-    """The rows of the text table whose first column is `head`; no cell of these tests has two spaces in it."""
+    """Return the rows of the text table whose first column is `head`; no cell contains two spaces."""
     lines = iter(text.splitlines())
     names = next(line for line in lines if line.startswith(head + ' ')).replace('  ', '\t').split('\t')
     rows = []
@@ -60,7 +60,7 @@ def table_of(text: str, head: str) -> list[dict[str, str]]:
 
 
 def error_of(capsys, *arguments: object) -> str:
-    """The one line of a failing command, which prints no table."""
+    """Return the only line of a failing command, which prints no table."""
     assert main([*map(str, arguments)]) == 2
     captured = capsys.readouterr()
     assert not captured.out and captured.err.startswith('error: ') and captured.err.count('\n') == 1, captured.err
@@ -68,7 +68,7 @@ def error_of(capsys, *arguments: object) -> str:
 
 
 @pytest.mark.parametrize('name', ['results.json', 'metrics.csv'])
-def test_what_is_read_is_never_written_over(three, capsys, name):
+def test_inputs_are_never_overwritten(three, capsys, name):
     before = (three[1] / name).read_bytes()
     assert 'would be overwritten' in error_of(capsys, *three, '--csv', three[1] / name)
     assert (three[1] / name).read_bytes() == before
@@ -121,11 +121,11 @@ def test_one_run_has_no_spread(tmp_path, capsys):
 def test_intervals_and_differences_by_seed_are_those_of_students_t(tmp_path):
     values = {'a': [0.30, 0.28, 0.35, 0.31], 'b': [0.33, 0.29, 0.39], 'c': [0.5]}
     runs = [read_run(make_run(tmp_path / f'{name}-seed{seed}', [value + 0.01, value], seed, lr=ord(name)))
-            for name, own in values.items() for seed, value in enumerate(own)]
+            for name, group in values.items() for seed, value in enumerate(group)]
     seeds = compare(runs).seeds
     assert list(seeds['name']) == ['a', 'b', 'b minus a'] and list(seeds['runs']) == [4, 3, 3]
-    own = stats.ttest_1samp(values['a'], 0).confidence_interval(0.95)
-    assert [seeds['last_low'][0], seeds['last_high'][0]] == pytest.approx([*own])
+    group = stats.ttest_1samp(values['a'], 0).confidence_interval(0.95)
+    assert [seeds['last_low'][0], seeds['last_high'][0]] == pytest.approx([*group])
     pairs = stats.ttest_rel(values['b'], values['a'][:3])
     assert seeds['last'][2] == pytest.approx((0.03 + 0.01 + 0.04) / 3) and np.isnan(seeds['last_p'][0])
     assert [seeds['last_low'][2], seeds['last_high'][2]] == pytest.approx([*pairs.confidence_interval(0.95)])
@@ -145,8 +145,8 @@ def published_rows(text: str) -> list[dict[str, str]]:
     return table_of(text, 'published')
 
 
-def test_published_rows_stand_beside_and_are_told_inside_or_outside(tmp_path, three, capsys):
-    """Best until step 100: 10, 20, 15; of all: 30, 28, 35; one more run lies within t s sqrt(4/3) of the mean."""
+def test_published_rows_are_inside_or_outside_of_the_interval(tmp_path, three, capsys):
+    """Best until step 100: 10, 20, 15; of all: 30, 28, 35; the interval of one more run is mean +- t s sqrt(4/3)."""
     rows = [{'source': 'log', 'step': 100, 'average_mAP': 0.15}, {'source': 'log', 'step': 199, 'average_mAP': 0.42},
             {'source': 'a\npaper', 'average_mAP': 0.464}, {'source': 'other', 'average_mAP': 0.4}]
     (tmp_path / 'rows.json').write_text(json.dumps(rows))
@@ -165,7 +165,7 @@ def test_published_rows_stand_beside_and_are_told_inside_or_outside(tmp_path, th
     assert published_rows(capsys.readouterr().out)[0]['published is'] == '-'  # one run has no spread
 
 
-def test_runs_on_thumos14_stand_beside_its_published_rows_and_others_do_not(tmp_path, capsys):
+def test_only_runs_on_thumos14_are_compared_with_its_published_rows(tmp_path, capsys):
     labels = ['BaseballPitch', 'CliffDiving', *(f'class {i}' for i in range(18))]
     classes = {label: {'0.1': 0.5} for label in labels}
     folder = make_run(tmp_path / 'thumos', [0.3], classes=classes)
@@ -182,12 +182,12 @@ def test_runs_on_thumos14_stand_beside_its_published_rows_and_others_do_not(tmp_
 
 @pytest.mark.parametrize('content', ['{}', '[]', '[{"source": "x"}]', '[{"source": "x", "average_mAP": 46.4}]',
                                      '[{"source": "x", "average_mAP": "high"}]', '[3]', '[{"average_mAP": 0.4}]'])
-def test_published_rows_of_another_form_are_one_line(tmp_path, three, capsys, content):
+def test_published_rows_of_another_form_give_one_line(tmp_path, three, capsys, content):
     (tmp_path / 'rows.json').write_text(content)
     assert 'must be a list of {"source"' in error_of(capsys, *three, '--published', tmp_path / 'rows.json')
 
 
-def test_two_runs_or_two_groups_are_set_against_each_other_by_class(tmp_path, capsys):
+def test_two_runs_or_two_groups_are_compared_by_class(tmp_path, capsys):
     def run(name, seed, lr, **ap):
         classes = {label: {'0.1': 2 * value, '0.5': 0} for label, value in ap.items()}
         return str(make_run(tmp_path / name, [0.3], seed, classes=classes, lr=lr))
@@ -209,7 +209,7 @@ def test_two_runs_or_two_groups_are_set_against_each_other_by_class(tmp_path, ca
 
 # ---- groups ---------------------------------------------------------------------------------------------------------
 
-def test_runs_of_a_group_may_differ_in_what_their_arguments_say(tmp_path, capsys):
+def test_runs_of_a_group_may_differ_in_the_arguments_listed_in_args_json(tmp_path, capsys):
     differ = ['seed', 'exp_name', 'lr']
     folders = [make_run(tmp_path / name, [0.1], lr=lr, differ=differ, num_workers=workers)
                for name, lr, workers in (('a', 1e-4, 0), ('b', 2e-4, 0), ('c', 1e-4, 4))]
@@ -219,7 +219,7 @@ def test_runs_of_a_group_may_differ_in_what_their_arguments_say(tmp_path, capsys
     assert '"differ" must be a list' in error_of(capsys, folders[0], tmp_path / 'odd')
 
 
-def test_groups_differ_in_what_matters_alone(tmp_path, capsys):
+def test_groups_differ_only_in_relevant_arguments(tmp_path, capsys):
     ours = {'lambda_action': 0.1, 'lambda_contrast': 0.01}
     for i, (name, seed, changed) in enumerate([
             ('full-seed1', 1, ours), ('base-seed1', 1, {'lambda_action': 0.0, 'lambda_contrast': 0.0}),
@@ -231,7 +231,7 @@ def test_groups_differ_in_what_matters_alone(tmp_path, capsys):
     assert main([str(tmp_path / name) for name in names]) == 0
     text = capsys.readouterr().out
     full, base = table_of(text, 'group')    # in the order of their first runs
-    assert list(full)[:4] == ['group', 'lambda_contrast', 'lambda_action', 'runs']    # what differs, and nothing else
+    assert list(full)[:4] == ['group', 'lambda_contrast', 'lambda_action', 'runs']    # only those that differ
     assert [full['group'], full['lambda_action'], full['lambda_contrast']] == ['full', '0.1', '0.01']
     assert [base['group'], base['lambda_action'], base['lambda_contrast']] == ['base', '0', '0']
     assert full['best (mean ± sd)'] == '20.00 ± 14.14' and base['best (mean ± sd)'] == '30.00 ± 14.14'
@@ -241,14 +241,14 @@ def test_groups_differ_in_what_matters_alone(tmp_path, capsys):
 @pytest.mark.parametrize('name, other, shown', [
     ('lr', 2e-4, ['0.0001', '0.0002']),
     ('precision', 'bf16', ['fp32', 'bf16']),
-    ('detection_inf_step', 10, ['50', '10']),    # the best of more evaluations is another thing
+    ('detection_inf_step', 10, ['50', '10']),    # the best of more evaluations is not comparable
     ('soft_nms', False, ['true', 'false']),
     ('tiou', [0.5, 0.75], ['0.1 0.2 0.3 0.4 0.5 0.6 0.7', '0.5 0.75']),
     ('data_path', '/data/two', [str(Path('data/sample').absolute()), '/data/two']),
     ('q_val', 'absent', ['0.7', '-']),
     ('made_up', None, ['-', 'null']),
 ])
-def test_what_makes_another_group(tmp_path, capsys, name, other, shown):
+def test_relevant_arguments_make_another_group(tmp_path, capsys, name, other, shown):
     folders = [make_run(tmp_path / 'a', [0.1]), make_run(tmp_path / 'b', [0.2], **{name: other})]
     assert main([*map(str, folders)]) == 0
     text = capsys.readouterr().out
@@ -275,7 +275,7 @@ def test_group_names(tmp_path, names, group):
     assert list(compare(runs).groups['name']) == [group]
 
 
-def test_runs_without_arguments_of_ours(tmp_path, capsys):
+def test_runs_without_arguments(tmp_path, capsys):
     folders = [make_run(tmp_path / name, [0.1]) for name in ('a', 'b')]
     for folder in folders:
         (folder / 'args.json').write_text('{}')
@@ -284,7 +284,7 @@ def test_runs_without_arguments_of_ours(tmp_path, capsys):
     assert [row['seed'] for row in table_of(captured.out, 'run')] == ['-', '-'] and not captured.err
 
 
-def test_a_seed_twice_is_a_warning_and_a_folder_twice_counts_once(tmp_path, capsys):
+def test_a_repeated_seed_is_a_warning_and_a_repeated_folder_is_ignored(tmp_path, capsys):
     first, copy = make_run(tmp_path / 'first', [0.1], 5), make_run(tmp_path / 'copy', [0.1], 5)
     assert main([str(first), f'{first}/', str(tmp_path / 'copy' / '..' / 'first')]) == 0
     captured = capsys.readouterr()
@@ -339,8 +339,8 @@ def test_latex_has_the_cells_of_the_text_and_comments(tmp_path, three, capsys):
     assert all(line.startswith('% ') for line in outside.splitlines() if line)
 
 
-def test_no_file_of_another_kind_is_written_over_unless_asked(tmp_path, three, capsys):
-    """What was meant: --csv RUN/best.csv; what was typed destroys weights."""
+def test_other_files_are_not_overwritten_without_overwrite(tmp_path, three, capsys):
+    """A typo for --csv RUN/best.csv would destroy weights."""
     weights = three[0] / 'best.pt'
     weights.write_bytes(b'PK\3\4 weights')
     (three[0] / 'losses.csv').write_text('step,epoch,total\n')
@@ -350,20 +350,20 @@ def test_no_file_of_another_kind_is_written_over_unless_asked(tmp_path, three, c
         assert 'another kind' in error_of(capsys, *three, flag, path)
         assert path.read_bytes() == before
     for flag in '--csv', '--markdown', '--latex':
-        for _ in range(2):  # the second time over its own
-            assert main([*map(str, three), flag, str(tmp_path / f'own{flag}')]) == 0
+        for _ in range(2):  # the second time the file of the first
+            assert main([*map(str, three), flag, str(tmp_path / f'table{flag}')]) == 0
     assert main([*map(str, three), '--csv', str(weights), '--overwrite']) == 0
     assert weights.read_text().startswith('kind,name,')
 
 
-def test_a_file_that_cannot_be_written_is_one_line(tmp_path, three, capsys):
+def test_a_file_that_cannot_be_written_gives_one_line(tmp_path, three, capsys):
     assert main([*map(str, three), '--csv', str(tmp_path / 'nowhere' / 'a.csv')]) == 2
     assert 'nowhere' in capsys.readouterr().err
 
 
-# ---- what is not there, not finished or not ours --------------------------------------------------------------------
+# ---- unfinished, damaged and missing runs ---------------------------------------------------------------------------
 
-def test_unfinished_runs_are_left_out_with_a_warning(tmp_path, three, capsys):
+def test_unfinished_runs_are_excluded_with_a_warning(tmp_path, three, capsys):
     begun = make_run(tmp_path / 'begun', [0.9])
     (begun / 'results.json').unlink()
     (begun / 'metrics.csv').unlink()
@@ -383,14 +383,14 @@ def test_unfinished_runs_are_left_out_with_a_warning(tmp_path, three, capsys):
 
 @pytest.mark.parametrize('epochs, finished', [(100, True), (101, False), (900, False)])
 def test_runs_planned_in_epochs(tmp_path, three, capsys, epochs, finished):
-    """Steps 100 to 400 at epochs 24 to 99, counted from 0: 4 steps an epoch."""
+    """Steps 100 to 400 at epochs 24 to 99, counted from 0: 4 steps per epoch."""
     run = make_run(tmp_path / 'epochs', [0.1, 0.2, 0.3, 0.4], num_steps=None, num_epochs=epochs)
     assert main([str(run), str(three[0])]) == 0
     assert (f'of {4 * epochs}' in capsys.readouterr().err) != finished
 
 
 @pytest.mark.parametrize('name, content, complaint', [
-    ('args.json', None, 'is not a training run'),    # what --inference_only leaves
+    ('args.json', None, 'is not a training run'),    # as after --inference_only
     ('args.json', '{"seed": 1', 'not a valid JSON file'),
     ('args.json', '[]', 'object of arguments'),
     ('results.json', '', 'empty'),
@@ -412,7 +412,7 @@ def test_runs_planned_in_epochs(tmp_path, three, capsys, epochs, finished):
     ('metrics.csv', 'step,epoch,average_mAP\n400,99,0.5,7\n', 'results.json, 400'),
     ('metrics.csv', b'\xff\xfe\x00', 'not a table'),
 ])
-def test_damaged_runs_are_one_line(tmp_path, three, capsys, name, content, complaint):
+def test_damaged_runs_give_one_line(tmp_path, three, capsys, name, content, complaint):
     if content is None:
         (three[1] / name).unlink()
     else:
@@ -421,7 +421,7 @@ def test_damaged_runs_are_one_line(tmp_path, three, capsys, name, content, compl
     assert str(three[1]) in message and complaint in message
 
 
-def test_tables_beside_the_runs_are_left_out(tmp_path, three, capsys):
+def test_tables_next_to_the_runs_are_ignored(tmp_path, three, capsys):
     tables = [tmp_path / 'first-seeds.csv', tmp_path / 'first-seeds.md']
     assert main([*map(str, three), '--csv', str(tables[0]), '--markdown', str(tables[1])]) == 0
     expected = capsys.readouterr().out
@@ -430,14 +430,14 @@ def test_tables_beside_the_runs_are_left_out(tmp_path, three, capsys):
     assert 'is not a folder' in error_of(capsys, tables[0])
 
 
-def test_folders_that_are_none(tmp_path, three, capsys):
+def test_missing_folders_and_files_are_an_error(tmp_path, three, capsys):
     assert 'is not a folder' in error_of(capsys, three[0], tmp_path / 'nowhere')
     assert 'is not a folder' in error_of(capsys, three[0] / 'args.json')
     (tmp_path / 'empty' / 'sub').mkdir(parents=True)
     assert 'is not a training run' in error_of(capsys, tmp_path / 'empty')
 
 
-def test_a_folder_of_runs_stands_for_the_runs_in_it(tmp_path, three, capsys):
+def test_a_folder_of_runs_is_replaced_by_the_runs_in_it(tmp_path, three, capsys):
     (tmp_path / 'localized').mkdir()
     (tmp_path / 'localized' / 'inference_args.json').write_text('{}')
     make_run(tmp_path / 'deep' / 'er' / 'run', [0.9])
@@ -446,7 +446,7 @@ def test_a_folder_of_runs_stands_for_the_runs_in_it(tmp_path, three, capsys):
     assert [row['run'] for row in table_of(capsys.readouterr().out, 'run')] == [folder.name for folder in three]
 
 
-def test_odd_names_and_values_do_no_harm(tmp_path, capsys):
+def test_odd_names_and_values_are_escaped(tmp_path, capsys):
     odd = make_run(tmp_path / 'two\nlines \x1b[31m', [0.1], name='a\nb', best='\udc80', kind=[1, 'x'], runs={'a': 1})
     plain = make_run(tmp_path / 'plain', [0.2], name='c', best=2, kind=None, runs=3)
     assert main([str(odd), str(plain), '--csv', str(tmp_path / 'a.csv'), '--markdown', str(tmp_path / 'a.md')]) == 0

@@ -1,4 +1,4 @@
-"""The timeline picture: everything that is in the files is drawn, where it belongs, and nothing else."""
+"""The timeline figure: its panels contain the data of the files."""
 import json
 import subprocess
 import sys
@@ -54,15 +54,15 @@ def titles(figure) -> list[str]:
 
 
 def test_panels_of_a_video_with_two_result_files_and_curves(files):
-    truth, results, curves = open_files(files)
-    figure = plot_timeline('one', truth, results, curves)
+    gt, results, curves = open_files(files)
+    figure = plot_timeline('one', gt, results, curves)
     assert titles(figure) == ['Jump', 'a: none', 'b: none', 'Run', 'a: 3', 'b: 3', 'Swim', 'a: 1', 'b: 1', 'Actionness']
     assert figure.axes[0].get_xlim() == (0, COUNT * STEP)
 
 
-def test_detections_and_instances_stand_where_the_files_say(files):
-    truth, results, _ = open_files(files)
-    figure = plot_timeline('one', truth, results)
+def test_bars_are_the_detections_and_instances_of_the_files(files):
+    gt, results, _ = open_files(files)
+    figure = plot_timeline('one', gt, results)
     by_title = {ax.get_title('left') or ax.get_title('right'): ax for ax in figure.axes}
     bars = sorted((bar.get_x(), bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in by_title['b: 3'].patches
                   if bar.get_height() < 0.5)  # the taller ones shade the instances
@@ -72,15 +72,15 @@ def test_detections_and_instances_stand_where_the_files_say(files):
     assert figure.axes[0].get_xlim() == (0, 10)  # no duration, no curves: the last end of all
 
 
-def test_scores_below_the_least_are_left_out(files):
-    truth, results, _ = open_files(files)
-    figure = plot_timeline('one', truth, results[:1], min_score=0.5)
+def test_scores_below_the_minimum_are_left_out(files):
+    gt, results, _ = open_files(files)
+    figure = plot_timeline('one', gt, results[:1], min_score=0.5)
     assert titles(figure) == ['Jump', 'a: none', 'Run', 'a: 1', 'Swim', 'a: 1']
 
 
 def test_medians_and_regions_are_those_of_the_curves(files):
-    truth, results, curves = open_files(files)
-    ax = plot_timeline('one', truth, results, curves).axes[-1]
+    gt, results, curves = open_files(files)
+    ax = plot_timeline('one', gt, results, curves).axes[-1]
     ax = next(ax for ax in [ax, *ax.figure.axes] if ax.get_title('left') == 'Actionness')
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}
     medians = [np.median(values) for values in (curves.aware[0], curves.agnostic[0])]
@@ -101,23 +101,23 @@ def test_medians_and_regions_are_those_of_the_curves(files):
                       'inconsistent': [a != b for a, b in zip(aware, agnostic)]}
 
 
-def test_detections_have_the_colours_of_their_kinds_of_error(files):
-    """One Run of three matches, at 0.2 one lies between the instances and one in the second; Swim is no label."""
-    truth, results, _ = open_files(files)
-    error_types = classify_detections('one', truth, results[0].detections, 0.5)
-    assert [TYPE_NAMES[kind] for kind in error_types] == ['true positive', 'true positive', 'double detection', 'unclassified',
-                                                    'localization']
-    figure = plot_timeline('one', truth, [results[0]._replace(error_types=error_types)])
+def test_detections_have_the_colors_of_their_error_types(files):
+    """Of the three of Run two match and one is a second match; Swim is not a label of the ground truth."""
+    gt, results, _ = open_files(files)
+    error_types = classify_detections('one', gt, results[0].detections, 0.5)
+    assert [TYPE_NAMES[i] for i in error_types] == ['true positive', 'true positive', 'double detection',
+                                                     'unclassified', 'localization']
+    figure = plot_timeline('one', gt, [results[0]._replace(error_types=error_types)])
     by_title = {ax.get_title('left') or ax.get_title('right'): ax for ax in figure.axes}
     bars = {bar.get_x(): to_hex(bar.get_facecolor()) for bar in by_title['a: 3'].patches if bar.get_height() < 0.5}
     assert bars == {1: COLORS[0].lower(), 6: COLORS[0].lower(), 7: COLORS[1].lower()}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         'true positive', 'double detection', 'unclassified']
-    assert classify_detections('three', truth, results[0].detections, 0.5) is None
-    assert not plot_timeline('one', truth, results).legends
+    assert classify_detections('three', gt, results[0].detections, 0.5) is None
+    assert not plot_timeline('one', gt, results).legends
 
 
-def test_without_ground_truth_detections_and_curves_are_drawn_and_no_truth(files):
+def test_without_ground_truth_detections_and_curves_are_plotted(files):
     _, results, curves = open_files(files)
     figure = plot_timeline('one', None, results[:1], curves)
     assert titles(figure) == ['Run', 'a: 3', 'Swim', 'a: 1', 'Actionness']
@@ -125,24 +125,24 @@ def test_without_ground_truth_detections_and_curves_are_drawn_and_no_truth(files
     assert 'gt' in [ax.get_ylabel() for ax in plot_timeline('one', open_files(files)[0], results).axes]
 
 
-def test_only_what_reaches_into_the_window_is_drawn(files):
-    truth, results, _ = open_files(files)
-    figure = plot_timeline('one', truth, results[:1], window=(5, 8.5))
+def test_only_segments_that_overlap_the_window_are_plotted(files):
+    gt, results, _ = open_files(files)
+    figure = plot_timeline('one', gt, results[:1], window=(5, 8.5))
     assert titles(figure) == ['Run', 'a: 2', 'Swim', 'a: 1'] and figure.axes[0].get_xlim() == (5, 8.5)
     with pytest.raises(InputError, match='nothing to plot from 50 s to the end'):
-        plot_timeline('one', truth, results, window=(50, np.inf))
+        plot_timeline('one', gt, results, window=(50, np.inf))
 
 
-def test_annotated_classes_come_first_then_those_of_the_best_scores_and_many_are_counted(files):
-    truth, results, _ = open_files(files)
+def test_annotated_classes_come_first_then_those_with_the_best_scores_and_the_title_has_their_number(files):
+    gt, results, _ = open_files(files)
     labels = [f'class {i:02}' for i in range(50)]
     many = Detections(['one'], labels, np.zeros(50, int), np.arange(50), np.tile([0., 5], (50, 1)), np.arange(50) / 50)
-    figure = plot_timeline('one', truth, [ResultFile('many', many)])
+    figure = plot_timeline('one', gt, [ResultFile('many', many)])
     assert titles(figure)[::2][:5] == ['Jump', 'Run', 'class 49', 'class 48', 'class 47']
     assert figure.get_suptitle() == 'one, 30 of 52 classes' and len(figure.axes) == 60
 
 
-def test_no_more_bars_are_drawn_than_can_be_seen(files):
+def test_only_the_best_bars_of_many_are_plotted(files):
     rng = np.random.default_rng(0)
     many = Detections(['one'], ['x'], np.zeros(9000, int), np.zeros(9000, int), rng.random((9000, 2)), rng.random(9000))
     ax = plot_timeline('one', None, [ResultFile('many', many)]).axes[1]
@@ -153,7 +153,7 @@ def test_no_more_bars_are_drawn_than_can_be_seen(files):
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=12), st.integers(0, 3))
-def test_merged_segments_cover_what_they_covered(pairs, gap):
+def test_merged_segments_cover_the_same_times_and_the_gaps(pairs, gap):
     merged = merge(np.array(pairs, float).reshape(-1, 2), gap)
     assert (merged[1:, 0] > merged[:-1, 1] + gap).all() and (merged[:, 0] < merged[:, 1]).all()
     covered = {t for start, end in pairs for t in range(start, end)}
@@ -162,10 +162,10 @@ def test_merged_segments_cover_what_they_covered(pairs, gap):
     assert all({t - i for i in range(gap + 1)} & covered for t in now)
 
 
-def test_a_picture_of_a_column_has_its_width(files):
-    truth, results, curves = open_files(files)
+def test_a_figure_has_the_given_width(files):
+    gt, results, curves = open_files(files)
     for width in 3.3, 20:
-        figure = plot_timeline('one', truth, results, curves, width=width)
+        figure = plot_timeline('one', gt, results, curves, width=width)
         figure.draw_without_rendering()
         assert figure.get_figwidth() == width
         for ax in figure.axes:
@@ -173,30 +173,30 @@ def test_a_picture_of_a_column_has_its_width(files):
             assert -0.02 <= box.x0 and box.x1 <= width + 0.02, (width, ax.get_title('left'), box)
 
 
-def test_a_video_that_nobody_knows_is_an_input_error(files):
-    truth, results, curves = open_files(files)
+def test_a_video_in_no_file_is_an_input_error(files):
+    gt, results, curves = open_files(files)
     with pytest.raises(InputError, match="'three'"):
-        plot_timeline('three', truth, results, curves)
+        plot_timeline('three', gt, results, curves)
 
 
-def test_a_video_without_anything_is_still_drawn(files, tmp_path):
+def test_a_video_without_any_data_is_plotted(files, tmp_path):
     (tmp_path / 'none.json').write_text('{"database": {"one": {}}}')
     assert titles(plot_timeline('v_one', read_ground_truth(tmp_path / 'none.json'))) == ['no class']
 
 
 @pytest.mark.parametrize('ending', ['png', 'svg', 'pdf'])
 @pytest.mark.filterwarnings('error')
-def test_command_draws_the_same_picture_twice_whatever_the_labels(files, ending):
-    pictures = []
+def test_command_writes_the_same_figure_twice_with_odd_labels(files, ending):
+    figures = []
     for i in range(2):
         path = files / f'{i}.{ending}'
         results = [str(files / name / 'detections.json') for name in 'ab']
         assert main([str(files / 'gt.json'), *results, '--video', 'two', '--curves', str(files / 'curves.npz'),
                      '-o', str(path)]) == 0
-        pictures.append(path.read_bytes())
-    assert pictures[0] == pictures[1] and len(pictures[0]) > 5000
-    assert b'<script' not in pictures[0]
-    assert ending != 'svg' or b'A_score</text>' in pictures[0]  # text, not outlines
+        figures.append(path.read_bytes())
+    assert figures[0] == figures[1] and len(figures[0]) > 5000
+    assert b'<script' not in figures[0]
+    assert ending != 'svg' or b'A_score</text>' in figures[0]  # text, not outlines
 
 
 def test_the_command_without_ground_truth_and_with_a_window(files, capsys):
@@ -206,22 +206,23 @@ def test_the_command_without_ground_truth_and_with_a_window(files, capsys):
     assert matplotlib.image.imread(files / 'x.png').shape[1] == 5 * 130
 
 
-def test_letters_that_the_font_lacks_give_one_line(files, capsys):
+def test_characters_that_the_font_lacks_give_one_line(files, capsys):
     row = {'label': '\U0001f938 跳', 'score': 1, 'segment': [0, 1]}
     (files / 'odd.json').write_text(json.dumps({'results': {'v': [row]}}))
     for ending, lines in ('png', 1), ('svg', 0):
         assert main([str(files / 'odd.json'), '--video', 'v', '-o', str(files / f'x.{ending}')]) == 0
-        said = capsys.readouterr().err
-        assert said.count('\n') == lines and 'Glyph' not in said and ('lacks some characters' in said) == bool(lines)
+        error = capsys.readouterr().err
+        assert error.count('\n') == lines and 'Glyph' not in error and ('lacks some characters' in error) == bool(lines)
     assert '跳'.encode() in (files / 'x.svg').read_bytes()
 
 
-def test_result_files_of_one_name_are_called_after_their_folders(files):
+def test_result_files_with_the_same_name_are_named_after_their_folders(files):
     paths = [str(files / name / 'detections.json') for name in 'ab']
-    assert [_short_name(path, paths) for path in paths] == ['a', 'b'] and _short_name(paths[0], paths[:1]) == 'detections.json'
+    assert [_short_name(path, paths) for path in paths] == ['a', 'b']
+    assert _short_name(paths[0], paths[:1]) == 'detections.json'
 
 
-@pytest.mark.parametrize('change, said', [
+@pytest.mark.parametrize('change, words', [
     (['--video', 'three'], "'three'"), (['--curves', 'gt.json'], 'gt.json'), (['-o', 'x.gif'], '.png, .svg or .pdf'),
     (['-o', 'nowhere/x.png'], 'nowhere'),
     (['-o', 'gt.json'], 'would be overwritten'), (['--min_score', 'high'], 'min_score'), (['--width', '0'], 'width'),
@@ -229,7 +230,7 @@ def test_result_files_of_one_name_are_called_after_their_folders(files):
     (['--to', '-1'], 'to'),
     (['--from', '5', '--to', '4'], 'nothing to plot from 5 s to 4 s'), (['--tiou', '0'], 'tIoU'),
     (['-o', 'x.png', 'neither.json'], 'not a file of ground truth or detections')])
-def test_bad_usage_is_one_line_and_status_2(files, capsys, monkeypatch, change, said):
+def test_bad_usage_gives_one_line_and_status_2(files, capsys, monkeypatch, change, words):
     monkeypatch.chdir(files)
     (files / 'precious.png').write_text('notes')
     (files / 'neither.json').write_text('{}')
@@ -239,9 +240,9 @@ def test_bad_usage_is_one_line_and_status_2(files, capsys, monkeypatch, change, 
     except SystemExit as end:
         status = end.code
     message = capsys.readouterr().err
-    assert status == 2 and message.startswith('error: ') and message.count('\n') == 1 and said in message
+    assert status == 2 and message.startswith('error: ') and message.count('\n') == 1 and words in message
 
 
-def test_matplotlib_is_loaded_only_to_draw():
+def test_matplotlib_is_imported_only_to_plot():
     code = 'import sys, eval.timeline; sys.exit("matplotlib" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
