@@ -73,6 +73,20 @@ def test_the_readme_can_be_read_in_ten_minutes():
     assert len(text_of(README).split()) <= 2000
 
 
+# ---- diffs -----------------------------------------------------------------------------------------------------------
+
+def test_the_diffs_for_developers_apply_to_the_code():
+    diffs = re.findall(r'^```diff\n(.*?)^```', text_of(ROOT / 'docs' / 'developers.md'), re.M | re.S)
+    assert len(diffs) > 4
+    for diff in diffs:
+        file = 'model.py'
+        for line in diff.splitlines():
+            if line.startswith('+++ b/'):
+                file = line.removeprefix('+++ b/')
+            elif line[0] in ' -' and not line.startswith('---'):
+                assert line[1:] in text_of(ROOT / file).splitlines(), line
+
+
 # ---- commands --------------------------------------------------------------------------------------------------------
 
 def commands(page: Path) -> list[list[str]]:
@@ -123,7 +137,7 @@ def exists(program: str) -> bool:
     return (ROOT / program).is_file() or path.with_suffix('.py').is_file() or (path / '__main__.py').is_file()
 
 
-FOREIGN = ('pip', 'venv', 'ruff', 'mypy')  # modules in commands that are not part of this project
+FOREIGN = ('pip', 'venv', 'ruff', 'mypy', '-c')  # in commands, but not part of this project
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
