@@ -135,12 +135,12 @@ class ScoredEvaluation(Evaluation):
         def tag(*parts: str) -> str:
             return '/'.join(filter(None, parts))
 
-        from eval.timeline import Result, draw_timeline  # matplotlib takes half a second to import
+        from eval.timeline import ResultFile, plot_timeline  # matplotlib takes half a second to import
         gt, detections = self.gt, self.detections
         index = match_videos(detections.videos, gt.videos)
         annotated = [name for name, i in zip(detections.videos, index, strict=True) if i >= 0]
         for i in np.linspace(0, len(annotated) - 1, min(num_figures, len(annotated))).astype(int):
-            figure = draw_timeline(annotated[i], gt, [Result('AICL', detections)], self.curves)
+            figure = plot_timeline(annotated[i], gt, [ResultFile('AICL', detections)], self.curves)
             writer.add_figure(tag('timeline', name, annotated[i]), figure, step)
 
         middle = float(self.scores.tiou[np.abs(self.scores.tiou - 0.5).argmin()])
