@@ -1,5 +1,5 @@
-"""From video files to a data folder of snippet features: frames, flow, I3D. It knows nothing of AICL."""
+"""From video files to a data folder of snippet features: frames, optical flow, I3D. Independent of the method."""
 import os
 
-# Threads of torch that wait for each other sleep, if torch is not there yet: the cores are busy with optical flow.
+# Idle threads of torch sleep instead of spinning: the cores are busy with optical flow. Set before torch is imported.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')

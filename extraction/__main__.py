@@ -1,9 +1,10 @@
-"""From video files to a data folder: decode, optical flow, I3D, a row of 1024 features a stream for every 0.64 seconds.
+"""Extract features: decode videos, compute optical flow, run I3D, and write a data folder.
 
     python -m extraction VIDEO_OR_FOLDER... --output DIR --rgb_weights rgb_imagenet.pt --flow_weights flow_imagenet.pt
     python main.py --data_path DIR --inference_only --model_file best.pt --exp_name NAME
 
-Run it again to go on after an interruption, or with further videos: what is there already is kept.
+Each stream gets one row of 1024 features per 0.64 seconds. Run the same command again to resume after an interruption
+or to add videos: those that are already extracted are skipped.
 """
 import argparse
 import os
@@ -20,53 +21,58 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from engine.device import pick_device
+from engine.lock import Lock
 from extraction.backbone import extract_by_backbone, load_backbone
-from extraction.flow_pool import METHODS, FlowPool, FlowRecipe, TorchFlow
-from extraction.frames import BadVideo, parse_resize, promised_duration, read_frames
-from extraction.i3d import CHANNELS, Weights, build_i3d, introduce, read_weights, where_to_get
-from extraction.record import Record, alone_in
+from extraction.flow_workers import METHODS, FlowPool, FlowRecipe, TorchFlow
+from extraction.frames import BadVideo, header_duration, parse_resize, read_frames
+from extraction.i3d import CHANNELS, Weights, build_i3d, download_hint, log_weights_origin, read_weights
+from extraction.manifest import Manifest
 from extraction.snippets import SNIPPET_FRAMES, Features, Network, extract, num_rows
-from utils import InputError, Parser, bounded, plural, printable, quote, run_cli, truncate, warn
+from formats.videos import SUFFIXES, list_videos
+from utils import InputError, Parser, bounded, make_dir, plural, printable, quote, run_cli, truncate, warn
 
-SUFFIXES = ('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .mts .m2ts .ts .vob .flv .wmv .3gp .3g2 .ogv .mxf .y4m .gif '
-            '.mp3 .m4a .aac .wav .flac .ogg .opus .wma').split()    # sound is named as such, not passed over
+# Audio files in a folder are reported as such instead of being skipped.
+AUDIO_SUFFIXES = ('.mp3', '.m4a', '.aac', '.wav', '.flac', '.ogg', '.opus', '.wma')
 PRECISIONS = ('fp32', 'bf16', 'fp64')
-BATCH = {'cpu': 2, 'cuda': 32}    # snippets at a time
+BATCH_SIZES = {'cpu': 2, 'cuda': 32}  # snippets
 Extractor = Callable[[Iterable[np.ndarray]], Features]
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------
 
 def get_parser() -> Parser:
+    """Return the parser of the command."""
     parser = Parser(prog='python -m extraction', description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     files = parser.add_argument_group('files')
-    files.add_argument('videos', nargs='+', metavar='VIDEO_OR_FOLDER', help='a folder stands for the videos in it')
-    files.add_argument('--output', type=Path, required=True, metavar='DIR', help='the data folder to write')
-    files.add_argument('--split', default='test', choices=('train', 'test'), help='whose features they are')
-    files.add_argument('--rgb_weights', help='I3D for RGB, in one of the two published namings')
-    files.add_argument('--flow_weights', help='I3D for flow')
+    files.add_argument('videos', nargs='+', metavar='VIDEO_OR_FOLDER', help='video files, or folders of videos')
+    files.add_argument('--output', type=Path, required=True, metavar='DIR', help='data folder to write')
+    files.add_argument('--split', default='test', choices=('train', 'test'), help='split the videos belong to')
+    files.add_argument('--rgb_weights', help='I3D weights for RGB, in either published naming')
+    files.add_argument('--flow_weights', help='I3D weights for flow')
     files.add_argument('--backbone', metavar='MODULE:FUNCTION',
-                       help='in place of I3D: a function from frames (F, H, W, 3) uint8 to (rows, width)')
-    files.add_argument('--overwrite', action='store_true', help='extract anew what is there already')
+                       help='instead of I3D: a function from frames (F, H, W, 3) uint8 to (rows, width)')
+    files.add_argument('--overwrite', action='store_true', help='extract videos again that are already extracted')
 
-    recipe = parser.add_argument_group('recipe (docs/videos.md tells where it is from)')
-    recipe.add_argument('--fps', type=bounded(float, 0.1, 1000), default=25, help='frames a second')
+    recipe = parser.add_argument_group('recipe (see docs/videos.md for its source)')
+    recipe.add_argument('--fps', type=bounded(float, 0.1, 1000), default=25, help='frames per second')
     recipe.add_argument('--resize', type=resize, default='short256',
-                        help='short256: the shorter side to 256; 340x256, squash224: to that size whatever the shape')
-    recipe.add_argument('--crop', type=bounded(int, 32, 4096), default=224, help='side of the centre that is used')
+                        help='short256: shorter side to 256; 340x256, squash224: to that size, whatever the aspect '
+                             'ratio')
+    recipe.add_argument('--crop', type=bounded(int, 32, 4096), default=224, help='side of the center crop')
     recipe.add_argument('--flow', choices=METHODS, default='tvl1',
-                        help='dis is a draft, many times faster: not what I3D was trained on')
+                        help='optical flow; dis is many times faster, for drafts: I3D was not trained on it')
     recipe.add_argument('--flow_bound', type=bounded(float, 1e-3, 1000), default=20,
-                        help='pixels a frame beyond which flow is cut off')
+                        help='pixels per frame at which flow is clipped')
     recipe.add_argument('--quantize', action=argparse.BooleanOptionalAction, default=True,
-                        help='flow in 256 levels, as the training of I3D stored it')
+                        help='flow in 256 levels, as in the training of I3D')
 
     machine = parser.add_argument_group('machine')
     machine.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     machine.add_argument('--workers', type=bounded(int, 0, 1024), default=len(os.sched_getaffinity(0)),
-                         help='processes that compute flow; 0: none of its own')
-    machine.add_argument('--precision', choices=PRECISIONS, default='fp32', help='of the networks')
+                         help='worker processes for optical flow; 0: compute it in the main process')
+    machine.add_argument('--precision', choices=PRECISIONS, default='fp32', help='of I3D')
     for group in (files, recipe, machine):
         for action in group._group_actions:
             if action.default not in (None, False, argparse.SUPPRESS):
@@ -75,6 +81,7 @@ def get_parser() -> Parser:
 
 
 def resize(text: str) -> str:
+    """Return a valid --resize; an argparse type."""
     try:
         parse_resize(text)
     except ValueError as error:
@@ -83,13 +90,14 @@ def resize(text: str) -> str:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the arguments and check their combinations."""
     parser = get_parser()
     args = parser.parse_args(argv)
     missing = [modality for modality in CHANNELS if getattr(args, f'{modality}_weights') is None]
     if args.backbone and len(missing) < len(CHANNELS):
-        parser.error('--backbone takes the place of I3D; leave out the weights')
+        parser.error('--backbone replaces I3D: leave out --rgb_weights and --flow_weights')
     if missing and not args.backbone:
-        raise InputError(where_to_get(missing))
+        raise InputError(download_hint(missing))
     if args.crop > min(parse_resize(args.resize)[1:]):
         parser.error(f'--crop {args.crop} is larger than frames of --resize {args.resize}')
     return args
@@ -97,67 +105,59 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 # ---- videos ---------------------------------------------------------------------------------------------------------
 
-def find_videos(places: list[str]) -> dict[str, Path]:
-    """The video files by name, in order. Raises InputError where two would be written to one file."""
+def collect_videos(places: list[str]) -> dict[str, Path]:
+    """Return the video files by name, in order; raises InputError where two have the same name."""
     videos: dict[str, Path] = {}
-    for path in (path for place in places for path in files_of(Path(place))):
+    for path in (path for place in places for path in files_in(Path(place))):
         same = {f'v_{path.stem}', path.stem, path.stem.removeprefix('v_')} & videos.keys()
         for name in same:
             if videos[name].absolute() != path.absolute():
-                raise InputError(f'{videos[name]} and {path} are both the video {quote(name)} to a data folder, which '
-                                 'knows videos by their names, without suffix and v_; rename one')
+                raise InputError(f'{videos[name]} and {path} would both be the video {quote(name)} of the data folder: '
+                                 f'names are without suffix and v_; rename one')
         if not same:
             videos[path.stem] = path
     return videos
 
 
-def files_of(place: Path) -> list[Path]:
-    """A file itself, or what lies in a folder and is a video by its suffix."""
+def files_in(place: Path) -> list[Path]:
+    """Return the video and audio files in a folder; for a file, the file itself."""
     if not place.is_dir():
         return [place]
-    files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != '.')
+    audio = [path for path in place.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES and path.name[0] != '.']
+    files = sorted([*list_videos(place), *audio])
     if not files:
-        raise InputError(f'{place}: holds no video ({" ".join(SUFFIXES[:6])} ...)')
+        raise InputError(f'{place}: contains no video ({" ".join(SUFFIXES[:6])} ...)')
     return files
 
 
 # ---- extraction -----------------------------------------------------------------------------------------------------
 
-def pick_device(name: str) -> torch.device:
-    try:
-        device = torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
-        if device.type not in BATCH:
-            raise RuntimeError
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise InputError(f'--device {truncate(name)}: cannot be used here; give auto, cpu, cuda or cuda:N') from None
-    return device
-
-
 def recipe_of(args: argparse.Namespace) -> dict:
-    """All that decides which numbers come out, except weights and versions."""
+    """Return everything that determines the features, except weights and versions."""
     flags = ['fps', 'resize', 'crop']
     flags += ['backbone'] if args.backbone else ['flow', 'flow_bound', 'quantize', 'precision']
     return {flag: getattr(args, flag) for flag in flags} | {'snippet_frames': SNIPPET_FRAMES}
 
 
 def versions(args: argparse.Namespace, device: torch.device) -> dict[str, str]:
-    found = {'python': platform.python_version(), 'numpy': np.__version__, 'torch': torch.__version__,
-             'av': av.__version__, 'opencv': cv2.__version__, 'device': device.type}
-    return found if args.backbone else found | {'flow by': flow_library(args, device)}
+    """Return the versions of the libraries, and the device."""
+    libraries = {'python': platform.python_version(), 'numpy': np.__version__, 'torch': torch.__version__,
+                 'av': av.__version__, 'opencv': cv2.__version__, 'device': device.type}
+    return libraries if args.backbone else libraries | {'flow by': flow_library(args, device)}
 
 
 def flow_library(args: argparse.Namespace, device: torch.device) -> str:
-    return 'torch' if device.type == 'cuda' and args.flow == 'tvl1' else 'opencv'    # PyPI's OpenCV has no CUDA
+    """Return the library that computes optical flow: OpenCV from PyPI has no CUDA."""
+    return 'torch' if device.type == 'cuda' and args.flow == 'tvl1' else 'opencv'
 
 
-def extract_all(videos: dict[str, Path], extractor: Extractor, record: Record, args: argparse.Namespace) -> int:
-    """Extract one video after the other; how many could not be."""
-    expected = {name: frames_to_expect(path, args.fps) for name, path in videos.items()}
+def extract_all(videos: dict[str, Path], extractor: Extractor, manifest: Manifest, args: argparse.Namespace) -> int:
+    """Extract the videos in order; return how many failed."""
+    expected = {name: expected_frames(path, args.fps) for name, path in videos.items()}
     bar = tqdm(total=sum(expected.values()), unit='frame', dynamic_ncols=True, smoothing=0.05,
                mininterval=0.1 if sys.stderr.isatty() else 30)
 
-    def watched(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    def with_progress(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         for frame in frames:
             yield frame
             bar.update()
@@ -168,84 +168,89 @@ def extract_all(videos: dict[str, Path], extractor: Extractor, record: Record, a
         before = bar.n
         try:
             with closing(read_frames(path, args.fps, args.resize)) as frames:
-                features = extractor(watched(frames))
-            check(path, features, args.fps)
+                features = extractor(with_progress(frames))
+            check_features(path, features, args.fps)
         except BadVideo as error:
             tqdm.write(f'error: {printable(error)}', file=sys.stderr)
             failed += 1
         else:
-            record.write(name, features.streams, {
+            manifest.write(name, features.streams, {
                 'frames': features.num_frames, 'fps': args.fps, 'duration': features.num_frames / args.fps,
                 'rows': len(features.streams['rgb']), 'file': str(path.absolute()), 'size': path.stat().st_size,
                 'split': args.split})
-        bar.total += bar.n - before - expected[name]    # which was a guess
+        bar.total += bar.n - before - expected[name]  # replaces the estimate
     bar.close()
     return failed
 
 
-def check(path: Path, features: Features, fps: float) -> None:
-    """Raises BadVideo for a video without a row, InputError for rows that are no numbers."""
+def check_features(path: Path, features: Features, fps: float) -> None:
+    """Check the rows of a video; raises BadVideo where there are none, InputError for NaN and infinity."""
     count = features.num_frames
     if not features.streams:
-        raise BadVideo(f'{path}: has {plural(count, "frame")} at {fps:g} fps; a row needs {SNIPPET_FRAMES + 1}')
+        raise BadVideo(f'{path}: too short: {plural(count, "frame")} at {fps:g} fps, a row needs {SNIPPET_FRAMES + 1}')
     for stream, rows in features.streams.items():
         if not np.isfinite(rows).all():
-            raise InputError(f'{path}: its {stream} rows are not all finite; check the weights or the backbone')
-        if len(rows) not in (num_rows(count), count // SNIPPET_FRAMES):    # of a backbone
-            warn(f'{path}: {plural(len(rows), "row")} of {plural(count, "frame")}; tell main.py and dataset.py '
-                 f'--snippet_frames {count / len(rows):.4g}')
+            raise InputError(f'{path}: its {stream} features contain NaN or infinity; check the weights or the '
+                             f'backbone')
+        if len(rows) not in (num_rows(count), count // SNIPPET_FRAMES):  # of a backbone
+            warn(f'{path}: {plural(len(rows), "row")} for {plural(count, "frame")}; train and localize with '
+                 f'--snippet_frames {count / len(rows):.4g}, and check the folder with main.py --check')
 
 
-def frames_to_expect(path: Path, fps: float) -> int:
+def expected_frames(path: Path, fps: float) -> int:
+    """Estimate the number of frames of a video, 0 where it cannot be read: the error is reported in its turn."""
     try:
-        return round(promised_duration(path) * fps)
-    except BadVideo:    # said in its turn
+        return round(header_duration(path) * fps)
+    except BadVideo:
         return 0
 
 
 def run(args: argparse.Namespace) -> int:
-    videos = find_videos(args.videos)
+    """Extract the videos; return the exit status."""
+    videos = collect_videos(args.videos)
     device = pick_device(args.device)
     backbone = load_backbone(args.backbone) if args.backbone else None
     modalities = [] if backbone else list(CHANNELS)
     weights = [read_weights(getattr(args, f'{modality}_weights'), modality) for modality in modalities]
     ids = {file.modality: {'file': Path(file.path).name, 'git_blob': file.blob_id} for file in weights}
-    with alone_in(args.output):
-        record = Record(args.output, args.split, ('rgb',) if backbone else tuple(CHANNELS), recipe_of(args), ids,
-                        versions(args, device), args.overwrite)
-        record.open(list(videos))
-        new = {name: path for name, path in videos.items() if not record.has(name, path)}
-        print(f'{plural(len(new), "video")} to extract, {len(videos) - len(new)} there already', flush=True)
+    make_dir(args.output, 'choose another --output')
+    with Lock(args.output):
+        manifest = Manifest(args.output, args.split, ('rgb',) if backbone else tuple(CHANNELS), recipe_of(args), ids,
+                            versions(args, device), args.overwrite)
+        manifest.open(list(videos))
+        new = {name: path for name, path in videos.items() if not manifest.has(name, path)}
+        print(f'{plural(len(new), "video")} to extract, {len(videos) - len(new)} already extracted', flush=True)
         if not new:
             return 0
         if backbone:
             extractor = partial(extract_by_backbone, backbone, crop=args.crop, folder=args.output)
-            failed = extract_all(new, extractor, record, args)
+            failed = extract_all(new, extractor, manifest, args)
         else:
-            failed = extract_by_i3d(new, weights, record, args, device)
+            failed = extract_by_i3d(new, weights, manifest, args, device)
     done = f'{plural(len(new) - failed, "video")} extracted to {args.output}'
-    print(done + (f', {failed} could not be' if failed else ''), flush=True)
+    print(done + (f', {failed} failed' if failed else ''), flush=True)
     if args.fps != 25:
-        print(f'dataset.py and main.py need --feature_fps {args.fps:g} for these', flush=True)
+        print(f'train and localize with --feature_fps {args.fps:g}', flush=True)
     return 2 if failed else 0
 
 
-def extract_by_i3d(videos: dict[str, Path], weights: list[Weights], record: Record, args: argparse.Namespace,
+def extract_by_i3d(videos: dict[str, Path], weights: list[Weights], manifest: Manifest, args: argparse.Namespace,
                    device: torch.device) -> int:
-    """Extract with I3D and optical flow; how many videos could not be."""
+    """Extract with I3D and optical flow; return how many videos failed."""
     for file in weights:
-        introduce(file)
+        log_weights_origin(file)
     dtype = torch.float64 if args.precision == 'fp64' else torch.float32
     networks: dict[str, Network] = {
         file.modality: build_i3d(file, dtype=dtype, device=device, precision=args.precision) for file in weights}
     recipe = FlowRecipe(args.flow, args.flow_bound, args.quantize, args.crop)
     with TorchFlow(recipe, device) if flow_library(args, device) == 'torch' else FlowPool(recipe, args.workers) as pool:
-        extractor = partial(extract, networks=networks, pool=pool, crop=args.crop, batch_size=BATCH[device.type],
+        extractor = partial(extract, networks=networks, pool=pool, crop=args.crop, batch_size=BATCH_SIZES[device.type],
                             device=device, dtype=dtype)
-        return extract_all(videos, extractor, record, args)
+        return extract_all(videos, extractor, manifest, args)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     return run_cli(lambda: run(parse_args(argv)))
 
 

@@ -1,4 +1,4 @@
-"""Any function from frames to rows in place of I3D: `--backbone MODULE:FUNCTION`."""
+"""Any function from frames to rows instead of I3D: `--backbone MODULE:FUNCTION`."""
 import importlib
 import traceback
 from collections.abc import Callable, Iterable
@@ -7,41 +7,41 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
-from extraction.flow_pool import centre
+from extraction.flow_workers import center_crop
 from extraction.snippets import Features
 from utils import InputError, truncate
 
-Backbone = Callable[[np.ndarray], np.ndarray]    # (F, H, W, 3) uint8 -> (rows, width)
+Backbone = Callable[[np.ndarray], np.ndarray]  # (F, H, W, 3) uint8 -> (rows, width)
 
 
 def load_backbone(name: str) -> Backbone:
-    """The function that 'MODULE:FUNCTION' names, looked for as `import` does and in the current folder."""
-    module, _, function = name.partition(':')
+    """Import the function 'MODULE:FUNCTION' from Python's search path or the working directory."""
+    module, _, attribute = name.partition(':')
     try:
-        found = getattr(importlib.import_module(module), function)
-    except Exception as error:    # a module may raise anything
-        raise InputError(f'--backbone {truncate(name)}: {where(error)}; give MODULE:FUNCTION') from None
-    if not callable(found):
-        raise InputError(f'--backbone {truncate(name)}: is a {type(found).__name__}, not a function of frames')
-    return found
+        function = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module may raise anything
+        raise InputError(f'--backbone {truncate(name)}: {describe_error(error)}; use MODULE:FUNCTION') from None
+    if not callable(function):
+        raise InputError(f'--backbone {truncate(name)}: is a {type(function).__name__}, not a function of frames')
+    return function
 
 
-def where(error: Exception) -> str:
-    """An exception of somebody else's code in one line, with the place that raised it."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return truncate(f'{type(error).__name__}: {error} ({place.filename}, line {place.lineno})')
+def describe_error(error: Exception) -> str:
+    """Return an exception of the user's code in one line, with the file and line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return truncate(f'{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})')
 
 
 def extract_by_backbone(backbone: Backbone, frames: Iterable[np.ndarray], crop: int, folder: Path) -> Features:
-    """The rows of a video, in the stream 'rgb', that a backbone gives for all of its frames at once.
+    """Compute the rows of a video, stream 'rgb', with one call of the backbone for all frames.
 
-    The frames, cut to their centre, wait in a temporary file in `folder`, so that hours of them need no memory: what
-    the backbone gets is that file, mapped. Raises InputError where it fails or gives something else than rows.
+    The center crops of the frames are written to a temporary file in `folder`, which the backbone gets as a memory
+    map: hours of video need no memory. Raises InputError where the backbone fails or does not return rows.
     """
     with TemporaryFile(dir=folder) as file:
         num_frames = 0
         for frame in frames:
-            file.write(centre(frame, crop).tobytes())
+            file.write(center_crop(frame, crop).tobytes())
             num_frames += 1
         if not num_frames:
             return Features({}, 0)
@@ -50,7 +50,7 @@ def extract_by_backbone(backbone: Backbone, frames: Iterable[np.ndarray], crop: 
         try:
             rows = np.array(backbone(mapped), np.float32)
         except Exception as error:
-            raise InputError(f'the backbone failed: {where(error)}') from None
+            raise InputError(f'the backbone failed: {describe_error(error)}') from None
     if rows.ndim != 2 or not rows.size:
-        raise InputError(f'the backbone gave an array of shape {rows.shape}, not (rows, width)')
+        raise InputError(f'the backbone returned an array of shape {rows.shape} instead of (rows, width)')
     return Features({'rgb': rows}, num_frames)

@@ -1,15 +1,14 @@
-"""Which recipe made published features? Extracts the first rows of a video in every way, the nearest one first.
+r"""Find the recipe of published features: extract the first rows of a video in every way and rank them by similarity.
 
-    python -m extraction.compare VIDEO rgb/VIDEO.npy flow/VIDEO.npy --rgb_weights rgb_imagenet.pt \\
+    python -m extraction.compare VIDEO rgb/VIDEO.npy flow/VIDEO.npy --rgb_weights rgb_imagenet.pt \
         --flow_weights flow_imagenet.pt --output recipes.json
 
-A published file is (L, 1024) with rgb or flow in its name or its folder's, or (L, 2048), RGB first. Every value given
-to a flag of the recipe is tried with every other one.
+A published file is (L, 1024) with rgb or flow in its name or that of its folder, or (L, 2048), RGB first. All
+combinations of the values of the recipe flags are tried.
 """
 import argparse
 import os
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
@@ -22,79 +21,89 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from extraction.__main__ import pick_device, resize
+from engine.device import pick_device
+from extraction.__main__ import resize
 from extraction.flow import quantize
-from extraction.flow_pool import METHODS, FlowPool, centre
+from extraction.flow_workers import METHODS, FlowPool, center_crop
 from extraction.frames import decode, parse_resize, read_frames
-from extraction.i3d import CHANNELS, EPSILON, WIDTH, build_i3d, introduce, read_weights, where_to_get
-from extraction.snippets import SNIPPET_FRAMES, Network, snippets, to_clip
-from utils import InputError, Parser, refuse_overwriting_inputs, refuse_overwriting_foreign, bounded, print_section, run_cli, truncate, write_json
+from extraction.i3d import CHANNELS, EPSILON, WIDTH, build_i3d, download_hint, log_weights_origin, read_weights
+from extraction.snippets import SNIPPET_FRAMES, Network, iter_snippets, to_clip, with_flow
+from utils import (
+    InputError,
+    Parser,
+    bounded,
+    print_section,
+    refuse_overwriting_foreign,
+    refuse_overwriting_inputs,
+    run_cli,
+    truncate,
+    write_json,
+)
 
 
 class Grid(NamedTuple):
-    """The values that are tried."""
+    """The values to try."""
+
     fps: tuple[float, ...] = (25, 30)
     resize: tuple[str, ...] = ('short256', '340x256', 'squash224')
-    crop: tuple[int, ...] = (224, 256)               # those larger than the frames are left out
-    quantized: tuple[bool, ...] = (True, False)      # flow alone
-    epsilon: tuple[float, ...] = (EPSILON, 1e-5)     # of the batch norm
-    offset: tuple[int, ...] = (0, 1, 8)              # frames before the first row; below 0 the first frame is repeated
+    crop: tuple[int, ...] = (224, 256)              # those larger than the frames are skipped
+    quantized: tuple[bool, ...] = (True, False)     # flow only
+    epsilon: tuple[float, ...] = (EPSILON, 1e-5)    # of the batch norm
+    offset: tuple[int, ...] = (0, 1, 8)             # frames skipped before the first row; < 0: repeats the first frame
 
 
 class Variant(NamedTuple):
-    """One way to make the rows of a stream."""
+    """One way to compute the rows of a stream."""
+
     stream: str
     fps: float
     resize: str
     crop: int
-    quantized: bool | None    # None for RGB
+    quantized: bool | None  # None for RGB
     epsilon: float
     offset: int
 
 
-class Comparison(NamedTuple):
-    """How near the rows of a variant are to the published ones."""
+class Match(NamedTuple):
+    """How similar the rows of a variant are to the published ones."""
+
     variant: Variant
-    rows: int                 # L of the whole video, to be compared with the published number
-    cosines: list[float]      # of each row that was compared
-    distance: float           # |ours - published| / |published|
+    rows: int             # L of the whole video, to compare with the published number
+    cosines: list[float]  # cosine similarity per compared row
+    distance: float       # |ours - published| / |published|
 
     @property
     def cosine(self) -> float:
+        """The mean cosine similarity."""
         return float(np.mean(self.cosines))
 
 
-class Block(NamedTuple):
-    """SNIPPET_FRAMES frames of whole size and the flow from each to the next."""
-    rgb: np.ndarray           # (16, H, W, 3) uint8
-    flow: np.ndarray | None   # (16, H, W, 2) float32 in pixels; None where nobody asks for it
+class FrameBlock(NamedTuple):
+    """SNIPPET_FRAMES frames at full size and the flow from each to the next."""
+
+    rgb: np.ndarray          # (16, H, W, 3) uint8
+    flow: np.ndarray | None  # (16, H, W, 2) float32 in pixels; None if only RGB is compared
 
 
 # ---- rows of all variants -------------------------------------------------------------------------------------------
 
-def fields(method: str, grey: np.ndarray) -> np.ndarray:
-    """(F + 1, H, W) uint8 -> (F, H, W, 2), the flow in pixels."""
-    return np.stack([METHODS[method](first, second) for first, second in pairwise(grey)])
+def flow_fields(method: str, gray: np.ndarray) -> np.ndarray:
+    """Return the flow in pixels: (F + 1, H, W) uint8 -> (F, H, W, 2)."""
+    return np.stack([METHODS[method](first, second) for first, second in pairwise(gray)])
 
 
-def blocks(frames: Iterable[np.ndarray], pool: FlowPool | None) -> Iterator[Block]:
-    """Frames cut into blocks in order; without a pool there is no flow."""
-    waiting: deque = deque()
-    for snippet in snippets(frames):
-        if pool is None:
-            yield Block(snippet.rgb, None)
-            continue
-        waiting.append((snippet.rgb, pool.submit(snippet.grey)))
-        if len(waiting) > pool.depth:
-            rgb, task = waiting.popleft()
-            yield Block(rgb, pool.result(task))
-    for rgb, task in waiting:
-        if pool is not None:
-            yield Block(rgb, pool.result(task))
+def frame_blocks(frames: Iterable[np.ndarray], pool: FlowPool | None) -> Iterator[FrameBlock]:
+    """Cut frames into blocks, in order; without a pool there is no flow."""
+    if pool is None:
+        for snippet in iter_snippets(frames):
+            yield FrameBlock(snippet.rgb, None)
+    else:
+        for rgb, flow in with_flow(iter_snippets(frames), pool):
+            yield FrameBlock(rgb, flow)
 
 
-def lengthened(frames: Iterable[np.ndarray], before: int) -> Iterator[np.ndarray]:
-    """The first frame repeated before, and the last so often behind that every row has a following block."""
+def pad_frames(frames: Iterable[np.ndarray], before: int) -> Iterator[np.ndarray]:
+    """Repeat the first frame `before` times, and the last one so that every row has a following block."""
     frame = None
     for frame in frames:
         yield from [frame] * before
@@ -104,39 +113,39 @@ def lengthened(frames: Iterable[np.ndarray], before: int) -> Iterator[np.ndarray
         yield from [frame] * SNIPPET_FRAMES
 
 
-def clip_of(images: list[np.ndarray], crop: int, quantized: bool | None) -> np.ndarray:
-    """The clip (16, crop, crop, C) of whole frames or fields, flow in [-1, 1]."""
-    clip = np.stack([centre(image, crop) for image in images])
+def prepare_clip(images: list[np.ndarray], crop: int, quantized: bool | None) -> np.ndarray:
+    """Return the clip (16, crop, crop, C) of frames or flow fields at full size; flow in [-1, 1]."""
+    clip = np.stack([center_crop(image, crop) for image in images])
     return clip if quantized is None else quantize(clip, enabled=quantized)
 
 
-def rows_of_block(block: Block, following: Block, grid: Grid, networks: dict[tuple[str, float], Network],
+def rows_of_block(block: FrameBlock, following: FrameBlock, grid: Grid, networks: dict[tuple[str, float], Network],
                   before: int, device: torch.device | str) -> Iterator[tuple[Variant, Tensor]]:
-    """The row (D,) of each variant that begins in a block; clips of one size go through a network together.
+    """Yield the row (D,) of each variant that begins in a block; clips of one size are one batch.
 
-    Their rate and size are those of the first values in grid. before: frames that stand before the first true one.
+    The block has the first frame rate and size of the grid. before: number of repeated frames before the first one.
     """
     crops = [crop for crop in grid.crop if crop <= min(block.rgb.shape[1:3])]
     for stream, crop in product(dict.fromkeys(stream for stream, _ in networks), crops):
         images = [*getattr(block, stream), *getattr(following, stream)]
         kinds = list(product((None,) if stream == 'rgb' else grid.quantized, grid.offset))
         starts = [offset + before for _, offset in kinds]
-        clips = [clip_of(images[start:start + SNIPPET_FRAMES], crop, quantized)
+        clips = [prepare_clip(images[start:start + SNIPPET_FRAMES], crop, quantized)
                  for start, (quantized, _) in zip(starts, kinds)]
         batch = to_clip(clips, device, torch.float32)
         for epsilon in grid.epsilon:
             with torch.inference_mode():
-                rows = networks[stream, epsilon](batch).mean(dim=1).float().cpu()    # (N, 1, D) -> (N, D)
+                rows = networks[stream, epsilon](batch).mean(dim=1).float().cpu()  # (N, 1, D) -> (N, D)
             for row, (quantized, offset) in zip(rows, kinds):
                 yield Variant(stream, grid.fps[0], grid.resize[0], crop, quantized, epsilon, offset), row
 
 
 def rows_of_variants(path: Path, grid: Grid, networks: dict[tuple[str, float], Network], pool: FlowPool | None,
                      num_rows: int, device: torch.device | str = 'cpu') -> dict[Variant, np.ndarray]:
-    """The first rows (at most num_rows, D) of a video by each variant.
+    """Compute the first rows (at most num_rows, D) of a video for each variant.
 
-    networks: by stream and epsilon; without a pool none for flow. Each combination of rate and size is decoded once and
-    has its flow computed once. Memory is bounded by the rows.
+    networks: by stream and epsilon; without a pool only those for RGB. Each combination of frame rate and size is
+    decoded once, and its flow is computed once. Memory is bounded by the rows.
     """
     rows: dict[Variant, list[Tensor]] = {}
     before = max(0, -min(grid.offset))
@@ -145,17 +154,17 @@ def rows_of_variants(path: Path, grid: Grid, networks: dict[tuple[str, float], N
         for fps, size in product(grid.fps, grid.resize):
             bar.set_description(f'{fps:g} fps, {size}')
             with closing(read_frames(path, fps, size)) as frames:
-                needed = islice(lengthened(frames, before), SNIPPET_FRAMES * (num_rows + 1) + 1)
-                for block, following in pairwise(blocks(needed, pool)):
+                needed = islice(pad_frames(frames, before), SNIPPET_FRAMES * (num_rows + 1) + 1)
+                for block, following in pairwise(frame_blocks(needed, pool)):
                     one = grid._replace(fps=(fps,), resize=(size,))
                     for variant, row in rows_of_block(block, following, one, networks, before, device):
                         rows.setdefault(variant, []).append(row)
                     bar.update()
-    return {variant: torch.stack(found).numpy() for variant, found in rows.items()}
+    return {variant: torch.stack(parts).numpy() for variant, parts in rows.items()}
 
 
 def count_rows(path: Path, grid: Grid) -> dict[tuple[float, int], int]:
-    """L of the whole video by rate and offset."""
+    """Return L of the whole video by frame rate and offset."""
     num_frames = {fps: sum(1 for _ in decode(path, fps)) for fps in grid.fps}
     return {(fps, offset): max(0, (num_frames[fps] - offset - 1) // SNIPPET_FRAMES)
             for fps, offset in product(grid.fps, grid.offset)}
@@ -163,42 +172,43 @@ def count_rows(path: Path, grid: Grid) -> dict[tuple[float, int], int]:
 
 # ---- comparison -----------------------------------------------------------------------------------------------------
 
-def rank(found: dict[Variant, np.ndarray], lengths: dict[tuple[float, int], int], published: dict[str, np.ndarray]
-         ) -> list[Comparison]:
-    """The variants beside the published rows of their stream, RGB before flow, the nearest first.
+def rank_variants(rows: dict[Variant, np.ndarray], lengths: dict[tuple[float, int], int],
+                  published: dict[str, np.ndarray]) -> list[Match]:
+    """Compare each variant with the published rows of its stream; RGB before flow, the most similar variant first.
 
-    lengths: L by rate and offset. Nearest by mean cosine; among equal ones by distance.
+    lengths: L by frame rate and offset. Sorted by mean cosine similarity, equal ones by distance.
     """
-    comparisons = []
-    for variant, rows in found.items():
+    matches = []
+    for variant, own in rows.items():
         length = lengths[variant.fps, variant.offset]
         theirs = published[variant.stream].astype(np.float64)
-        compared = min(len(rows), len(theirs), length)
+        compared = min(len(own), len(theirs), length)
         if not compared:
             continue
-        ours, theirs = rows[:compared].astype(np.float64), theirs[:compared]
+        ours, theirs = own[:compared].astype(np.float64), theirs[:compared]
         norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
         cosines = (ours * theirs).sum(axis=1) / np.maximum(norms, 1e-30)
         distance = float(np.linalg.norm(ours - theirs)) / max(float(np.linalg.norm(theirs)), 1e-30)
-        comparisons.append(Comparison(variant, length, cosines.tolist(), distance))
+        matches.append(Match(variant, length, cosines.tolist(), distance))
     streams = list(CHANNELS)
-    return sorted(comparisons, key=lambda one: (streams.index(one.variant.stream), -one.cosine, one.distance))
+    return sorted(matches, key=lambda match: (streams.index(match.variant.stream), -match.cosine, match.distance))
 
 
 def read_published(paths: list[str]) -> dict[str, np.ndarray]:
-    """The published rows by stream. Raises InputError for files that are none or of which the stream is not clear."""
+    """Read published rows by stream; raises InputError for invalid files and where the stream is unclear."""
     published: dict[str, np.ndarray] = {}
     for path in paths:
         rows = read_rows(path)
         parts = {stream_of(path): rows} if rows.shape[1] == WIDTH else {'rgb': rows[:, :WIDTH], 'flow': rows[:, WIDTH:]}
-        for stream, own in parts.items():
+        for stream, part in parts.items():
             if stream in published:
-                raise InputError(f'{path}: holds {stream} features as a file before it does; give one of each stream')
-            published[stream] = own
+                raise InputError(f'{path}: contains {stream} features, as an earlier file does; use one of each stream')
+            published[stream] = part
     return published
 
 
 def read_rows(path: str) -> np.ndarray:
+    """Read published rows; raises InputError for anything else than finite I3D features."""
     try:
         rows = np.load(path, allow_pickle=False)
     except OSError as error:
@@ -207,73 +217,74 @@ def read_rows(path: str) -> np.ndarray:
         raise InputError(f'{path}: not a .npy file of numbers; download it again') from None
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] not in (WIDTH, 2 * WIDTH) or not len(rows):
         shape = getattr(rows, 'shape', 'several arrays')
-        raise InputError(f'{path}: holds {shape}, not (L, {WIDTH}) or (L, {2 * WIDTH}) features of I3D')
+        raise InputError(f'{path}: contains {shape}, not (L, {WIDTH}) or (L, {2 * WIDTH}) I3D features')
     if rows.dtype.kind not in 'fiu' or not np.isfinite(rows).all():
-        raise InputError(f'{path}: holds something else than finite numbers')
+        raise InputError(f'{path}: contains other values than finite numbers')
     return rows
 
 
 def stream_of(path: str) -> str:
-    """'rgb' or 'flow', by the file's name or the nearest folder that has one of them in its name."""
+    """Return 'rgb' or 'flow', by the file's name or the nearest folder that has one of them in its name."""
     for part in reversed(Path(path).absolute().parts):
-        found = [stream for stream in CHANNELS if stream in part.lower()]
-        if len(found) == 1:
-            return found[0]
-    raise InputError(f'{path}: neither its name nor a folder of it says rgb or flow; rename it, or move it to such a '
-                     'folder')
+        streams = [stream for stream in CHANNELS if stream in part.lower()]
+        if len(streams) == 1:
+            return streams[0]
+    raise InputError(f'{path}: neither its name nor that of a folder contains rgb or flow; rename it')
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 def get_parser() -> Parser:
+    """Return the parser of the command."""
     parser = Parser(prog='python -m extraction.compare', description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('video', type=Path, metavar='VIDEO')
     parser.add_argument('published', nargs='+', metavar='PUBLISHED.npy')
-    parser.add_argument('--rgb_weights', help='I3D for RGB')
-    parser.add_argument('--flow_weights', help='I3D for flow')
+    parser.add_argument('--rgb_weights', help='I3D weights for RGB')
+    parser.add_argument('--flow_weights', help='I3D weights for flow')
     parser.add_argument('--output', metavar='FILE', help='write all variants as JSON')
-    parser.add_argument('--overwrite', action='store_true', help='also write over a file that is no such list')
-    parser.add_argument('--rows', type=bounded(int, 1), default=5, help='compare the first rows only (default: 5)')
-    grid = parser.add_argument_group('recipes: all values that are given are tried')
+    parser.add_argument('--overwrite', action='store_true', help='also overwrite a file that is not such a list')
+    parser.add_argument('--rows', type=bounded(int, 1), default=5, help='compare only the first rows (default: 5)')
+    grid = parser.add_argument_group('recipes: all given values are tried')
     default = Grid()
     grid.add_argument('--fps', type=bounded(float, 0.1, 1000), nargs='+', default=default.fps)
     grid.add_argument('--resize', type=resize, nargs='+', default=default.resize)
     grid.add_argument('--crop', type=bounded(int, 32, 4096), nargs='+', default=default.crop)
     grid.add_argument('--offset', type=bounded(int, -8, 8), nargs='+', default=default.offset,
-                      help='frames left out before the first row; below 0 the first frame is repeated')
+                      help='frames skipped before the first row; negative values repeat the first frame')
     grid.add_argument('--epsilon', type=bounded(float, 0, 1), nargs='+', default=default.epsilon,
                       help='of the batch norm')
     machine = parser.add_argument_group('machine')
-    machine.add_argument('--flow', choices=METHODS, default='tvl1', help='dis is a draft, many times faster')
+    machine.add_argument('--flow', choices=METHODS, default='tvl1', help='dis is many times faster, for drafts')
     machine.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     machine.add_argument('--workers', type=bounded(int, 0, 1024), default=len(os.sched_getaffinity(0)),
-                         help='processes that compute flow; 0: none of its own')
+                         help='worker processes for optical flow; 0: compute it in the main process')
     for action in grid._group_actions:
         values = ' '.join(f'{value:g}' if isinstance(value, float) else str(value) for value in action.default)
         action.help = f'{action.help or ""} (default: {values})'.strip()
     return parser
 
 
-def table(comparisons: list[Comparison], published: dict[str, np.ndarray]) -> Iterator[str]:
-    """The lines that are printed."""
+def table_lines(matches: list[Match], published: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yield the lines of the printed table."""
     yield 'cosine    distance   rows       fps  resize     crop  quantized  epsilon  offset'
-    for one in comparisons:
-        variant = one.variant
-        kept = {None: '-', True: 'yes', False: 'no'}[variant.quantized]
-        rows = f'{one.rows}/{len(published[variant.stream])}'
-        yield (f'{one.cosine:.6f}  {one.distance:.2e}  {rows:9}  {variant.fps:3g}  {variant.resize:9}  '
-               f'{variant.crop:4}  {kept:9}  {variant.epsilon:7g}  {variant.offset:6}')
+    for match in matches:
+        variant = match.variant
+        quantized = {None: '-', True: 'yes', False: 'no'}[variant.quantized]
+        rows = f'{match.rows}/{len(published[variant.stream])}'
+        yield (f'{match.cosine:.6f}  {match.distance:.2e}  {rows:9}  {variant.fps:3g}  {variant.resize:9}  '
+               f'{variant.crop:4}  {quantized:9}  {variant.epsilon:7g}  {variant.offset:6}')
 
 
 def run(args: argparse.Namespace) -> None:
+    """Compare all variants with the published features, print them and write them to --output."""
     refuse_overwriting_inputs([args.video, *args.published, args.rgb_weights, args.flow_weights], args.output)
     if not args.overwrite:
         refuse_overwriting_foreign(args.output, r'{\s*"video": .*\s*"published_rows"')
     published = read_published(args.published)
     files = {stream: getattr(args, f'{stream}_weights') for stream in CHANNELS if stream in published}
     if missing := [stream for stream, file in files.items() if file is None]:
-        raise InputError(where_to_get(missing))
+        raise InputError(download_hint(missing))
     grid = Grid(**{name: tuple(dict.fromkeys(getattr(args, name))) for name in ('fps', 'resize', 'crop', 'epsilon',
                                                                                 'offset')})
     if min(grid.crop) > min(min(parse_resize(size)[1:]) for size in grid.resize):
@@ -282,26 +293,27 @@ def run(args: argparse.Namespace) -> None:
     networks: dict[tuple[str, float], Network] = {}
     for stream, file in files.items():
         weights = read_weights(file, stream)
-        introduce(weights)
+        log_weights_origin(weights)
         networks |= {(stream, epsilon): build_i3d(weights, epsilon, device=device) for epsilon in grid.epsilon}
     lengths = count_rows(args.video, grid)
     num_rows = min(args.rows, max(map(len, published.values())), max(lengths.values()))
-    with FlowPool(partial(fields, args.flow), args.workers) as pool:
-        found = rows_of_variants(args.video, grid, networks, pool if 'flow' in files else None, num_rows, device)
-    comparisons = rank(found, lengths, published)
-    if not comparisons:
-        raise InputError(f'{args.video}: too short, has no row to compare')
+    with FlowPool(partial(flow_fields, args.flow), args.workers) as pool:
+        rows = rows_of_variants(args.video, grid, networks, pool if 'flow' in files else None, num_rows, device)
+    matches = rank_variants(rows, lengths, published)
+    if not matches:
+        raise InputError(f'{args.video}: too short: contains no row to compare')
     for stream in files:
-        print_section(stream, table([one for one in comparisons if one.variant.stream == stream], published), 6)
+        print_section(stream, table_lines([match for match in matches if match.variant.stream == stream], published), 6)
     if args.output:
         write_json(args.output, {
             'video': str(args.video), 'published_rows': {stream: len(rows) for stream, rows in published.items()},
             'flow': args.flow, 'variants': [
-                one.variant._asdict() | {'rows': one.rows, 'cosine': one.cosine, 'distance': one.distance,
-                                         'cosines': one.cosines} for one in comparisons]})
+                match.variant._asdict() | {'rows': match.rows, 'cosine': match.cosine, 'distance': match.distance,
+                                           'cosines': match.cosines} for match in matches]})
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
     return run_cli(lambda: run(get_parser().parse_args(argv)))
 
 

