@@ -61,10 +61,10 @@ install() {
     [ "${TORCH_INDEX+given}" ] || [ "$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia ] ||
         command -v nvidia-smi >/dev/null || ! "$PYTHON" -P -c \
         "import urllib.request; urllib.request.urlopen('$cpu/torch/', timeout=10)" 2>/dev/null || TORCH_INDEX=$cpu
-    echo "Installing $1 into $VENV, once, in some minutes; torch from ${TORCH_INDEX:-the default index}"
+    echo "Installing $1 into $VENV, once, a few minutes; torch from ${TORCH_INDEX:-the default index}"
     "$PYTHON" -m pip install --no-input --disable-pip-version-check --progress-bar off -r "$ROOT/$1" \
         -c "$ROOT/requirements-lock.txt" ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} 2>&1 | tee "$log" |
-        sed -nuE 's/^ *((Collecting|Downloading|Processing) .*|Installing collected packages).*/  \1/p' ||
+        sed -nuE 's/ \(from .*//; s/^ *((Collecting|Downloading|Processing) .*|Installing collected packages).*/  \1/p' ||
         fail "pip could not install $1: $(sed -n 's/^ERROR: //p' "$log" | tail -n 1); see $log"
     stamp >"$VENV/stamp-$1" && rm "$VENV/incomplete"
 }
