@@ -1,7 +1,7 @@
 """Annotations: gt.json, labels.csv, subsets, durations, split lists, the time base.
 
     gt = read_ground_truth('gt.json')  # any file of the ActivityNet format
-    gt = read_annotations(folder)      # gt.json or labels.csv of a data folder, and the durations in extraction.json
+    gt = read_annotations(folder)  # gt.json or labels.csv of a data folder, and the durations in extraction.json
     validation = select_videos(gt, in_subset(gt, 'validation'))
 """
 import csv

@@ -6,8 +6,8 @@
 
 The test folder may also be called `testing`, `validation` or `val`.
 
-    folder = find_folder(root, 'train', ('rgb', 'flow'))        # FeatureFolder
-    file = folder.inspect(folder.locate(['my_video'])[0])       # FeatureFile: reads the headers only
+    folder = find_folder(root, 'train', ('rgb', 'flow'))  # FeatureFolder
+    file = folder.inspect(folder.locate(['my_video'])[0])  # FeatureFile: reads the headers only
     rows = np.empty((file.length, 2 * file.width), np.float32)
     file.read(slice(None), rows)
 """
