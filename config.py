@@ -50,7 +50,7 @@ RECIPES = {
         drop_last=False, num_epochs=900, num_steps=None, detection_inf_step=50, seed=1, class_th=0.25, nms_thresh=0.4,
         bins='thumos14', size=(20, 200, 210),
         source='supplement of the paper and the released code; contrast_ratio 20 (K = 37): released code, where the '
-               'supplement says K = k/20 = 4'),
+               'supplement states K = k/20 = 4'),
     'activitynet1.2': Recipe(tiou=ACTIVITYNET_TIOU, size=(100, 4441, 2383)),
     'activitynet1.3': Recipe(tiou=ACTIVITYNET_TIOU, hidden_dim=1024, size=(200, 9649, 4926)),
 }

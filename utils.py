@@ -236,7 +236,7 @@ def refuse_overwriting_inputs(inputs: Iterable[str | os.PathLike | None], *outpu
 def refuse_overwriting_foreign(path: str | os.PathLike | None, signature: str) -> None:
     """Raise InputError where an existing file was not written by this kind of command.
 
-    `signature` is a regular expression for the first 1,000 bytes of its own files. An empty file may be overwritten.
+    `signature` is a regular expression for the first 1,000 bytes of its files. An empty file may be overwritten.
     """
     if path is None or not os.path.isfile(path):
         return

@@ -55,7 +55,7 @@ def infer_num_classes(state: dict, path: str | Path) -> int:
 
 
 def infer_modality(state: dict) -> str | None:
-    """Return the --modal that weights were trained with, None where it cannot be told."""
+    """Return the --modal that weights were trained with, None for neither stream."""
     found = [modality for modality in ('rgb', 'flow') if any(f'_{modality}.' in str(name) for name in state)]
     return 'all' if len(found) == 2 else found[0] if found else None
 

@@ -50,5 +50,5 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # a disk that became read-only
-            self.path.unlink(missing_ok=True)  # before it is released, so that nobody locks a removed file
+            self.path.unlink(missing_ok=True)  # before it is released, so that no process locks a removed file
         os.close(self.file)

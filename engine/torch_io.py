@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from utils import InputError, truncate, write_bytes
+from utils import InputError, write_bytes
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -20,15 +20,17 @@ def read_torch_file(path: str | Path) -> Any:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise InputError(f'{path}: not a regular file')
         with open(path, 'rb') as file:
-            if not file.read(4).startswith((b'PK\3\4', b'\x80')):  # torch would unpack a tar
-                raise ValueError('neither zip nor pickle')
+            head = file.read(4)
+    except OSError as error:
+        raise InputError(f'{path}: cannot be read: {error.strerror}') from None
+    try:
+        if not head.startswith((b'PK\3\4', b'\x80')):  # torch would unpack a tar
+            raise ValueError('neither zip nor pickle')
         with warnings.catch_warnings(action='ignore'):  # torch's own about damaged files
             return torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as error:
-        raise InputError(f'{path}: cannot be read: {error.strerror or truncate(error)}') from None
-    except (MemoryError, InputError):
+    except MemoryError:
         raise
-    except Exception:  # torch raises a dozen types, with texts that suggest to run the file's code
+    except Exception:  # torch raises a dozen types, OSError if truncated, with texts that suggest to run the file's code
         raise InputError(f'{path}: damaged, or not a file of tensors and plain values only; write or download it '
                          f'again') from None
 

@@ -230,14 +230,13 @@ def average_precision(hit: np.ndarray, num_instances: int) -> np.ndarray:
     return (envelope * hit).sum(axis=1) / num_instances
 
 
-def check_tiou(tiou: ArrayLike, prefix: str = '') -> np.ndarray:
+def check_tiou(tiou: ArrayLike) -> np.ndarray:
     """Return the thresholds as float64 (K,); raises InputError unless they are distinct and in (0, 1]."""
     values = np.asarray(tiou, np.float64)
     if not len(values) or not ((values > 0) & (values <= 1)).all():
-        raise InputError(f'{prefix}tIoU thresholds must be above 0 and at most 1, not '
-                         f'{", ".join(f"{t:g}" for t in values)}')
+        raise InputError(f'tIoU thresholds must be above 0 and at most 1, not {", ".join(f"{t:g}" for t in values)}')
     if len({tiou_key(threshold) for threshold in values}) < len(values):
-        raise InputError(f'{prefix}a tIoU threshold is given twice; give each one once')
+        raise InputError('a tIoU threshold is given twice; give each one once')
     return values
 
 

@@ -159,7 +159,7 @@ def find_folder(root: Path, split: str, modalities: tuple[str, ...], layout: str
 def find_flat_features(root: Path, modalities: tuple[str, ...], layout: str = 'auto') -> FeatureFolder:
     """Find features without split folders: `root` is a .npy file, a folder of them, or one with rgb/ and flow/.
 
-    Raises InputError if it is none of these.
+    Raises InputError for anything else.
     """
     if root.is_file():
         if root.suffix != '.npy':

@@ -1,4 +1,4 @@
-"""What the tests share: the folder of real data and golden numbers that lies beside a checkout of the developers."""
+"""Shared fixtures: the folder of real data and golden numbers next to a developer's checkout."""
 from pathlib import Path
 
 import pytest

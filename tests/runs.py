@@ -1,4 +1,4 @@
-"""Runs in processes of their own, so that they can be stopped and killed at points and moments of our choice."""
+"""Runs in separate processes, which tests stop and kill at chosen points."""
 import importlib
 import multiprocessing
 import os
@@ -92,7 +92,7 @@ def _work(argv: list[str], log: Path, checkpoint_seconds: float, armed: list) ->
     for descriptor in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     torch.set_num_threads(1)
-    multiprocessing.set_start_method('fork', force=True)  # for its workers, as in a run of its own
+    multiprocessing.set_start_method('fork', force=True)  # for its workers, as in a separate run
     import main
     from engine import trainer
     trainer.CHECKPOINT_SECONDS = checkpoint_seconds

@@ -1,4 +1,4 @@
-"""Faults in mid-run, provoked for real: one line, exit status 2, whole files, and a run that can be gone on with."""
+"""Real faults during a run: one line, exit status 2, complete files, and a run that can be resumed."""
 import ctypes
 import json
 import multiprocessing
@@ -51,7 +51,7 @@ def mount(folder, *options):
 
 @pytest.fixture
 def mounted(tmp_path):
-    """A folder for a file system of its own."""
+    """A folder with a separate file system."""
     yield tmp_path / 'disk'
     subprocess.run(['umount', '-l', str(tmp_path / 'disk')], capture_output=True)
 

@@ -17,7 +17,7 @@ def tensor(values):
     return torch.tensor(np.asarray(values), dtype=torch.float64)
 
 
-# ---- the formulas, section 5 of the method --------------------------------------------------------------------------
+# ---- the formulas, written out in loops -----------------------------------------------------------------------------
 
 def slow_mil(logits, labels):
     total = 0.0

@@ -100,7 +100,7 @@ def finished(data, tmp_path_factory):
 
 
 def next_command(out, name):
-    """The words of a command that a run says to try next."""
+    """The words of a next command that a run prints."""
     return shlex.split(re.search(rf'^{name}: python main.py (.*)$', out, re.MULTILINE).group(1))
 
 
@@ -743,10 +743,10 @@ def test_inference_needs_the_test_features_and_nothing_else(own_data, finished, 
     assert (output / 'detections.json').read_bytes() == (expected / 'detections.json').read_bytes()
 
 
-def test_inference_keeps_a_record_of_its_arguments_that_is_not_a_training_run_s(data, finished, tmp_path):
+def test_inference_writes_its_arguments_to_another_file_than_training(data, finished, tmp_path):
     output = localize(data, finished / 'best.pt', tmp_path / 'run', '--nms_thresh', 0.9)
-    said = json.loads((output / 'inference_args.json').read_text())
-    assert (said['nms_thresh'], said['model_file']) == (0.9, str(finished / 'best.pt')) and 'torch' in said['versions']
+    args = json.loads((output / 'inference_args.json').read_text())
+    assert (args['nms_thresh'], args['model_file']) == (0.9, str(finished / 'best.pt')) and 'torch' in args['versions']
     assert not (output / 'args.json').exists()
 
 
@@ -1040,7 +1040,7 @@ def test_nothing_to_learn_from_is_refused_with_what_to_write(tagged, tmp_path, c
 
 
 def test_a_labelled_video_can_be_held_to_its_labels(own_data, finished, tmp_path):
-    annotate(own_data, lambda b: b.pop('test_2'))  # this one is not labelled: whatever is predicted is localized
+    annotate(own_data, lambda b: b.pop('test_2'))  # without a label, the predicted classes are localized
     flags = ['--class_th', 0]
     free, held = (read_detections(localize(own_data, finished / 'best.pt', tmp_path / name, *flags, *more)
                                   / 'detections.json') for name, more in (('free', []), ('held', ['--known_labels'])))
@@ -1131,7 +1131,7 @@ def test_inference_takes_network_and_sampling_from_the_run_that_gave_the_weights
         read_detections(finished / 'detections.json').scores)
     assert main.main(bare(data, tmp_path / 'other', *flags, '--hidden_dim', 9)) == 2
     warning, error = capsys.readouterr().err.splitlines()
-    assert 'was trained with --hidden_dim 16, and is used with 9' in warning and 'does not fit' in error
+    assert 'was trained with --hidden_dim 16, and is used with 9' in warning and 'does not match' in error
 
 
 def test_a_resume_needs_the_name_alone(data, tmp_path, capsys):

@@ -148,7 +148,7 @@ def test_video_logit_is_the_mean_over_the_snippets_of_largest_selection_score(le
 def test_a_video_does_not_depend_on_the_others_in_its_batch():
     model, _ = same_network()
     batch = features(5, 11)
-    batch[1] *= 1e6  # would swamp a neighbour that it leaks into
+    batch[1] *= 1e6  # would swamp a neighbor that it leaks into
     batch[3] *= 1e6
     with torch.no_grad():
         together = model(batch)

@@ -161,7 +161,7 @@ def test_overwriting_leaves_nothing_of_the_old_run_and_all_else(data, folder, tm
 
 
 def test_a_kill_in_the_clearing_never_leaves_a_run_in_parts(data, undisturbed, folder, tmp_path):
-    """What is left of the old run is whole enough to go on with, or nothing that could be gone on with."""
+    """What is left of the old run can be resumed, or is not a run."""
     log = tmp_path / 'log'
     for number in (2, 5):
         killed = Call('engine.trainer.aicl_losses', 6, KILL)

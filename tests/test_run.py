@@ -162,7 +162,7 @@ def test_saving_where_it_is_not_possible_is_an_input_error(tmp_path):
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 def trained(steps):
-    """A network and an optimiser after some steps, as a checkpoint holds them."""
+    """A network and an optimizer after some steps, as in a checkpoint."""
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     for _ in range(steps):
@@ -321,8 +321,8 @@ def test_a_resume_on_another_machine_warns_about_the_last_digits(data, stopped, 
     output = Path(shutil.copytree(stopped[0], tmp_path / 'run'))
     rewrite(output, lambda state: state['machine'].update(threads=77, torch='1.0'))
     train(data, output, '--detection_inf_step', 2, '--resume', steps=6)
-    said = capsys.readouterr().err
-    assert f'threads (77, now {torch.get_num_threads()}), torch (1.0, now' in said and 'digits may differ' in said
+    warning = capsys.readouterr().err
+    assert f'threads (77, now {torch.get_num_threads()}), torch (1.0, now' in warning and 'digits may differ' in warning
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -414,12 +414,12 @@ def test_links_do_not_hide_that_a_place_lies_in_the_data(tmp_path):
 @contextmanager
 def child(work):
     """Another process, which does `work` and then waits to be killed; its number."""
-    done, says = os.pipe()
+    done, ready = os.pipe()
     number = os.fork()
     if not number:
         try:
             work()
-            os.write(says, b'.')
+            os.write(ready, b'.')
             signal.pause()
         finally:
             os._exit(1)
@@ -437,20 +437,20 @@ def test_a_folder_in_use_is_refused_with_the_process_that_holds_it(tmp_path):
     with child(Lock(tmp_path).__enter__) as holder:
         with pytest.raises(InputError, match=f'{tmp_path}: in use by process {holder} on .*, since 20'), Lock(tmp_path):
             pass
-    with Lock(tmp_path):  # it went with the process, killed as that was
+    with Lock(tmp_path):  # released when the process was killed
         pass
     assert not list(tmp_path.iterdir())
 
 
 def test_the_workers_of_a_killed_run_do_not_hold_its_folder(tmp_path):
-    worker, says = os.pipe()
+    worker, sender = os.pipe()
 
     def hold_and_fork():
         Lock(tmp_path).__enter__()
         own = os.fork()
         if not own:
             signal.pause()
-        os.write(says, str(own).encode())
+        os.write(sender, str(own).encode())
 
     with child(hold_and_fork):
         pass
@@ -459,11 +459,11 @@ def test_the_workers_of_a_killed_run_do_not_hold_its_folder(tmp_path):
             pass
     finally:
         os.kill(int(os.read(worker, 20)), signal.SIGKILL)
-        os.close(worker), os.close(says)
+        os.close(worker), os.close(sender)
 
 
 def test_the_end_of_a_run_removes_only_its_own_lock_file(tmp_path):
-    """Who opened the file just before it was taken away does not come to hold one that is not there."""
+    """A process that opened the file just before it was removed does not lock the removed one."""
     waiting = Lock(tmp_path)
     first = Lock(tmp_path).__enter__()
     real, os_open = os.open, []
