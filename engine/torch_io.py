@@ -30,7 +30,7 @@ def read_torch_file(path: str | Path) -> Any:
             return torch.load(path, map_location='cpu', weights_only=True)
     except MemoryError:
         raise
-    except Exception:  # torch raises a dozen types, OSError if truncated, with texts that suggest to run the file's code
+    except Exception:  # torch raises a dozen types, even OSError, with texts that suggest to run the file's code
         raise InputError(f'{path}: damaged, or not a file of tensors and plain values only; write or download it '
                          f'again') from None
 
