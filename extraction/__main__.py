@@ -58,7 +58,7 @@ def get_parser() -> Parser:
     recipe = parser.add_argument_group('recipe (see docs/videos.md for its source)')
     recipe.add_argument('--fps', type=bounded(float, 0.1, 1000), default=25, help='frames per second')
     recipe.add_argument('--resize', type=resize, default='short256',
-                        help='short256: shorter side to 256; 340x256, squash224: to that size, whatever the aspect '
+                        help='short256: shorter side to 256; 340x256, squash224: to that size, ignoring the aspect '
                              'ratio')
     recipe.add_argument('--crop', type=bounded(int, 32, 4096), default=224, help='side of the center crop')
     recipe.add_argument('--flow', choices=METHODS, default='tvl1',
