@@ -111,8 +111,9 @@ def encode(frames: np.ndarray) -> bytes:
     """Return an H.264 file that browsers can play and seek in."""
     file = io.BytesIO()
     with av.open(file, 'w', format='mp4') as container:
+        # mbtree=0: with it the bytes of x264 differ from run to run
         stream = container.add_stream('libx264', rate=FPS, options={'crf': '20', 'preset': 'veryfast', 'threads': '1',
-                                                                    'g': str(FPS)})
+                                                                    'g': str(FPS), 'x264-params': 'mbtree=0'})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = 'yuv420p'
         for frame in frames:
