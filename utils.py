@@ -3,6 +3,7 @@
 Imports neither numpy nor torch, which take long to import.
 """
 import argparse
+import gzip
 import io
 import json
 import math
@@ -11,6 +12,7 @@ import re
 import shutil
 import sys
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_DEPTH = 100  # nesting of JSON that is written
+MAX_GUNZIPPED = 2 ** 30  # bytes; a few megabytes of gzip could otherwise fill the memory
 IMAGE_SIGNATURES = r'\x89PNG|<\?xml|%PDF'  # how files of `save_figure` begin
 
 
@@ -78,11 +81,26 @@ def print_section(title: str, lines: Iterable[str], width: int = 9) -> None:
 # ---- atomic files ---------------------------------------------------------------------------------------------------
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """Read a file; raises InputError if it cannot be read."""
+    """Read a file, decompressed where it is a gzip file; raises InputError if it cannot be read."""
     try:
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
+    return gunzip(content, path) if content.startswith(b'\x1f\x8b') else content
+
+
+def gunzip(content: bytes, path: str | os.PathLike) -> bytes:
+    """Decompress gzip; raises InputError with the path if it is damaged or decompresses to over MAX_GUNZIPPED bytes."""
+    whole = bytearray()
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            while part := file.read(2 ** 20):
+                whole += part
+                if len(whole) > MAX_GUNZIPPED:
+                    raise InputError(f'{path}: decompresses to over {MAX_GUNZIPPED >> 20} MiB; run gunzip on it first')
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f'{path}: a damaged gzip file ({error}); download or compress it again') from None
+    return bytes(whole)
 
 
 def read_json(path: str | os.PathLike) -> Any:

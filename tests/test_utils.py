@@ -1,4 +1,5 @@
 """Atomic files, messages for those that cannot be read or written, and the argument parser."""
+import gzip
 import json
 import os
 import re
@@ -6,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from utils import (InputError, Parser, atomic_folder, read_json, refuse_overwriting_foreign, refuse_overwriting_inputs,
-                   write_json, write_text)
+from utils import (
+    InputError,
+    Parser,
+    atomic_folder,
+    read_json,
+    refuse_overwriting_foreign,
+    refuse_overwriting_inputs,
+    write_json,
+    write_text,
+)
 
 # ---- atomic files ---------------------------------------------------------------------------------------------------
 
@@ -21,8 +30,9 @@ def message(path: Path) -> str:
 
 
 @pytest.mark.parametrize(('content', 'words'), [
-    (b'', 'empty'), (b'   ', 'not a valid JSON'), (b'{"database": ', 'not a valid JSON'), (b'\xff\xfe{}', "can't decode"),
-    (b'\x80\x02}q\x00.', "can't decode"), (b'{"results": {}} more', 'not a valid JSON'), (b'[' * 10 ** 5, 'nested too deep'),
+    (b'', 'empty'), (b'   ', 'not a valid JSON'), (b'{"database": ', 'not a valid JSON'),
+    (b'\xff\xfe{}', "can't decode"), (b'\x80\x02}q\x00.', "can't decode"),
+    (b'{"results": {}} more', 'not a valid JSON'), (b'[' * 10 ** 5, 'nested too deep'),
     (b'{"a":' * 10 ** 5, 'nested too deep'), (b'{"database": {"a": {}, "a": {}}}', "'a' appears twice"),
     (b'[1' + b'0' * 5000 + b']', 'digits')])
 def test_files_that_are_not_json(tmp_path, content, words):
@@ -38,6 +48,31 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_a_byte_order_mark_is_accepted(tmp_path):
     (tmp_path / 'file.json').write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(tmp_path / 'file.json') == {'a': 1}
+
+
+def test_gzip_files_are_recognized_by_content(tmp_path):
+    content = gzip.compress(b'{"a": 1')
+    for name in ('file.json.gz', 'file.json'):
+        (tmp_path / name).write_bytes(content + gzip.compress(b'}'))  # as of `cat a.gz b.gz`
+        assert read_json(tmp_path / name) == {'a': 1}
+    (tmp_path / 'file.json').write_bytes(content)
+    assert 'not a valid JSON' in message(tmp_path / 'file.json')
+
+
+@pytest.mark.parametrize('damage', [lambda c: c[:-4], lambda c: c[:12], lambda c: c[:2], lambda c: c[:-8] + bytes(8),
+                                    lambda c: c + b'more', lambda c: c[:12] + bytes(9) + c[21:]])
+def test_damaged_gzip_files_are_refused(tmp_path, damage):
+    content = json.dumps(list(range(99))).encode()
+    (tmp_path / 'file.json.gz').write_bytes(damage(gzip.compress(content)))
+    assert 'a damaged gzip file' in message(tmp_path / 'file.json.gz')
+
+
+def test_gzip_files_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr('utils.MAX_GUNZIPPED', 2 ** 21)
+    (tmp_path / 'file.json.gz').write_bytes(gzip.compress(b' ' * 2 ** 21 + b'1'))
+    assert 'over 2 MiB; run gunzip' in message(tmp_path / 'file.json.gz')
+    (tmp_path / 'file.json.gz').write_bytes(gzip.compress(b' ' * (2 ** 21 - 1) + b'1'))
+    assert read_json(tmp_path / 'file.json.gz') == 1
 
 
 def test_a_file_is_written_atomically(tmp_path, monkeypatch):
