@@ -61,7 +61,7 @@ def print_flags(folder: Path) -> None:
     print(*(f'{choice.flag} {choice.value}' for choice in choices))
 
 
-def check_labels(folder: Path, labels: Path) -> None:
+def check_label_file(folder: Path, labels: Path) -> None:
     """Check that a folder of videos and a labels.csv belong together, before hours are spent on features.
 
     Warns of videos without a label and of labels without a video; raises InputError where there would be nothing to
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
                         'folder of videos')
     parser.add_argument('--labels', type=Path, metavar='LABELS.csv', help='only check that it belongs to the videos')
     args = parser.parse_args(argv)
-    return run_cli(lambda: check_labels(args.folder, args.labels) if args.labels else print_flags(args.folder))
+    return run_cli(lambda: check_label_file(args.folder, args.labels) if args.labels else print_flags(args.folder))
 
 
 if __name__ == '__main__':

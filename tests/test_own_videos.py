@@ -248,14 +248,14 @@ def test_labels_that_do_not_fit_are_an_error(content, complaint, tmp_path):
     videos, labels = write_videos(tmp_path / 'videos', 'a', 'b'), tmp_path / 'labels.csv'
     labels.write_text(content)
     with pytest.raises(InputError, match=complaint):
-        auto_config.check_labels(videos, labels)
+        auto_config.check_label_file(videos, labels)
 
 
 def test_labels_without_a_video_and_videos_without_a_label_are_warnings(tmp_path, capsys):
     videos, labels = write_videos(tmp_path / 'videos', 'a', 'b'), tmp_path / 'labels.csv'
     (videos / 'notes.txt').touch()
     labels.write_text('video,label\nv_a,Jump\nlost,Run\n')
-    auto_config.check_labels(videos, labels)
+    auto_config.check_label_file(videos, labels)
     out, err = capsys.readouterr()
     assert '1 labeled video not in' in err and ': lost\n' in err
     assert '1 video without a label, left out of the training: b\n' in err
