@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_data import GOLDEN, read_released
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from eval.detection import (
     warnings,
 )
 from formats.annotations import GroundTruth, read_ground_truth, select_videos
-from formats.detections import Detections, read_detections, select_detections
+from formats.detections import Detections, select_detections
 from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -312,26 +313,9 @@ def test_the_best_threshold_by_hand():
 # The numbers of published files
 
 
-@pytest.mark.parametrize(('name', 'mean_ap', 'average'), [
-    ('gt.json', [0.73236012, 0.68024299, 0.57946204, 0.48824059, 0.36685992, 0.24994267, 0.14807955], 0.46359827),
-    ('gt_212.json', None, 0.45775983)])
-def test_the_released_detections(shared, name, mean_ap, average, tmp_path):
-    """The reference's numbers. Those at 0.1 and 0.2 also depend on how numpy sorts equal tIoUs."""
-    folder, output = shared / 'data' / 'thumos14', tmp_path / 'results.json'
-    assert main([str(folder / name), str(folder / 'released_detections.json'), '--output', str(output)]) == 0
-    results = json.loads(output.read_text())
-    assert list(results['mAP']) == ['0.1', '0.2', '0.3', '0.4', '0.5', '0.6', '0.7']
-    if mean_ap:
-        np.testing.assert_allclose(list(results['mAP'].values()), mean_ap, rtol=0, atol=1e-6)
-    assert results['average_mAP'] == pytest.approx(average, abs=1e-6)
-    assert len(results['AP']) == 20 and results['num_predictions'] == 36195
-    assert results['num_videos'] == (212 if '212' in name else 210)
-
-
-def test_the_released_detections_against_the_definition(shared):
+def test_the_released_detections_against_the_definition():
     """Two crowded classes, detection by detection."""
-    gt = read_ground_truth(shared / 'data' / 'thumos14' / 'gt.json')
-    detections = read_detections(shared / 'data' / 'thumos14' / 'released_detections.json')
+    gt, detections = read_released()
     gt = scored_subset(gt, detections.videos)
     for name in 'CricketShot', 'TennisSwing':
         one = gt.label == gt.labels.index(name)
@@ -344,8 +328,8 @@ def test_the_released_detections_against_the_definition(shared):
 
 
 @pytest.fixture(params=['1.2', '1.3'])
-def validation(request, shared) -> GroundTruth:
-    gt = read_ground_truth(shared / 'data' / f'activitynet{request.param}' / 'gt.json')
+def validation(request) -> GroundTruth:
+    gt = read_ground_truth(GOLDEN / f'activitynet{request.param}.json.gz')
     assert gt.labels == sorted(gt.labels) and len(gt.labels) == {'1.2': 100, '1.3': 200}[request.param]
     gt = scored_subset(gt, [], 'validation')
     assert (len(gt.videos), len(gt.label)) == {'1.2': (2383, 3582), '1.3': (4926, 7654)}[request.param]

