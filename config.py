@@ -63,11 +63,11 @@ LEGACY_NOOP = frozenset(('model_name', 'num_segments1', 'num_segments2', 'load_w
 # What a resumed run may change.
 MUTABLE_ON_RESUME = LEGACY_NOOP | {
     'data_path', 'exp_name', 'output_dir', 'device', 'resume', 'overwrite', 'check', 'num_workers', 'cache', 'layout',
-    'num_epochs', 'num_steps', 'figures', 'min_score', 'videos', 'subtitles'}
+    'num_epochs', 'num_steps', 'figures', 'min_score', 'event_share', 'event_overlap', 'videos', 'subtitles'}
 # What runs may differ in and still count as one group, of which eval.summary takes the mean.
 IGNORED_FOR_GROUPING = LEGACY_NOOP | {
     'exp_name', 'output_dir', 'inference_only', 'model_file', 'device', 'resume', 'overwrite', 'check', 'seed',
-    'num_workers', 'cache', 'log_every', 'figures', 'min_score', 'videos', 'subtitles'}
+    'num_workers', 'cache', 'log_every', 'figures', 'min_score', 'event_share', 'event_overlap', 'videos', 'subtitles'}
 # What weights are trained for, and what changes how they localize: both are read from the args.json of the weights.
 MODEL_FLAGS = frozenset(('modal', 'num_segments', 'feature_fps', 'snippet_frames', 'hidden_dim', 'fusion_weight',
                          'topk_ratio'))
@@ -169,10 +169,14 @@ def get_parser(description: str | None = None) -> Parser:
 
     outputs = parser.add_argument_group('outputs').add_argument
     outputs('--min_score', type=bounded(float, -1e9),
-            help='minimum score in the report and in subtitles; detections.json has all (unset: that of best F1 on '
-                 'the test videos of the training, where it is known)')
+            help='minimum score of events (unset: 1 - 0.7 gamma), and initial one in the report (unset: that of best '
+                 'F1 on the test videos of the training, where it is known); detections.json has all')
+    outputs('--event_share', type=fraction, default=0.7,
+            help='minimum score of an event, as a fraction of the best one of its video and class')
+    outputs('--event_overlap', type=bounded(float, 0, 0.5), default=0.1,
+            help='maximum overlap of two events of a class, as a fraction of the shorter')
     outputs('--videos', metavar='DIR', help='folder of video files: the report plays them')
-    outputs('--subtitles', choices=('srt', 'vtt'), help='also write subtitles of every video to the folder subtitles')
+    outputs('--subtitles', choices=('srt', 'vtt'), help='also write the events of every video as subtitles')
 
     released = parser.add_argument_group('flags of the released code, accepted without effect').add_argument
     released('--model_name', help='there is only one network')

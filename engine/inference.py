@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ from eval.detection import (
     to_json,
     warnings,
 )
+from eval.events import EventOptions, EventScores, format_scores, score_events, select_events, write_events
 from eval.localization import LocalizationOptions, localize, predict_classes
 from eval.report import build_report, relative_urls
 from eval.subtitles import write_subtitles
@@ -38,6 +40,9 @@ from utils import InputError, plural, preview, quote, warn, write_text
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+# An event has at least the score 1 - CLASS_EVIDENCE * gamma: actionness alone, without any evidence for the class,
+# gives up to 1 - gamma (docs/looking.md has the measurement).
+CLASS_EVIDENCE = 0.7
 GIL_SWITCH_INTERVAL = 0.0005  # seconds, while an evaluation thread runs; Python's 5 ms would stall training steps
 
 
@@ -60,6 +65,12 @@ class Evaluation:
     curves: Curves
     video_accuracy: float | None  # fraction of labeled videos with exactly the predicted classes, if any is labeled
     durations: dict[str, float]   # seconds, of the videos whose length is known
+    event_options: EventOptions
+
+    @cached_property
+    def events(self) -> Detections:
+        """Return the events among the detections."""
+        return select_events(self.detections, self.event_options)
 
     def to_json(self) -> dict:
         """Return its block of results.json."""
@@ -67,9 +78,10 @@ class Evaluation:
         return counts if self.video_accuracy is None else {'video_accuracy': self.video_accuracy, **counts}
 
     def write(self, folder: Path) -> None:
-        """Write detections.json, detections.csv and curves.npz."""
+        """Write detections.json, detections.csv, events.csv and curves.npz."""
         write_detections(folder / 'detections.json', self.detections)
         write_detections_csv(folder / 'detections.csv', self.detections)
+        write_events(folder / 'events.csv', self.events)
         write_curves(folder / 'curves.npz', self.curves)
 
     def write_report(self, folder: Path, options: ReportOptions) -> None:
@@ -80,15 +92,14 @@ class Evaluation:
         gt = self.gt if isinstance(self, ScoredEvaluation) else None
         write_text(path, build_report(gt, self.detections, tiou, self.curves, options.bins, options.title,
                                       options.subtitle, durations=self.durations, videos=relative_urls(files, path),
-                                      min_score=options.min_score))
+                                      min_score=options.min_score, events=self.events))
         if options.subtitles:
-            min_score = -math.inf if options.min_score is None else options.min_score
-            write_subtitles(folder / 'subtitles', self.detections, min_score, options.subtitles, overwrite=True)
+            write_subtitles(folder / 'subtitles', self.events, options.subtitles, overwrite=True)
 
     def title(self, name: str) -> str:
         """Return the counts in one line."""
         line = (f'{name}: {plural(len(self.detections.scores), "detection")} in '
-                f'{plural(len(self.detections.videos), "video")}')
+                f'{plural(len(self.detections.videos), "video")}, {plural(len(self.events.scores), "event")}')
         return line if self.video_accuracy is None else f'{line}, video accuracy {100 * self.video_accuracy:.1f} %'
 
     def show(self, name: str) -> None:
@@ -108,12 +119,18 @@ class ScoredEvaluation(Evaluation):
     scores_with_features: Scores  # over the annotated videos that have features
     threshold: OperatingPoint | None  # the score of best F1 at tIoU 0.5, None without a correct detection
 
+    @cached_property
+    def event_scores(self) -> EventScores:
+        """Return precision, recall and F1 of the events."""
+        return score_events(self.gt, self.events)
+
     def to_json(self) -> dict:
         """Return its block of results.json."""
         with_features = to_json(self.scores_with_features)
         threshold = {} if self.threshold is None else {'threshold': self.threshold._asdict()}
         # The first key distinguishes it from the file of eval.detection, which that command may overwrite.
         return {'video_accuracy': self.video_accuracy, **to_json(self.scores), **threshold,
+                'events': self.event_scores._asdict(),
                 'num_ground_truth_videos': self.scores.num_videos,
                 'localized_only': {name: with_features[name] for name in ('average_mAP', 'mAP', 'num_videos')},
                 **super().to_json()}
@@ -121,6 +138,7 @@ class ScoredEvaluation(Evaluation):
     def show(self, name: str) -> None:
         """Print the results."""
         print(f'\n{self.title(name)}\n{format_table(self.scores)}')
+        print(f'events  {format_scores(self.event_scores)}')
         if self.scores_with_features.num_videos < self.scores.num_videos:
             print(f'over only the {self.scores_with_features.num_videos} of these videos that have features: average '
                   f'mAP {100 * self.scores_with_features.average:.2f}')
@@ -221,12 +239,16 @@ class EvaluatorOptions(NamedTuple):
     localization: LocalizationOptions
     use_video_labels: bool  # localize the labels of a labeled video instead of its predicted classes
     tiou: list[float]
+    events: EventOptions
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> 'EvaluatorOptions':
         """Pick the options from the command line."""
         localization = LocalizationOptions(*(getattr(args, name) for name in LocalizationOptions._fields))
-        return cls(args.num_segments, args.batch_size, args.num_workers, localization, args.known_labels, args.tiou)
+        min_score = 1 - CLASS_EVIDENCE * args.fusion_weight if args.min_score is None else args.min_score
+        events = EventOptions(args.event_share, args.event_overlap, min_score)
+        return cls(args.num_segments, args.batch_size, args.num_workers, localization, args.known_labels, args.tiou,
+                   events)
 
 
 @dataclass(frozen=True)
@@ -294,7 +316,7 @@ class Evaluator:
                      if np.isfinite(seconds)}
         accuracy = float((predicted == labels).all(axis=1)[labeled].mean()) if labeled.any() else None
         if self.gt is None:
-            return Evaluation(detections, curves, accuracy, durations)
+            return Evaluation(detections, curves, accuracy, durations, options.events)
 
         # Score.
         matches = match(self.gt, detections, options.tiou)
@@ -305,8 +327,8 @@ class Evaluator:
         has_features[index[index >= 0]] = True
         if not has_features.all():
             scores_with_features = evaluate(select_videos(self.gt, has_features), detections, options.tiou)
-        return ScoredEvaluation(detections, curves, accuracy, durations, self.gt, scores, scores_with_features,
-                                best_threshold(self.gt, detections, 0.5, at_half))
+        return ScoredEvaluation(detections, curves, accuracy, durations, options.events, self.gt, scores,
+                                scores_with_features, best_threshold(self.gt, detections, 0.5, at_half))
 
 
 class PendingEvaluation(NamedTuple):

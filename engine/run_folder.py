@@ -54,7 +54,8 @@ from utils import (
 FIGURE_SECONDS = 30  # between evaluations whose figures are logged, at least: drawing takes a second
 # All files that a training run or an inference writes into its folder.
 FILES = (*CHECKPOINTS, 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json', 'detections.json',
-         'detections.csv', 'curves.npz', 'report.html', 'labels.txt', 'inference_args.json',
+         'detections.csv', 'events.csv',
+         'curves.npz', 'report.html', 'labels.txt', 'inference_args.json',
          'events.out.tfevents.*', 'args.json')
 
 

@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike
 from eval.curves import Curves, read_curves, regions
 from eval.detection import TIOU, averages, best_threshold, evaluate, scored_subset, tiou_key, warnings
 from eval.diagnosis import BINS, COLORS, ERROR_TYPES, TITLES, Diagnosis, diagnose, notes
+from eval.events import format_scores, read_events, score_events, select_events
 from formats.annotations import GroundTruth, match_videos, read_durations, read_ground_truth
 from formats.detections import Detections, read_detections
 from formats.videos import find_videos
@@ -65,31 +66,35 @@ class Rows(NamedTuple):
 def build_report(gt: GroundTruth | None, detections: Detections, tiou: ArrayLike = TIOU, curves: Curves | None = None,
                  bins: Mapping[str, Sequence[float]] = BINS['thumos14'], title: str = 'Detections',
                  subtitle: str = '', *, durations: Mapping[str, float] | None = None,
-                 videos: Mapping[str, str] | None = None, min_score: float | None = None) -> str:
+                 videos: Mapping[str, str] | None = None, min_score: float | None = None,
+                 events: Detections | None = None) -> str:
     """Return the HTML text of the page for detections in the videos of `gt` (see `eval.detection.scored_subset`).
 
     Without `gt`, or without any annotated instance, the page shows curves and detections only. `bins` are those of
     `eval.diagnosis`. `durations` maps video names to seconds and fills in what `gt` lacks; `videos` maps them to the
     URL of the video file, relative to the page (see `relative_urls`). `min_score` is the initial value of the score
-    slider, by default that of the best F1. Scores should lie between 1e-9 and 1e9 in size. Raises InputError where
-    `curves` contain none of the videos.
+    slider, by default that of the best F1. `events` are by default selected from the detections. Scores should lie
+    between 1e-9 and 1e9 in size. Raises InputError where `curves` contain none of the videos.
     """
+    events = select_events(detections) if events is None else events
     names = _all_videos(gt, detections)
     gt_labels = [] if gt is None else gt.labels
     labels = gt_labels + sorted({*detections.labels} - {*gt_labels})
     data: dict[str, Any] = {
         'labels': labels, 'videos': names, 'durations': _durations(gt, names, durations),
         'clips': None if not videos else [videos.get(name) for name in names],
-        'curves': None if curves is None else _pack_curves(curves, names, labels)}
+        'curves': None if curves is None else _pack_curves(curves, names, labels),
+        'events': _pack_events(events, names, labels)}
     if gt is None or not len(gt.segments):
         rows = _select_rows(detections, names, labels, np.zeros(len(detections.scores), bool))
         types = np.zeros((1, len(detections.scores)), np.uint8)
-        data |= _unscored(detections, names) | {'instances': _pack_instances(gt, np.zeros((0, 0), bool))}
+        data |= _unscored(detections, events, names) | {'instances': _pack_instances(gt, np.zeros((0, 0), bool))}
     else:
         diagnosis = diagnose(gt, detections, tiou, bins)
         types = diagnosis.error_types
         rows = _select_rows(detections, names, labels, (types == 0).any(axis=0))
-        data |= _scored(gt, detections, diagnosis) | {'instances': _pack_instances(gt, diagnosis.matched_instances)}
+        data |= _scored(gt, detections, events, diagnosis)
+        data['instances'] = _pack_instances(gt, diagnosis.matched_instances)
         min_score = _best_f1_score(gt, detections, diagnosis) if min_score is None else min_score
     if rows.per_video:
         data['notes'].append(
@@ -125,7 +130,7 @@ def _durations(gt: GroundTruth | None, names: list[str], durations: Mapping[str,
     return _nan_to_none(seconds)
 
 
-def _scored(gt: GroundTruth, detections: Detections, diagnosis: Diagnosis) -> dict:
+def _scored(gt: GroundTruth, detections: Detections, events: Detections, diagnosis: Diagnosis) -> dict:
     """Return the scores and the error analysis of all detections."""
     scores = evaluate(gt, detections, diagnosis.tiou, diagnosis.matches)
     num_instances = np.bincount(gt.label, minlength=len(gt.labels))
@@ -139,7 +144,8 @@ def _scored(gt: GroundTruth, detections: Detections, diagnosis: Diagnosis) -> di
                     for c, ap in zip(np.flatnonzero(num_instances).tolist(), scores.ap.tolist())],
         'facts': f'{scores.num_videos:,} annotated videos of the subset “{gt.subsets[0]}” '
                  f'({scores.videos_without_detection:,} without a detection), {scores.num_instances:,} instances of '
-                 f'{len(scores.labels)} classes, {scores.num_detections:,} detections',
+                 f'{len(scores.labels)} classes, {scores.num_detections:,} detections; '
+                 f'{format_scores(score_events(gt, events))}',
         'notes': warnings(scores) + notes(diagnosis),
         'types': [*ERROR_TYPES, 'unclassified'],
         'errors': {
@@ -152,12 +158,12 @@ def _scored(gt: GroundTruth, detections: Detections, diagnosis: Diagnosis) -> di
                 for c in diagnosis.characteristics]}}
 
 
-def _unscored(detections: Detections, names: list[str]) -> dict:
+def _unscored(detections: Detections, events: Detections, names: list[str]) -> dict:
     """Return the same entries where there is no ground truth to score against."""
     return {
         'tiou': [], 'mean_ap': [], 'averages': {}, 'classes': [], 'errors': None, 'types': ['detection'], 'notes': [],
-        'facts': f'{len(names):,} videos, {len(detections.scores):,} detections of {len(detections.labels)} classes; '
-                 'no ground truth, so no scores'}
+        'facts': f'{len(names):,} videos, {len(events.scores):,} events, {len(detections.scores):,} detections of '
+                 f'{len(detections.labels)} classes; no ground truth, so no scores'}
 
 
 def _best_f1_score(gt: GroundTruth, detections: Detections, diagnosis: Diagnosis) -> float | None:
@@ -264,6 +270,17 @@ def _pack_detections(detections: Detections, types: np.ndarray, rows: Rows) -> d
             'type': _pack(types[:, rows.row]), 'rank': _pack(rows.rank) if rows.per_video else None}
 
 
+def _pack_events(events: Detections, videos: list[str], labels: list[str]) -> dict:
+    """Return the columns of the events of the page's videos and labels, sorted by video, then by start."""
+    video = match_videos(events.videos, videos)[events.video]
+    label_index = {name: index for index, name in enumerate(labels)}
+    label = np.array([label_index.get(name, -1) for name in events.labels], np.int64)[events.label]
+    rows = np.flatnonzero((video >= 0) & (label >= 0))
+    rows = rows[np.lexsort((events.segments[rows, 0], video[rows]))]
+    return {'video': _pack(video[rows]), 'label': _pack(label[rows]), 'score': _pack(events.scores[rows], 'f8'),
+            'start': _pack(events.segments[rows, 0], 'f8'), 'end': _pack(events.segments[rows, 1], 'f8')}
+
+
 def _pack_curves(curves: Curves, videos: list[str], labels: list[str]) -> dict:
     """Return the curves of the page's videos, one byte per value: a CAS is scaled to its own range."""
     label_index = {name: index for index, name in enumerate(labels)}
@@ -323,6 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='without it the page shows detections and curves, and no scores')
     parser.add_argument('detections', metavar='DETECTIONS.json')
     parser.add_argument('--curves', metavar='FILE', help='curves.npz of the same run')
+    parser.add_argument('--events', metavar='FILE',
+                        help='events.csv of the same run (default: the events that eval.events selects)')
     parser.add_argument('--videos', metavar='DIR', help='folder of the video files that the page plays')
     parser.add_argument('--durations', metavar='FILE', help='extraction.json, where GT.json contains no durations')
     parser.add_argument('--subset', metavar='NAME', help='subset to score (default: that of the detected videos)')
@@ -341,7 +360,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Read the files, write the page."""
-    refuse_overwriting_inputs([args.ground_truth, args.detections, args.curves, args.durations], args.output)
+    refuse_overwriting_inputs([args.ground_truth, args.detections, args.curves, args.durations, args.events],
+                              args.output)
     if not args.overwrite:
         refuse_overwriting_foreign(args.output, SIGNATURE)
     detections = read_detections(args.detections)
@@ -352,7 +372,8 @@ def run(args: argparse.Namespace) -> None:
         gt, detections, args.tiou, read_curves(args.curves) if args.curves else None, BINS[args.bins],
         args.title or args.detections,
         durations=read_durations(args.durations) if args.durations else None,
-        videos=relative_urls(find_videos(args.videos, detections.videos), args.output) if args.videos else None)
+        videos=relative_urls(find_videos(args.videos, detections.videos), args.output) if args.videos else None,
+        events=read_events(args.events) if args.events else None)
     write_text(args.output, page)
     print(f'{printable(args.output)}: {len(page.encode()) / 1e6:.1f} MB', flush=True)
 

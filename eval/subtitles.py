@@ -1,14 +1,13 @@
-"""Detections as subtitles: any player then shows what is detected while the video plays.
+"""Events as subtitles: any player then shows what happens while the video plays.
 
     python -m eval.subtitles detections.json -o subtitles --min_score 0.3
     python -m eval.subtitles detections.json -o subtitles --format vtt
 
-Each video gets a file with its name. At every moment the classes detected there are shown, sorted by score, each once
-with its best score. Cues do not overlap, because few players show two at once.
+Each video gets a file with its name, with a cue per event. Cues do not overlap, because few players show two at once:
+where events of several classes overlap, a cue has a line per class, sorted by score.
 """
 import argparse
 import html
-import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,36 +15,35 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.events import EventOptions, add_arguments, select_events
 from formats.detections import Detections, read_detections
-from utils import Parser, bounded, make_dir, plural, printable, refuse_overwriting_foreign, run_cli, write_text
+from utils import Parser, make_dir, plural, printable, refuse_overwriting_foreign, run_cli, write_text
 
 # How the files written here begin, so that other subtitles are not overwritten.
 SIGNATURE = {'srt': r'1\n[\d:,]+ --> [\d:,]+\n.* -?\d+\.\d\d\n', 'vtt': r'WEBVTT - detections\n'}
 
 
-def write_subtitles(folder: str | Path, detections: Detections, min_score: float = -math.inf, form: str = 'srt',
-                    overwrite: bool = False) -> list[Path]:
+def write_subtitles(folder: str | Path, events: Detections, form: str = 'srt', overwrite: bool = False) -> list[Path]:
     """Write a file for every video into `folder`, which is created, and return the paths.
 
-    `form` is 'srt' or 'vtt'. Raises InputError if a file cannot be written, or, without `overwrite`, would replace
-    other subtitles.
+    `events` are those of `eval.events.select_events`; `form` is 'srt' or 'vtt'. Raises InputError if a file cannot be
+    written, or, without `overwrite`, would replace other subtitles.
     """
     make_dir(Path(folder))
-    paths = [Path(folder) / f'{_file_name(video)}.{form}' for video in detections.videos]
+    paths = [Path(folder) / f'{file_name(video)}.{form}' for video in events.videos]
     if not overwrite:
         for path in paths:
             refuse_overwriting_foreign(path, SIGNATURE[form])
-    rows = np.flatnonzero(detections.scores >= min_score)
-    rows = rows[np.argsort(detections.video[rows], kind='stable')]
-    ends = np.searchsorted(detections.video[rows], np.arange(len(paths) + 1))
+    rows = np.argsort(events.video, kind='stable')
+    ends = np.searchsorted(events.video[rows], np.arange(len(paths) + 1))
     for path, first, last in zip(paths, ends, ends[1:]):
-        write_text(path, subtitles(detections, rows[first:last], form))
+        write_text(path, subtitles(events, rows[first:last], form))
     return paths
 
 
-def subtitles(detections: Detections, rows: np.ndarray, form: str) -> str:
-    """Return the subtitles of the detections `rows` (n,) of one video."""
-    cues = list(_cues(detections, rows))
+def subtitles(events: Detections, rows: np.ndarray, form: str) -> str:
+    """Return the subtitles of the events `rows` (n,) of one video."""
+    cues = list(_cues(events, rows))
     if form == 'vtt':
         blocks = ['WEBVTT - detections\n', *(f'{_time(start, ".")} --> {_time(end, ".")}\n{html.escape(text, False)}\n'
                                              for start, end, text in cues)]
@@ -55,17 +53,17 @@ def subtitles(detections: Detections, rows: np.ndarray, form: str) -> str:
     return '\n'.join(blocks)
 
 
-def _cues(detections: Detections, rows: np.ndarray) -> Iterator[tuple[int, int, str]]:
+def _cues(events: Detections, rows: np.ndarray) -> Iterator[tuple[int, int, str]]:
     """Yield start and end in milliseconds and the text of every cue, in the order of time; no text follows itself."""
-    times = np.rint(1000 * np.maximum(detections.segments[rows], 0)).astype(np.int64)
+    times = np.rint(1000 * np.maximum(events.segments[rows], 0)).astype(np.int64)
     edges, edge_index = np.unique(times, return_inverse=True)
-    labels, label_index = np.unique(detections.label[rows], return_inverse=True)
+    labels, label_index = np.unique(events.label[rows], return_inverse=True)
     best = np.full((len(labels), len(edges)), -np.inf)  # score of each class from one edge to the next
-    for i in np.argsort(detections.scores[rows], kind='stable'):
+    for i in np.argsort(events.scores[rows], kind='stable'):
         start, end = edge_index.reshape(-1, 2)[i]
-        best[label_index[i], start:end] = detections.scores[rows[i]]
+        best[label_index[i], start:end] = events.scores[rows[i]]
 
-    names = [printable(detections.labels[label]) for label in labels]
+    names = [printable(events.labels[label]) for label in labels]
     cue_start, cue_text = 0, ''
     for edge, scores in zip(edges.tolist(), best.T):
         order = np.argsort(-scores, kind='stable')
@@ -82,18 +80,17 @@ def _time(milliseconds: int, point: str) -> str:
     return f'{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{point}{milliseconds:03}'
 
 
-def _file_name(video: str) -> str:
+def file_name(video: str) -> str:
     """Return a file name without a path separator, different for different videos."""
     return re.sub(r'[%/\\\0]', lambda match: f'%{ord(match[0]):02X}', video)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = Parser(prog='python -m eval.subtitles', description='Detections as subtitles, a file for each video.')
+    parser = Parser(prog='python -m eval.subtitles', description='Events as subtitles, a file for each video.')
     parser.add_argument('detections', metavar='DETECTIONS.json')
     parser.add_argument('-o', '--output', required=True, metavar='DIR', help='folder for the subtitles')
-    parser.add_argument('--min_score', type=bounded(float, -math.inf, math.inf), default=-math.inf, metavar='S',
-                        help='minimum score of a detection (default: all)')
+    add_arguments(parser)
     parser.add_argument('--format', choices=SIGNATURE, default='srt',
                         help='srt for players, vtt for web pages (default: srt)')
     parser.add_argument('--overwrite', action='store_true', help='overwrite subtitles that this command did not write')
@@ -103,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Write the subtitles of a result file."""
-    paths = write_subtitles(args.output, read_detections(args.detections), args.min_score, args.format, args.overwrite)
+    events = select_events(read_detections(args.detections), EventOptions(args.share, args.overlap, args.min_score))
+    paths = write_subtitles(args.output, events, args.format, args.overwrite)
     print(f'{args.output}: {plural(len(paths), "file")}', flush=True)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval import detection, diagnosis, pseudo_labels, report, subtitles, timeline
+from eval import detection, diagnosis, events, export, pseudo_labels, report, subtitles, timeline
 
 COMMANDS: dict[str, tuple[Callable, list[str]]] = {
     'detection': (detection.main, ['gt.json', 'd.json', '--classes', '--output', 'results.json']),
@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[Callable, list[str]]] = {
     'report': (report.main, ['gt.json', 'd.json', '-o', 'report.html']),
     'timeline': (timeline.main, ['gt.json', 'd.json', '--video', 'VIDEO', '-o', 'timeline.svg']),
     'subtitles': (subtitles.main, ['d.json', '-o', 'subtitles']),
+    'events': (events.main, ['d.json', '--gt', 'gt.json', '-o', 'events.csv']),
+    'export': (export.main, ['d.json', '--to', 'label_studio', '--fps', '25', '-o', 'tasks.json']),
     'pseudo_labels': (pseudo_labels.main, ['gt.json', 'd.json', '-o', 'pseudo.json'])}
 
 

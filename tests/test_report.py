@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from browser import Browser, find_browser
+from golden_data import read_released
 
 import eval.detection
 import eval.diagnosis
@@ -418,9 +419,8 @@ def test_opens_with_few_detections_and_scores_of_any_size(chromium, tmp_path, sc
     assert count(chromium, '.hit') == len(rows) / 2
 
 
-def test_thumos14_is_small_and_opens_quickly(chromium, shared, tmp_path):
-    gt, detections = (read(shared / 'data' / 'thumos14' / name) for read, name in (
-        (read_ground_truth, 'gt.json'), (read_detections, 'released_detections.json')))
+def test_thumos14_is_small_and_opens_quickly(chromium, tmp_path):
+    gt, detections = read_released()
     path = tmp_path / 'thumos14.html'
     write_text(path, build_report(scored_subset(gt, detections.videos), detections))
     assert path.stat().st_size < 3e6
@@ -601,14 +601,49 @@ def test_without_ground_truth_the_page_shows_detections_and_curves_and_no_score(
     assert count(chromium, '#timeline .curve') > 0 and count(chromium, '.instance') == 0
     set_control(chromium, '#threshold', -5)
     assert count(chromium, '.hit') == len(results[shown_video(chromium)])
-    assert text_of(chromium, '.tiles b') == str(sum(map(len, results.values())))
+    assert texts_of(chromium, '.tiles b')[1] == str(sum(map(len, results.values())))
     cells = texts_of(chromium, '.ap tbody tr > *')
-    rows = {cells[i]: int(cells[i + 1]) for i in range(0, len(cells), 4)}
+    rows = {cells[i]: int(cells[i + 2]) for i in range(0, len(cells), 5)}
     assert rows == Counter(row['label'] for rows in results.values() for row in rows)
     for key in 'jk0+':
         chromium.press(key)
     chromium.run("document.querySelector('.ap tbody tr').click()")
     assert chromium.errors == []
+
+
+def test_events_are_listed_and_drawn_in_a_lane_per_class(chromium, files, tmp_path):
+    rows = [('Run', 61, 63.46, 0.9), ('Run', 62, 64, 0.8), (HOSTILE, 5, 10, 0.7), ('Run', 80, 90, 0.6)]
+    (tmp_path / 'd.json').write_text(json.dumps({'results': {
+        'a': [{'label': label, 'segment': [start, end], 'score': score} for label, start, end, score in rows],
+        'b': []}}))
+    assert main([str(tmp_path / 'd.json'), '-o', str(tmp_path / 'r.html')]) == 0
+    chromium.open(tmp_path / 'r.html')
+    expected = [f'0:05.0 – 0:10.0{HOSTILE}0.70', '1:01.0 – 1:03.5Run0.90']  # 0.6 is less than 0.7 * 0.9
+    assert texts_of(chromium, '#events li') == expected
+    assert texts_of(chromium, '.lanes text') == [HOSTILE, 'Run'] and count(chromium, '.lanes rect.event') == 2
+    assert texts_of(chromium, '.tiles b')[:2] == ['2', '4'] and texts_of(chromium, '#list em')[1] == 'no event'
+    bar = chromium.run("(({x, width}) => [x, width].map(v => v.baseVal.value))(document.querySelectorAll("
+                       "'.lanes rect.event')[1])")
+    assert bar == pytest.approx(chromium.run('[xOf(61), xOf(63.46) - xOf(61)]'), abs=0.02)
+
+    (tmp_path / 'events.csv').write_text('video,label,start,end,score\na,Run,70,71,0.5\nother,Run,1,2,0.5\n')
+    assert main([str(tmp_path / 'd.json'), '--events', str(tmp_path / 'events.csv'), '-o',
+                 str(tmp_path / 'r.html')]) == 0
+    chromium.open(tmp_path / 'r.html')
+    assert texts_of(chromium, '#events li') == ['1:10.0 – 1:11.0Run0.50']
+    chromium.run("document.querySelector('#events button').click()")  # marks the time, there is no video
+    assert chromium.run('state.time') == 70 and count(chromium, '#events .now') == 1
+    set_control(chromium, '#label', chromium.run(f'data.labels.indexOf({json.dumps(HOSTILE)})'))
+    assert texts_of(chromium, '#events li') == ['No event: no detection stands out.']
+    assert chromium.errors == []
+
+
+def test_the_scores_of_events_are_stated(files):
+    gt, detections = read_ground_truth(files / 'gt.json'), read_detections(files / 'detections.json')
+    events = detections._replace(**{name: getattr(gt, name) for name in ('videos', 'labels', 'video', 'label',
+                                                                         'segments')}, scores=np.ones(len(gt.video)))
+    page = build_report(gt, detections, TIOU, events=events)
+    assert '36 events, 36 instances: precision 1.000, recall 1.000, F1 1.000 at tIoU 0.5' in page
 
 
 def test_labels_without_times_are_shown(chromium, files, tmp_path):
@@ -680,6 +715,10 @@ def wait_for(browser, condition):
         look(); }})"""), condition
 
 
+def heard_at(browser, index):
+    return browser.run(f'heard[{index}][1]')
+
+
 def test_the_video_plays_with_its_timeline(chromium, playing):
     chromium.open(playing)
     clip = "document.querySelector('#clip')"
@@ -702,6 +741,16 @@ def test_the_video_plays_with_its_timeline(chromium, playing):
     assert (first, second) == ('play', 'pause') and begin == pytest.approx(1, abs=0.05)
     assert 1.5 <= end < 3.9  # it stops soon after the end
     assert chromium.run('state.time') == chromium.run(f'{clip}.currentTime')
+
+    click(chromium, '#events button')  # the same, but plays on
+    wait_for(chromium, f"heard.length === 3 && {clip}.currentTime > 1.8")
+    assert heard_at(chromium, 2) == pytest.approx(1, abs=0.05) and chromium.run(f'{clip}.paused') is False
+    assert count(chromium, '#events .now') == 0
+    chromium.run(f'{clip}.pause()')
+    click(chromium, '.lanes rect.event')
+    wait_for(chromium, 'heard.length === 5')
+    assert heard_at(chromium, 4) == pytest.approx(1, abs=0.05) and count(chromium, '#events .now') == 1
+    chromium.run(f'{clip}.pause()')
 
     chromium.run('mark(1.04)')
     chromium.run('setView(0.9, 1.4)')  # the visible part follows while it plays

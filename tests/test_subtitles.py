@@ -1,4 +1,4 @@
-"""Subtitles: at every moment they show the classes detected there, in files that players can read."""
+"""Subtitles: at every moment they show the events of that moment, in files that players can read."""
 import re
 
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.events import EventOptions, select_events
 from eval.subtitles import main, subtitles, write_subtitles
 from formats.detections import Detections, write_detections
 from utils import InputError
@@ -69,9 +70,10 @@ def test_at_every_moment_the_best_of_each_class_is_shown(rows):
         assert scores == sorted(scores, reverse=True)
 
 
-def test_one_file_per_video_with_the_detections_above_the_minimum_score(tmp_path):
-    found = make_detections(('b/../c', 'x', 0, 1, 0.2), ('a', 'x', 0, 1, 0.9), ('%', 'x', 5, 6, 0.5))
-    paths = write_subtitles(tmp_path / 'new' / 'subs', found, 0.5)
+def test_one_file_per_video_with_a_cue_per_event(tmp_path):
+    found = make_detections(('b/../c', 'x', 0, 1, 0.2), ('a', 'x', 0, 1, 0.9), ('a', 'x', 0, 0.9, 0.8),
+                            ('%', 'x', 5, 6, 0.5))
+    paths = write_subtitles(tmp_path / 'new' / 'subs', select_events(found, EventOptions(min_score=0.5)))
     assert [path.name for path in paths] == ['%25.srt', 'a.srt', 'b%2F..%2Fc.srt']
     assert sorted(tmp_path.rglob('*.srt')) == paths
     assert [len(cues_of(path.read_text())) for path in paths] == [1, 1, 0]
@@ -88,9 +90,9 @@ def test_other_subtitles_are_not_overwritten(tmp_path):
     for form in ('srt', 'vtt'):
         (path,) = write_subtitles(tmp_path, SOME, form=form)
         before = path.read_text()
-        write_subtitles(tmp_path, SOME, 0.5, form)
-        assert path.read_text() != before
-        write_subtitles(tmp_path, SOME, 7, form)  # no detection
+        for min_score in (0.5, 7):  # above 7 there is no event
+            write_subtitles(tmp_path, select_events(SOME, EventOptions(min_score=min_score)), form)
+            assert path.read_text() != before
         write_subtitles(tmp_path, SOME, form=form)
         assert path.read_text() == before
         foreign = '1\n00:00:01,000 --> 00:00:03,000\nHello!\n'
@@ -106,7 +108,12 @@ def test_the_command(tmp_path, capsys):
     write_detections(tmp_path / 'd.json', SOME)
     assert main([str(tmp_path / 'd.json'), '-o', str(tmp_path / 'subs'), '--min_score', '0.5', '--format', 'vtt']) == 0
     assert capsys.readouterr().out == f'{tmp_path}/subs: 1 file\n'
-    assert [len(lines) for *_, lines in cues_of((tmp_path / 'subs' / 'v.vtt').read_text())] == [1, 2, 1]
+    assert cues_of((tmp_path / 'subs' / 'v.vtt').read_text()) == [
+        (1000, 3000, ['run 0.90']), (3000, 3500, ['run 0.90', 'jump 0.60']), (3500, 4000, ['jump 0.60'])]
+    assert main([str(tmp_path / 'd.json'), '-o', str(tmp_path / 'subs'), '--share', '0.4', '--overlap', '0.5']) == 0
+    capsys.readouterr()
+    assert cues_of((tmp_path / 'subs' / 'v.srt').read_text())[-2:] == [
+        (3500, 4000, ['jump 0.60']), (3700500, 3701000, ['swim 0.25'])]
     assert main([str(tmp_path / 'd.json'), '-o', str(tmp_path / 'd.json')]) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and 'cannot be created' in error and error.count('\n') == 1

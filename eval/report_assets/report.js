@@ -1,6 +1,6 @@
 'use strict';
 // Draws the report page from the data that eval/report.py packs. Names from files are only ever set as text content.
-// Abbreviations in this file: g is an index of an instance, row an index of a detection, k of a tIoU threshold.
+// Abbreviations in this file: g is an index of an instance, row of a detection, e of an event, k of a tIoU threshold.
 
 // ---- data -----------------------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ function unpack(columns) {
 }
 
 const instances = unpack(data.instances), detections = unpack(data.detections);
-const curves = data.curves && unpack(data.curves);
+const curves = data.curves && unpack(data.curves), events = unpack(data.events);
 
 // Return the rows of every video.
 function groupByVideo(column) {
@@ -43,6 +43,7 @@ function groupByVideo(column) {
 }
 
 const instancesOf = groupByVideo(instances.video), detectionsOf = groupByVideo(detections.video);
+const eventsOf = groupByVideo(events.video);    // by start
 const tagsOf = groupByVideo(instances.tag_video);    // video-level labels
 const curveOf = new Map(curves ? curves.video.map((video, row) => [video, row]) : []);
 const pairOf = new Map(    // rows of the per-class curves
@@ -93,6 +94,10 @@ const clamp = (value, low, high) => Math.max(low, Math.min(value, high));
 const minus = text => String(text).replace('-', '−');
 const percent = (value, digits = 1) => value === null || Number.isNaN(value) ? '–' : (100 * value).toFixed(digits);
 const seconds = value => minus(value.toFixed(value < 100 ? 2 : 1));
+const clock = value => {    // 1:02.5
+  const tenths = Math.round(10 * value);
+  return `${Math.floor(tenths / 600)}:${(tenths % 600 / 10).toFixed(1).padStart(4, '0')}`;
+};
 const timeSpan = (from, to) => `${seconds(from)} to ${seconds(to)} s`;
 const scoreText = (score, digits = Math.max(3, decimals)) => minus(score.toFixed(digits));
 const truncate = name => name.length > 60 ? name.slice(0, 60) + '…' : name;
@@ -183,6 +188,8 @@ function rowsOfClass(label) {
 const rankInClass = (row, index) => detections.rank ? detections.rank[row] : index;
 const envelopeOfClass = (label, k) => precisionEnvelope(rowsOfClass(label), k, rankInClass);
 
+const chosenEvents = video => eventsOf[video].filter(e => isChosen(events.label[e]));
+
 // Return what the list shows of a video: its AP without the other videos, missed instances, types of detections.
 function summarize(video) {
   const own = instancesOf[video].filter(g => isChosen(instances.label[g]));
@@ -198,7 +205,7 @@ function summarize(video) {
     precisionEnvelope(rows.filter(row => detections.label[row] === label), state.k)
       .precision.reduce((a, b) => a + b, 0) / number);
   return {
-    counts, best, total: rows.length, ap: ap.length ? mean(ap) : NaN, instances: own.length,
+    counts, best, events: chosenEvents(video).length, ap: ap.length ? mean(ap) : NaN, instances: own.length,
     missed: own.filter(g => !isMatched(g, state.k)).length,
     isListed: state.label < 0 || own.length + rows.length > 0 ||
       tagsOf[video].some(row => isChosen(instances.tag_label[row]))};
@@ -210,6 +217,7 @@ function drawSummary() {
   const tile = (name, value) => html('div', {}, html('b', {text: value}), name);
   $('#summary .tiles').replaceChildren(...SCORED ? Object.entries(data.averages).map(([span, value]) =>
     tile(`avg. mAP ${span} (%)`, percent(value, 2))) : [
+    tile('events', thousands(events.label.length)),
     tile('detections', thousands(detections.total.reduce((a, b) => a + b, 0))),
     tile('videos', thousands(data.videos.length)), tile('detected classes', thousands(detectedClasses.length))]);
   $('#summary .facts').textContent = data.facts;
@@ -226,6 +234,8 @@ function drawSummary() {
 // ---- classes --------------------------------------------------------------------------------------------------------
 
 // Without ground truth: the detected classes, by their best score.
+const eventCounts = data.labels.map(() => 0);
+for (const label of events.label) eventCounts[label]++;
 const detectedClasses = [...rangeOfClass].map(([label, [first, last]]) => ({
   label, detections: last - first, best: detections.score[first],
   videos: new Set(detections.video.subarray(first, last)).size,
@@ -235,9 +245,10 @@ const className = label => html('th', {text: data.labels[label], title: data.lab
 
 function drawDetectedClasses() {
   const row = c => html('tr', rowButton(() => showVideos(2, c.label)), className(c.label),
-    ...[thousands(c.detections), thousands(c.videos), scoreText(c.best)].map(value => html('td', {text: value})));
+    ...[thousands(eventCounts[c.label]), thousands(c.detections), thousands(c.videos), scoreText(c.best)].map(value =>
+      html('td', {text: value})));
   $('.ap').replaceChildren(
-    html('thead', {}, html('tr', {}, ...['Class', 'Detections', 'Videos', 'Best score'].map(name =>
+    html('thead', {}, html('tr', {}, ...['Class', 'Events', 'Detections', 'Videos', 'Best score'].map(name =>
       html('th', {text: name})))),
     html('tbody', {}, ...detectedClasses.map(row)));
   drawTableHint();
@@ -425,7 +436,7 @@ function drawBins(box, what, color, valuesOf, whole) {
 
 const orders = !SCORED ? [
   ['name', null],
-  ['most detections', (a, b) => b.total - a.total],
+  ['most events', (a, b) => b.events - a.events],
   ['highest score', (a, b) => b.best - a.best],
 ] : [
   ['name', null],
@@ -452,12 +463,14 @@ function drawList() {
   if (listed.length && !listed.includes(state.video)) showVideo(listed[0]);
   else {
     scrollToVideo();
+    drawEventList();
     drawTimeline();
   }
 }
 
-function summaryText({ap, missed, total, best}) {
-  if (!SCORED) return total ? `${thousands(total)} det. · max ${scoreText(best, Math.min(3, decimals))}` : 'none';
+function summaryText({ap, missed, events: number, best}) {
+  if (!SCORED)
+    return number ? `${plural(number, 'event')} · max ${scoreText(best, Math.min(3, decimals))}` : 'no event';
   return Number.isNaN(ap) ? 'not annotated' : (missed ? `${missed} missed · ` : '') + `AP ${percent(ap, 0)}`;
 }
 
@@ -508,7 +521,20 @@ function showVideo(video) {
   Object.assign(state, {video, from: 0, to: durationOf[video], time: null});
   loadClip();
   scrollToVideo();
+  drawEventList();
   drawTimeline();
+}
+
+// List the events of the video; a click plays it from there.
+function drawEventList() {
+  const item = e => html('li', {}, html('button', {type: 'button', 'data-event': e, onclick: () => playEvent(e)},
+    html('span', {text: `${clock(events.start[e])} – ${clock(events.end[e])}`}),
+    html('b', {text: data.labels[events.label[e]], title: data.labels[events.label[e]]}),
+    html('em', {text: scoreText(events.score[e], 2)})));
+  const rows = chosenEvents(state.video);
+  $('#events').replaceChildren(...rows.map(item));
+  if (!rows.length) $('#events').append(html('li', {class: 'note', text: 'No event: no detection stands out.'}));
+  $('#events').scrollTop = 0;
 }
 
 function stepVideo(by) {
@@ -566,7 +592,7 @@ function drawTimeline() {
   $('#viewer .facts').textContent = [
     `${seconds(durationOf[video])} s`, curve === undefined ? '' : `${curves.snippets[curve]} snippets`,
     number ? `${number - missed} of ${plural(number, 'instance')} matched` : SCORED ? 'no annotated instance' : '',
-    number ? `AP ${percent(ap)} % on this video` : '',
+    number ? `AP ${percent(ap)} % on this video` : '', plural(summaries[video].events, 'event'),
   ].filter(Boolean).join(' · ');
   $('#threshold-value').textContent = scoreText(state.threshold, decimals);
   let everywhere = 0;
@@ -576,7 +602,7 @@ function drawTimeline() {
     html('small', {text: ` (${thousands(everywhere)} of ${thousands(detections.score.length)} in all videos)`}));
   drawTypes(rows);
   box.replaceChildren(
-    drawOverview(video),
+    drawOverview(video), drawEvents(video),
     ...first.map(c => drawClass(video, c)),
     ...(others.length ? [drawOthers(video, first, others)] : []),
     ...(curve === undefined ? [] : [drawActionness(video, curve)]),
@@ -599,16 +625,41 @@ function drawTypes(rows) {
   html('i', {class: `swatch type${type}`}), `${name} ${counts[type]}`)));
 }
 
-// Draw the whole video in small, with its instances and the visible part.
+// Draw the events in a lane for each class, above its instances.
+function drawEvents(video) {
+  const rows = chosenEvents(video), own = instancesOf[video].filter(g => isChosen(instances.label[g]));
+  const labels = [...new Set([...rows.map(e => events.label[e]), ...own.map(g => instances.label[g])])];
+  const laneHeight = own.length ? 36 : 32, parts = [];
+  const draw = (all, indices, label, y, height, attributes) => indices.filter(i => all.label[i] === label &&
+    inView(all.start[i], all.end[i])).slice(0, MAX_BARS).map(i => {
+    const [x, width] = clip(all.start[i], all.end[i]);
+    return rect(x, y, width, height, attributes(i));
+  });
+  labels.forEach((label, lane) => {
+    const y = lane * laneHeight, name = data.labels[label], length = Math.floor(plotWidth / 8);
+    parts.push(
+      text(LEFT, y + 11, name.length > length ? name.slice(0, length - 1) + '…' : name, {class: 'strong'}),
+      rect(LEFT, y + 15, plotWidth, 12, {class: 'track'}),
+      ...draw(events, rows, label, y + 15, 12, e => ({class: 'event', rx: 1.5, 'data-event': e})),
+      ...draw(instances, own, label, y + 29, 3, () => ({class: 'instance'})));
+  });
+  return html('div', {class: 'lanes'},
+    html('p', {}, html('b', {text: 'Events'}), legendKey('swatch event', plural(rows.length, 'event')),
+      ...(own.length ? [legendKey('swatch instance', 'ground truth')] : []), svgButton()),
+    wide(labels.length * laneHeight, 'Events', ...parts));
+}
+
+// Draw the whole video in small, with its instances (without ground truth: its events) and the visible part.
 function drawOverview(video) {
   const x = time => LEFT + clamp(time / durationOf[video], 0, 1) * plotWidth;
-  const bars = instancesOf[video].filter(g => isChosen(instances.label[g])).map(g => {    // one path, however many
-    const left = x(instances.start[g]), width = Math.max(1, x(instances.end[g]) - left);
+  const all = SCORED ? instances : events, rows = SCORED ? instancesOf[video] : eventsOf[video];
+  const bars = rows.filter(row => isChosen(all.label[row])).map(row => {    // one path, however many
+    const left = x(all.start[row]), width = Math.max(1, x(all.end[row]) - left);
     return `M${left.toFixed(1)} 8h${width.toFixed(1)}v10h-${width.toFixed(1)}z`;
   });
   return html('div', {}, fill(wide(26, 'Overview',
     rect(LEFT, 6, plotWidth, 14, {class: 'track'}),
-    ...(bars.length ? [svg('path', {d: bars.join(''), class: 'instance'})] : []),
+    ...(bars.length ? [svg('path', {d: bars.join(''), class: SCORED ? 'instance' : 'event'})] : []),
     rect(x(state.from), 4, Math.max(3, x(state.to) - x(state.from)), 18, {class: 'window', rx: 2})),
   {class: 'overview'}), timeAxis());
 }
@@ -763,10 +814,12 @@ function overlapText(row) {
     `tIoU ${largest.toFixed(2)} with ${data.labels[instances.label[best]]}`;
 }
 
-// Return the tooltip at a point of the timeline: the detection or instance, else the curves at that time.
+// Return the tooltip at a point of the timeline: the event, detection or instance, else the curves at that time.
 function describe(event) {
-  const {tip, row} = event.target.dataset;
+  const {tip, row, event: e} = event.target.dataset;
   if (tip) return tip;
+  if (e !== undefined) return `${data.labels[events.label[e]]}\n${timeSpan(events.start[e], events.end[e])}, ` +
+    `score ${scoreText(events.score[e])}`;
   if (row !== undefined) return [
     data.labels[detections.label[row]],
     `${timeSpan(detections.start[row], detections.end[row])}, score ${scoreText(detections.score[row])}`,
@@ -805,7 +858,7 @@ function listenToTimeline() {
   box.addEventListener('pointerdown', event => {
     if (event.button || event.target.closest('button, summary')) return;
     drag = {
-      row: event.target.dataset.row, x: pointerX(event), onOverview: Boolean(event.target.closest('.overview'))};
+      ...event.target.dataset, x: pointerX(event), onOverview: Boolean(event.target.closest('.overview'))};
     box.setPointerCapture(event.pointerId);
     if (drag.onOverview) centerOn(drag.x);
   });
@@ -827,7 +880,8 @@ function listenToTimeline() {
     if (!begin || begin.onOverview) return;
     if (Math.abs(x - begin.x) >= 4) return setView(timeOf(Math.min(x, begin.x)), timeOf(Math.max(x, begin.x)));
     if (event.pointerType === 'touch') tooltip(event, describe(event));
-    if (begin.row === undefined) mark(timeOf(x));
+    if (begin.event !== undefined) playEvent(begin.event);
+    else if (begin.row === undefined) mark(timeOf(x));
     else mark(detections.start[begin.row], detections.end[begin.row]);
   });
   box.addEventListener('pointercancel', stop);
@@ -846,7 +900,7 @@ function listenToTimeline() {
 
 // ---- video player ---------------------------------------------------------------------------------------------------
 
-let stopTime = null;    // end of the detection that is played
+let stopTime = null;    // end of the detection that is played, Infinity for an event
 
 const urlOf = video => data.clips && data.clips[video];
 const canPlay = () => Boolean(urlOf(state.video)) && !$('#clip').hidden;
@@ -876,7 +930,13 @@ function mark(time, last = null) {
   if (last !== null) play();
 }
 
+const playEvent = e => mark(events.start[e], Infinity);
+
 function placePlayhead() {
+  for (const button of document.querySelectorAll('#events button')) {
+    const e = button.dataset.event, {time} = state;
+    button.classList.toggle('now', time !== null && time >= events.start[e] && time < events.end[e]);
+  }
   const playhead = $('#playhead');
   if (!playhead) return;
   playhead.hidden = state.time === null || !inView(state.time, state.time);
@@ -938,7 +998,7 @@ function withStyles(original) {
   [copy, ...copy.querySelectorAll('*')].forEach((node, i) => {
     const style = getComputedStyle(sources[i]);
     for (const name of PAINT) node.setAttribute(name, style.getPropertyValue(name));
-    for (const name of ['class', 'data-row', 'data-tip']) node.removeAttribute(name);
+    for (const name of ['class', 'data-row', 'data-tip', 'data-event']) node.removeAttribute(name);
   });
   return copy;
 }
@@ -968,7 +1028,7 @@ function saveSvg(box) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
-const svgButton = (find = button => button.closest('figure, .block')) => html('button', {
+const svgButton = (find = button => button.closest('figure, .block, .lanes')) => html('button', {
   type: 'button', class: 'save', text: 'SVG', title: 'Save as SVG', onclick: event => saveSvg(find(event.target))});
 
 // ---- controls and keys ----------------------------------------------------------------------------------------------
