@@ -1,5 +1,6 @@
 """Any function from frames to rows instead of I3D: `--backbone MODULE:FUNCTION`."""
 import importlib
+import inspect
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ from extraction.flow_workers import center_crop
 from extraction.snippets import Features
 from utils import InputError, truncate
 
-Backbone = Callable[[np.ndarray], np.ndarray]  # (F, H, W, 3) uint8 -> (rows, width)
+Backbone = Callable[..., np.ndarray]  # (F, H, W, 3) uint8, and stride=s if it has that parameter -> (rows, width)
 
 
 def load_backbone(name: str) -> Backbone:
@@ -24,6 +25,14 @@ def load_backbone(name: str) -> Backbone:
     if not callable(function):
         raise InputError(f'--backbone {truncate(name)}: is a {type(function).__name__}, not a function of frames')
     return function
+
+
+def takes_stride(backbone: Backbone) -> bool:
+    """Return whether a backbone has a parameter `stride`, the frames from each row to the next."""
+    try:
+        return 'stride' in inspect.signature(backbone).parameters
+    except (TypeError, ValueError):  # some functions of C
+        return False
 
 
 def describe_error(error: Exception) -> str:

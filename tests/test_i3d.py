@@ -277,7 +277,7 @@ def test_a_published_file_is_recognized_by_its_git_blob_id_and_any_other_gives_a
     load_i3d(path, 'flow')
     out, err = capsys.readouterr()
     assert out == '' and err.startswith(f'warning: {path}: ') and blob_id in err
-    monkeypatch.setitem(i3d.PUBLISHED, blob_id, i3d.PublishedFile('flow_imagenet.pt', 'flow', 'somewhere'))
+    monkeypatch.setitem(i3d.PUBLISHED, blob_id, i3d.PublishedFile('flow_imagenet.pt', 'flow', 'owner/name', 'models'))
     load_i3d(path, 'flow')
     out, err = capsys.readouterr()
     assert err == '' and 'the published flow_imagenet.pt' in out and blob_id in out
