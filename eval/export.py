@@ -27,8 +27,10 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from mimetypes import guess_type
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote as quote_url
 from xml.etree import ElementTree
 
 import numpy as np
@@ -83,7 +85,8 @@ def to_elan(events: list[Event], video: str, file: Path | None, fps: float | Non
     header = ElementTree.SubElement(root, 'HEADER', {'MEDIA_FILE': '', 'TIME_UNITS': 'milliseconds'})
     if file is not None:
         ElementTree.SubElement(header, 'MEDIA_DESCRIPTOR', {
-            'MEDIA_URL': file.absolute().as_uri(), 'MIME_TYPE': 'video/mp4', 'RELATIVE_MEDIA_URL': f'./{file.name}'})
+            'MEDIA_URL': file.absolute().as_uri(), 'MIME_TYPE': guess_type(file.name)[0] or 'video/mp4',
+            'RELATIVE_MEDIA_URL': './' + quote_url(file.name)})
     order = ElementTree.SubElement(root, 'TIME_ORDER')
     number = 0
     for label in sorted({event.label for event in events}):

@@ -29,7 +29,7 @@ def export(tmp_path):
 def test_elan_files_are_read_by_pympi(export, tmp_path):
     pympi = pytest.importorskip('pympi', reason='needs pympi-ling (requirements-dev.txt)')
     (tmp_path / 'clips').mkdir()
-    (tmp_path / 'clips' / 'one.mp4').touch()
+    (tmp_path / 'clips' / 'one.webm').touch()
     folder = export('--to', 'elan', '--videos', tmp_path / 'clips')
     assert sorted(path.name for path in folder.iterdir()) == ['one.eaf', 'two%2Fx.eaf']
     one, two = (pympi.Elan.Eaf(folder / name) for name in ('one.eaf', 'two%2Fx.eaf'))
@@ -39,7 +39,8 @@ def test_elan_files_are_read_by_pympi(export, tmp_path):
     assert one.get_annotation_data_for_tier(odd) == [(1000, 3000, odd + ' 0.70')]
     assert two.get_annotation_data_for_tier('run') == [(7000, 7001, 'run 0.60')]
     (media,) = one.media_descriptors
-    assert media['MEDIA_URL'] == (tmp_path / 'clips' / 'one.mp4').as_uri() and not two.media_descriptors
+    assert media['MEDIA_URL'] == (tmp_path / 'clips' / 'one.webm').as_uri() and not two.media_descriptors
+    assert media['MIME_TYPE'] == 'video/webm' and media['RELATIVE_MEDIA_URL'] == './one.webm'
 
 
 def test_elan_files_follow_the_schema(export):
