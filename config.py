@@ -22,13 +22,13 @@ class Recipe(NamedTuple):
     """Hyper-parameters that differ between data sets; every value but the last three has a flag of the same name."""
 
     tiou: list[float]
-    num_segments: int = 50
-    topk_ratio: int = 2
+    num_segments: int | None = 50
+    topk_ratio: int | None = 2
     hidden_dim: int = 512
     fusion_weight: float = 1 / 2
     # The supplement does not state these for ActivityNet: they are from the ActivityNet 1.3 code that AICL's first
     # author released later and named as the same code base.
-    batch_size: int = 32
+    batch_size: int | None = 32
     drop_last: bool = True
     num_epochs: int | None = None
     num_steps: int | None = 50_000
@@ -36,6 +36,8 @@ class Recipe(NamedTuple):
     seed: int = 0
     class_th: float = 0.1
     nms_thresh: float = 0.7
+    lr: float = 1e-4
+    normalize: bool = False
     bins: str = 'activitynet'  # of the error diagnosis
     size: tuple[int, int, int] | None = None  # classes, training videos, test videos
     source: str = ('tiou, num_segments, topk_ratio, hidden_dim, fusion_weight: supplement of the paper; contrast_ratio '
@@ -43,16 +45,23 @@ class Recipe(NamedTuple):
                    "ActivityNet code that AICL's first author released later")
 
 
+THUMOS14_TIOU = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 ACTIVITYNET_TIOU = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
 RECIPES = {
     'thumos14': Recipe(
-        tiou=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], num_segments=750, topk_ratio=8, fusion_weight=1 / 3, batch_size=16,
+        tiou=THUMOS14_TIOU, num_segments=750, topk_ratio=8, fusion_weight=1 / 3, batch_size=16,
         drop_last=False, num_epochs=900, num_steps=None, detection_inf_step=50, seed=1, class_th=0.25, nms_thresh=0.4,
         bins='thumos14', size=(20, 200, 210),
         source='supplement of the paper and the released code; contrast_ratio 20 (K = 37): released code, where the '
                'supplement states K = k/20 = 4'),
     'activitynet1.2': Recipe(tiou=ACTIVITYNET_TIOU, size=(100, 4441, 2383)),
     'activitynet1.3': Recipe(tiou=ACTIVITYNET_TIOU, hidden_dim=1024, size=(200, 9649, 4926)),
+    # None: chosen from the data, see engine.auto_config.
+    'own': Recipe(
+        tiou=THUMOS14_TIOU, num_segments=None, topk_ratio=None, batch_size=None, drop_last=False, num_steps=None,
+        detection_inf_step=100, seed=1, nms_thresh=0.4, lr=3e-4, normalize=True, bins='thumos14',
+        source='measured on real recordings, see docs/videos.md; num_segments, topk_ratio, batch_size, num_steps are '
+               'chosen from the data'),
 }
 RECIPE_FLAGS = [name for name in Recipe._fields if name not in ('bins', 'size', 'source')]
 
@@ -69,8 +78,8 @@ IGNORED_FOR_GROUPING = LEGACY_NOOP | {
     'exp_name', 'output_dir', 'inference_only', 'model_file', 'device', 'resume', 'overwrite', 'check', 'seed',
     'num_workers', 'cache', 'log_every', 'figures', 'min_score', 'event_share', 'event_overlap', 'videos', 'subtitles'}
 # What weights are trained for, and what changes how they localize: both are read from the args.json of the weights.
-MODEL_FLAGS = frozenset(('modal', 'num_segments', 'feature_fps', 'snippet_frames', 'hidden_dim', 'fusion_weight',
-                         'topk_ratio'))
+MODEL_FLAGS = frozenset(('modal', 'layout', 'normalize', 'num_segments', 'feature_fps', 'snippet_frames', 'hidden_dim',
+                         'fusion_weight', 'topk_ratio'))
 POSTPROCESS_FLAGS = frozenset(('class_th', 'scale', 'oic_margin', 'oic_class_weight', 'nms_thresh', 'nms_alpha',
                                'soft_nms', 'tiou', 'known_labels'))
 
@@ -102,7 +111,8 @@ def get_parser(description: str | None = None) -> Parser:
     nonnegative_float, positive_float = bounded(float, 0), bounded(float, 1e-9)
 
     run = parser.add_argument_group('run').add_argument
-    run('--dataset', choices=RECIPES, default='thumos14', help='hyper-parameter preset; explicit flags override it')
+    run('--dataset', choices=RECIPES, help='hyper-parameter preset; explicit flags override it (unset: own for a folder '
+        'with labels.csv and no gt.json, otherwise thumos14)')
     run('--data_path', help='data folder: features, annotations, split lists')
     run('--exp_name', type=relative_run_name, help='name of the run')
     run('--output_dir', default='outputs', help='files are written to OUTPUT_DIR/EXP_NAME')
@@ -121,7 +131,8 @@ def get_parser(description: str | None = None) -> Parser:
     data('--cache', choices=('auto', 'ram', 'device', 'none'), default='auto',
          help='where features are kept: auto picks what fits, none reads the sampled snippets from disk')
     data('--layout', choices=LAYOUTS, default='auto', help='feature file layout; auto detects it')
-    data('--modal', choices=MODALITIES, default='all', help='feature streams to use')
+    data('--modal', choices=MODALITIES, help='feature streams to use (unset: those in the data folder)')
+    data('--normalize', action=switch, help='standardize features by the mean and deviation of the training snippets')
     data('--num_segments', type=positive_int, help='T, snippets sampled per video')
     data('--feature_fps', type=positive_float, default=25.0, help='frame rate of the features')
     data('--snippet_frames', type=positive_float, default=16, help='frames per snippet (stride of the features)')
@@ -140,7 +151,7 @@ def get_parser(description: str | None = None) -> Parser:
     training('--drop_last', action=switch, help='drop the last, smaller batch of an epoch')
     training('--num_epochs', type=positive_int, help='length of the training')
     training('--num_steps', type=positive_int, help='length in steps; overrides --num_epochs')
-    training('--lr', type=bounded(float, 0, 1e38), default=1e-4, help='learning rate of Adam')
+    training('--lr', type=bounded(float, 0, 1e38), help='learning rate of Adam')
     training('--weight_decay', type=nonnegative_float, default=5e-4, help='weight decay of Adam')
     training('--q_val', type=bounded(float, 1e-9, 1), default=0.7, help='q of the generalized cross entropy')
     training('--lambda_modality', type=nonnegative_float, default=5.0, help='weight of the modality consistency')
@@ -231,13 +242,17 @@ def resolve_config(argv: list[str] | None = None, description: str | None = None
         parser.exit(2, f'error: {error}\n')
     if given.keys() & {'num_steps', 'num_epochs'}:  # a given length replaces any other, whatever its unit
         given = {'num_steps': None, 'num_epochs': None, **given}
-    values = {**default_values({**stored, **given}.get('dataset', 'thumos14')), **stored, **given}
+    dataset = {**stored, **given}.get('dataset') or default_dataset(given)
+    values = {**default_values(dataset), **stored, **given}
     if values['data_path'] is None or values['exp_name'] is None and not values['check']:
         parser.error(f'the following arguments are required: --{"exp_name" if values["data_path"] else "data_path"}')
     if values['inference_only'] and not values['model_file']:
         values['model_file'] = find_weights(parser, values)
-    if values['num_steps'] is values['num_epochs'] is None:
-        parser.error('one of --num_steps and --num_epochs is required: args.json has neither')
+    if values['inference_only']:
+        values['batch_size'] = values['batch_size'] or 16
+        if values['num_segments'] is None or values['topk_ratio'] is None:
+            parser.error(f'{values["model_file"]}: without the args.json of its run in the same folder, --dataset own '
+                         f'needs --num_segments and --topk_ratio')
     if values['seed'] == -1:
         values['seed'] = int.from_bytes(os.urandom(4))
     for name, value in values.items():
@@ -258,6 +273,13 @@ def default_values(dataset: str) -> dict[str, Any]:
     recipe = RECIPES[dataset]
     defaults = {action.dest: action.default for action in get_parser()._actions if action.dest != 'help'}
     return {**defaults, 'dataset': dataset, **{name: getattr(recipe, name) for name in RECIPE_FLAGS}}
+
+
+def default_dataset(given: dict[str, Any]) -> str:
+    """Return the recipe of a data folder without --dataset: own for a labels.csv without gt.json."""
+    root = given.get('data_path', '')
+    has_labels, has_gt = (os.path.isfile(os.path.join(root, name)) for name in ('labels.csv', 'gt.json'))
+    return 'own' if has_labels and not has_gt else 'thumos14'
 
 
 def check_usage(parser: Parser, given: dict[str, Any]) -> None:
@@ -299,7 +321,7 @@ def load_args_json(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     names = set(actions) - {'help', 'output_dir', 'exp_name', 'resume', 'overwrite', 'check', 'inference_only',
                             'model_file'}
     if given.get('inference_only'):
-        names = {'dataset', *MODEL_FLAGS}
+        names = {'dataset', 'batch_size', *MODEL_FLAGS}
         if given.get('dataset', content.get('dataset')) == content.get('dataset'):
             names |= POSTPROCESS_FLAGS
 

@@ -5,6 +5,7 @@
     for batch in make_loader(train_set, sampler):    # Batch
 """
 import argparse
+import io
 import multiprocessing
 import os
 import signal
@@ -27,7 +28,7 @@ from config import MODALITIES
 from formats.annotations import GroundTruth
 from formats.data_folder import Split, find_split
 from formats.features import MAX_LENGTH_MISMATCH
-from utils import InputError, plural, preview, truncate, warn
+from utils import InputError, plural, preview, truncate, warn, write_bytes
 
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # they end a run
 MEMORY_FRACTION = {'device': 0.6, 'ram': 0.7}  # of the free memory that --cache auto gives to features
@@ -180,6 +181,32 @@ def choose_cache(cache: str, num_bytes: int, device: torch.device) -> str:
 
 # ---- the data set ---------------------------------------------------------------------------------------------------
 
+class Normalization(NamedTuple):
+    """Mean of every feature, and one deviation per modality, over the training snippets: float32 (M D,) each."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write it atomically."""
+        content = io.BytesIO()
+        np.savez(content, **self._asdict())
+        write_bytes(path, content.getbuffer())
+
+    @classmethod
+    def load(cls, path: Path) -> 'Normalization':
+        """Read the file of a run; raises InputError where it is missing or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                values = cls(*(np.asarray(file[name], np.float32) for name in cls._fields))
+        except Exception as error:  # numpy raises almost anything for a damaged archive
+            raise InputError(f'{path}: cannot be read ({truncate(error)}): these weights were trained with --normalize '
+                             f'and need the file of their run') from None
+        if values.mean.ndim != 1 or values.mean.shape != values.deviation.shape or not (values.deviation > 0).all():
+            raise InputError(f'{path}: damaged; copy it again from the run')
+        return values
+
+
 class DataOptions(NamedTuple):
     """Which features of a data folder are read."""
 
@@ -190,7 +217,7 @@ class DataOptions(NamedTuple):
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> 'DataOptions':
         """Pick the options from the command line."""
-        return cls(Path(args.data_path), MODALITIES[args.modal], args.layout)
+        return cls(Path(args.data_path), MODALITIES[args.modal or 'all'], args.layout)
 
 
 class VideoDataset(Dataset):
@@ -212,6 +239,7 @@ class VideoDataset(Dataset):
         self.feature_dim = self.files[0].width
         self.num_features = split.shape[1]
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])  # first row of each video in the cache
+        self.normalization: tuple[Tensor, Tensor] | None = None
         self.cache = choose_cache(cache, split.shape[0] * self.num_features * split.dtype.itemsize, device)
         self.cached_features = None if self.cache == 'none' else self.load(device)
 
@@ -254,8 +282,45 @@ class VideoDataset(Dataset):
                 raise
             return error  # raised in a worker it would be wrapped in a traceback; make_loader raises it
 
+    def normalize(self, normalization: Normalization | None) -> None:
+        """Standardize all features that are sampled from now on; None does nothing."""
+        if normalization is None:
+            return
+        if len(normalization.mean) != self.num_features:
+            raise InputError(f'{self.folder}: has {self.num_features} features per snippet, but the normalization of '
+                             f'the run has {len(normalization.mean)}; use features of the same extraction')
+        device = 'cpu' if self.cached_features is None else self.cached_features.device
+        mean, deviation = (torch.from_numpy(values).to(device) for values in normalization)
+        self.normalization = mean, 1 / deviation
+
+    def measure(self) -> Normalization:
+        """Return the normalization of these videos."""
+        count, total, squares = self.offsets[-1], np.zeros(self.num_features), np.zeros(self.num_features)
+        for rows in self.features_by_video():
+            total += rows.sum(axis=0)
+        mean = total / count
+        for rows in self.features_by_video():  # a second pass: the mean of squares alone would cancel
+            squares += ((rows - mean) ** 2).sum(axis=0)
+        variance = (squares / count).reshape(-1, self.feature_dim).mean(axis=1)
+        deviation = np.repeat(np.sqrt(np.maximum(variance, 1e-12)), self.feature_dim)
+        return Normalization(mean.astype(np.float32), deviation.astype(np.float32))
+
+    def features_by_video(self) -> Iterator[np.ndarray]:
+        """Yield the features of each video, (L, M D) float64."""
+        for i, length in enumerate(self.lengths):
+            rows = self.sample_rows(BatchIndices([i], np.arange(length)[None], 1))
+            yield rows[0].double().cpu().numpy()
+
     def sample(self, indices: BatchIndices) -> Tensor:
-        """Return the indexed rows: (N, T, M D) float32, on the device of the cache."""
+        """Return the indexed rows: (N, T, M D) float32, standardized if requested, on the device of the cache."""
+        features = self.sample_rows(indices)
+        if self.normalization:
+            mean, scale = self.normalization
+            features.sub_(mean).mul_(scale)
+        return features
+
+    def sample_rows(self, indices: BatchIndices) -> Tensor:
+        """Return the indexed rows as they are in the files: (N, T, M D) float32."""
         shape, cached = (*indices.rows.shape, self.num_features), self.cached_features
         if cached is None:
             features = empty_hugepages(shape, np.dtype(np.float32))

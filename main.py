@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from dataset import VideoDataset
+    from engine.auto_config import Choice
     from engine.inference import ReportOptions
     from engine.runtime import Distributed
 
@@ -35,69 +36,68 @@ if TYPE_CHECKING:
 def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distributed') -> int:
     """Train and evaluate; return the exit status, 128 + signal where a signal ended the run early."""
     from dataset import DataOptions, build_dataset
-    from engine import checkpoint, run_folder
+    from engine import auto_config, checkpoint, run_folder
     from engine.device import suggest_precision
     from engine.inference import AsyncEvaluator, Evaluator, EvaluatorOptions, select_scored_videos
     from engine.lock import Lock
     from engine.runtime import check_batches
     from engine.trainer import Trainer, TrainerOptions, fit
-    from formats.annotations import missing_annotations, read_annotations
+    from formats.annotations import require_annotations
+    from formats.check import check_labels
     from formats.data_folder import has_test_videos
+    from formats.features import detect_modal
 
     # 1. Data. Nothing here draws a random number.
+    args.modal = args.modal or detect_modal(Path(args.data_path))
     folder, data = Path(args.output_dir) / args.exp_name, DataOptions.from_args(args)
     run_folder.check_output_outside_data(folder, args.data_path)
     run_folder.check_output_dir(folder, args.resume, args.overwrite)
-    gt = read_annotations(data.data_path)
-    if not gt.labels:
-        raise missing_annotations(data.data_path)
+    gt = require_annotations(data.data_path)
     train_set = test_set = build_dataset(data, 'train', gt, gt.labels, args.cache, device)
     if has_test_videos(data.data_path, gt):  # otherwise the training videos are localized
         test_set = build_dataset(data, 'test', gt, gt.labels, args.cache, device)
-    if train_set.feature_dim != test_set.feature_dim:
-        raise InputError(f'{args.data_path}: training features have width {train_set.feature_dim} per modality, test '
-                         f'features {test_set.feature_dim}')
+    check_labels(data.data_path, train_set.split, test_set.split)
     check_videos(args, test_set)
-    check_batches([train_set, test_set], args.num_segments, args.batch_size, args.num_workers, distributed.shard)
-    evaluator = Evaluator(test_set, select_scored_videos(data.data_path, gt, test_set),
-                          EvaluatorOptions.from_args(args), distributed.shard, distributed.gather)
 
-    # 2. Network and optimizer.
+    # 2. Settings that the recipe leaves to the data, and the normalization of features.
+    chosen = fill_unset(args, auto_config.choose_sizes(train_set.lengths))
+    check_batches([train_set, test_set], args.num_segments, args.batch_size, args.num_workers, distributed.shard)
+    normalization = train_set.measure() if args.normalize else None
+    for dataset in (train_set, test_set):
+        dataset.normalize(normalization)
+    if args.topk_ratio is None:
+        chosen += fill_unset(args, [auto_config.choose_topk_ratio(TrainerOptions.from_args(args), train_set, device,
+                                                                  distributed)])
+
+    # 3. Network, optimizer, evaluator.
     trainer = Trainer(TrainerOptions.from_args(args), train_set.feature_dim, len(train_set.class_names),
                       train_set.lengths, device, distributed.shard)
     num_steps = args.num_steps or args.num_epochs * trainer.steps_per_epoch
+    evaluator = Evaluator(test_set, select_scored_videos(data.data_path, gt, test_set),
+                          EvaluatorOptions.from_args(args), distributed.shard, distributed.gather)
 
-    # 3. The run folder: a new run, or one to resume. Rank 0 writes after all ranks have read.
+    # 4. The run folder: a new run, or one to resume. Rank 0 writes after all ranks have read.
     current = checkpoint.Checkpoint(
         vars(args), checkpoint.data_fingerprint(train_set, test_set, evaluator.gt),
         checkpoint.environment_fingerprint(device, distributed.world_size), trainer.state(), {}, None)
     make_dir(folder, 'choose another --output_dir or --exp_name')
     with Lock(folder) if distributed.is_main_process else nullcontext():
-        run_folder.check_output_dir(folder, args.resume, args.overwrite)
-        saved = checkpoint.read_checkpoint(folder) if args.resume else None
-        if saved:
-            checkpoint.check_resumable(folder, saved, current)
-            trainer.restore(saved.training, saved.best)
-            checkpoint.check_unfinished(folder, saved, num_steps)
-        distributed.barrier()
+        saved = run_folder.open_run(folder, args.resume, args.overwrite, current, trainer, num_steps, distributed)
         logger = None
         if distributed.is_main_process:
             print_run_summary(args, {'train': train_set, 'test': test_set}, device)
+            print_section('chosen', chosen)
             print_section('note', suggest_precision(args.precision, device, trainer.step_flops))
-            if saved:
-                print(f'resumed  at step {trainer.loop.step} of {num_steps}', flush=True)
-            else:
-                checkpoint.write_initial_checkpoint(folder, current)
-            logger = run_folder.RunLogger(folder, current, saved or current)
+            logger = run_folder.RunLogger(folder, current, saved, normalization)
 
-        # 4. Train, then report the best and the last weights.
+        # 5. Train, then report the best and the last weights.
         with logger or nullcontext():
             evaluations = AsyncEvaluator(evaluator, logger.log_evaluation if logger else lambda *_: None)
             eval_interval = args.detection_inf_step if evaluator.gt else 0
             stopped_by = fit(trainer, train_set, num_steps, evaluations, logger, distributed, eval_interval,
                              args.log_every, args.num_workers)
             if not stopped_by:
-                run_folder.final_evaluation(trainer.network, folder, evaluator, logger, distributed)
+                run_folder.final_evaluation(trainer.network, folder, evaluator, logger, distributed, train_set)
             if logger and stopped_by:
                 print(f'{signal.Signals(stopped_by).name} after step {trainer.loop.step}: resume with the same command '
                       f'and --resume')
@@ -114,7 +114,7 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
 
 def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distributed') -> int:
     """Localize the test videos with given weights and score the detections; return the exit status."""
-    from dataset import DataOptions, build_dataset
+    from dataset import DataOptions, Normalization, build_dataset
     from engine import checkpoint, run_folder
     from engine.inference import Evaluator, EvaluatorOptions, select_scored_videos
     from engine.lock import Lock
@@ -123,13 +123,17 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
     from model import NetworkOptions, build_network
 
     # 1. Weights and data.
-    folder, data = Path(args.output_dir) / args.exp_name, DataOptions.from_args(args)
+    folder = Path(args.output_dir) / args.exp_name
     run_folder.check_output_outside_data(folder, args.data_path)
     state = checkpoint.strip_wrappers(checkpoint.read_weights(args.model_file))
+    args.modal = args.modal or checkpoint.infer_modality(state) or 'all'
+    data = DataOptions.from_args(args)
     gt = read_annotations(data.data_path)
     num_classes = checkpoint.infer_num_classes(state, args.model_file)
     class_names = checkpoint.load_class_names(args.model_file, args.data_path, gt, num_classes)
     test_set = build_dataset(data, 'test', gt, class_names, args.cache, device, flat=True)
+    if args.normalize:
+        test_set.normalize(Normalization.load(Path(args.model_file).with_name('normalization.npz')))
     check_videos(args, test_set)
     check_batches([test_set], args.num_segments, args.batch_size, args.num_workers, distributed.shard)
 
@@ -177,6 +181,16 @@ def check_videos(args: argparse.Namespace, test_set: 'VideoDataset') -> None:
     from formats.videos import find_videos
     if args.videos:
         find_videos(args.videos, test_set.names)
+
+
+def fill_unset(args: argparse.Namespace, choices: 'list[Choice]') -> list[str]:
+    """Set the flags that are unset to the values chosen for them; return a line for each."""
+    unset = [choice for choice in choices if getattr(args, choice.flag) is None]
+    if args.num_epochs is not None:
+        unset = [choice for choice in unset if choice.flag != 'num_steps']
+    for choice in unset:
+        setattr(args, choice.flag, choice.value)
+    return [f'--{choice.flag} {choice.value}: {choice.reason}' for choice in unset]
 
 
 def print_run_summary(args: argparse.Namespace, datasets: 'dict[str, VideoDataset]', device: 'torch.device') -> None:
@@ -227,6 +241,8 @@ def main(argv: list[str] | None = None) -> int:
         check_paths(args)
         if args.check:
             from formats.check import check_data_folder
+            from formats.features import detect_modal
+            args.modal = args.modal or detect_modal(Path(args.data_path))
             size = RECIPES[args.dataset].size if 'dataset' in config.given else None
             check_data_folder(Path(args.data_path), MODALITIES[args.modal], args.layout, args.feature_fps,
                               args.snippet_frames, size)

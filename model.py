@@ -151,7 +151,7 @@ class NetworkOptions(NamedTuple):
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> 'NetworkOptions':
         """Pick the options from the command line."""
-        return cls(args.hidden_dim, args.fusion_weight, args.topk_ratio, MODALITIES[args.modal], args.precision)
+        return cls(args.hidden_dim, args.fusion_weight, args.topk_ratio, MODALITIES[args.modal or 'all'], args.precision)
 
 
 def build_network(options: NetworkOptions, feature_dim: int, num_classes: int, device: torch.device) -> AICL:

@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,7 +31,7 @@ from eval.events import EventOptions, EventScores, format_scores, score_events, 
 from eval.localization import LocalizationOptions, localize, predict_classes
 from eval.report import build_report, relative_urls
 from eval.subtitles import write_subtitles
-from formats.annotations import GroundTruth, match_videos, read_split_file, select_videos, subset_name
+from formats.annotations import NEGATIVE, GroundTruth, match_videos, read_split_file, select_videos, subset_name
 from formats.detections import Detections, write_detections, write_detections_csv
 from formats.videos import find_videos
 from model import AICL
@@ -297,19 +297,26 @@ class Evaluator:
         test_set, options = self.test_set, self.options
         num_snippets = np.array(test_set.lengths)
 
-        # Which classes are localized in which video.
+        # Which classes are localized in which video. The class of negative videos is neither detected nor scored.
         predicted = predict_classes(predictions.probabilities, options.localization.class_th)
         labels = np.greater(test_set.labels.numpy(), 0)
         labeled = np.asarray(labels.any(axis=1))
+        visible = np.array([name != NEGATIVE for name in test_set.class_names])
+        class_names = [name for name in test_set.class_names if name != NEGATIVE]
+        if not visible.all():
+            predicted, labels = predicted[:, visible], labels[:, visible]
+            predictions = predictions._replace(probabilities=predictions.probabilities[:, visible],
+                                               selection=predictions.selection[..., visible],
+                                               cas=predictions.cas[..., visible])
         classes = np.where(labeled[:, None], labels, predicted) if options.use_video_labels else predicted
 
         # Localize.
         proposals = localize(predictions.selection, predictions.probabilities, num_snippets, options.localization,
                              classes)
-        detections = Detections(test_set.names, test_set.class_names, proposals.video, proposals.label,
+        detections = Detections(test_set.names, class_names, proposals.video, proposals.label,
                                 proposals.segments, proposals.scores)
         frames, fps = options.localization.snippet_frames, options.localization.feature_fps
-        curves = pick_curves(test_set.names, test_set.class_names, num_snippets * frames / fps / options.num_segments,
+        curves = pick_curves(test_set.names, class_names, num_snippets * frames / fps / options.num_segments,
                              num_snippets, predictions.aware, predictions.agnostic, predictions.selection,
                              predictions.cas, keep=predicted | labels)
         durations = {name: seconds for name, seconds in zip(test_set.names, test_set.durations.tolist(), strict=True)
@@ -329,6 +336,31 @@ class Evaluator:
             scores_with_features = evaluate(select_videos(self.gt, has_features), detections, options.tiou)
         return ScoredEvaluation(detections, curves, accuracy, durations, options.events, self.gt, scores,
                                 scores_with_features, best_threshold(self.gt, detections, 0.5, at_half))
+
+
+class Learning(NamedTuple):
+    """How well a network predicts the labels that it was trained on."""
+
+    accuracy: float  # fraction of training videos whose most probable class is one of their labels
+    chance: float    # the same for the most frequent class
+
+    def report(self) -> None:
+        """Print it, with a warning where little was learned."""
+        line = (f'the most probable class is right for {100 * self.accuracy:.0f} % of the training videos (the most '
+                f'frequent class: {100 * self.chance:.0f} %)')
+        if self.accuracy < (1 + self.chance) / 2:
+            warn(f'little was learned: {line}; try more --num_steps, a higher --lr, --normalize, or more videos per '
+                 f'class')
+        else:
+            print(f'learned: {line}')
+
+
+def measure_learning(evaluator: Evaluator, train_set: VideoDataset, network: AICL) -> Learning:
+    """Compare the network's predictions for the training videos with their labels."""
+    predictions = replace(evaluator, test_set=train_set, gt=None).predict(network)
+    labels = train_set.labels.numpy() > 0
+    correct = labels[np.arange(len(labels)), predictions.probabilities.argmax(axis=1)]
+    return Learning(float(correct.mean()), float(labels.mean(axis=0).max()))
 
 
 class PendingEvaluation(NamedTuple):

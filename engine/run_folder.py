@@ -25,18 +25,23 @@ import torch
 from tqdm import tqdm
 
 from config import IGNORED_FOR_GROUPING
+from dataset import Normalization, VideoDataset
 from engine.checkpoint import (
     CHECKPOINTS,
     Checkpoint,
     TrainingState,
+    check_resumable,
+    check_unfinished,
     load_weights,
+    read_checkpoint,
     read_weights,
-    save,
     write_checkpoint,
+    write_initial_checkpoint,
 )
-from engine.inference import Evaluation, Evaluator, ScoredEvaluation
+from engine.inference import Evaluation, Evaluator, ScoredEvaluation, measure_learning
 from engine.runtime import Distributed
-from engine.trainer import LossRow
+from engine.torch_io import save
+from engine.trainer import LossRow, Trainer
 from eval.detection import tiou_key
 from formats.features import SPLIT_FOLDERS, split_folders
 from losses import Losses
@@ -55,7 +60,7 @@ FIGURE_SECONDS = 30  # between evaluations whose figures are logged, at least: d
 # All files that a training run or an inference writes into its folder.
 FILES = (*CHECKPOINTS, 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json', 'detections.json',
          'detections.csv', 'events.csv',
-         'curves.npz', 'report.html', 'labels.txt', 'inference_args.json',
+         'curves.npz', 'report.html', 'labels.txt', 'normalization.npz', 'inference_args.json',
          'events.out.tfevents.*', 'args.json')
 
 
@@ -131,13 +136,35 @@ class CSVLogger:
 
 # ---- the logger -----------------------------------------------------------------------------------------------------
 
+def open_run(folder: Path, resume: bool, overwrite: bool, current: Checkpoint, trainer: Trainer, num_steps: int,
+             distributed: Distributed) -> Checkpoint | None:
+    """Return the checkpoint of the run to resume, restored into the trainer, None for a new run.
+
+    Returns on all ranks after all have read the folder. Raises InputError where the run cannot be resumed.
+    """
+    check_output_dir(folder, resume, overwrite)
+    saved = read_checkpoint(folder) if resume else None
+    if saved:
+        check_resumable(folder, saved, current)
+        trainer.restore(saved.training, saved.best)
+        check_unfinished(folder, saved, num_steps)
+    distributed.barrier()
+    return saved
+
+
 class RunLogger:
     """Writes the files of a training run.
 
-    `current` describes this invocation; `saved` is the checkpoint to resume (or `current` for a new run).
+    `current` describes this invocation; `saved` is the checkpoint to resume, None for a new run.
     """
 
-    def __init__(self, folder: Path, current: Checkpoint, saved: Checkpoint):
+    def __init__(self, folder: Path, current: Checkpoint, saved: Checkpoint | None = None,
+                 normalization: Normalization | None = None):
+        if saved:
+            print(f'resumed  at step {saved.training.loop["step"]}', flush=True)
+        else:
+            write_initial_checkpoint(folder, current)
+            saved = current
         self.folder, self.current, self.args = folder, current, current.args
         self.results: dict[str, dict] = {}                        # 'best', 'last': their blocks of results.json
         self.evaluations: dict[str, tuple[int, Evaluation]] = {}  # those that this process has made, with the step
@@ -153,6 +180,8 @@ class RunLogger:
         threading.excepthook = thread_excepthook
         with self.report_io_errors():
             self.writer = SummaryWriter(str(folder), purge_step=last_step + 1 if last_step else None)
+        if normalization:
+            normalization.save(folder / 'normalization.npz')
         write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in current.data['classes']))
         write_json(folder / 'args.json', {**args_with_versions(self.args), 'differ': sorted(IGNORED_FOR_GROUPING)})
         self.restore(saved)
@@ -289,8 +318,9 @@ class RunLogger:
 
 
 def final_evaluation(network: AICL, folder: Path, evaluator: Evaluator, logger: RunLogger | None,
-                     distributed: Distributed) -> None:
+                     distributed: Distributed, train_set: VideoDataset) -> None:
     """Print and log the best and the last weights; those of an earlier process are evaluated again."""
+    learned = measure_learning(evaluator, train_set, network)
     for name in ('best', 'last'):
         if distributed.all_reduce_max(logger is not None and name not in logger.evaluations):
             path = folder / f'{name}.pt'
@@ -307,6 +337,7 @@ def final_evaluation(network: AICL, folder: Path, evaluator: Evaluator, logger: 
             evaluation.show(f'{name} weights (step {step})')
         logger.log_figures(name, step, evaluation)
     logger.evaluations['best'][1].warn()
+    learned.report()
 
 
 def thread_excepthook(failure: Any) -> None:

@@ -32,6 +32,8 @@ from utils import InputError, quote, read_json, truncate
 SUBSETS = {'training': ('train', 'training'), 'validation': ('validation', 'val'), 'testing': ('test', 'testing')}
 SPELLINGS = {spelling: name for name, spellings in SUBSETS.items() for spelling in spellings}
 
+NEGATIVE = ''  # the label of a video without any of the classes: it is trained on, never detected nor scored
+
 COMMON_SNIPPET_FRAMES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 COMMON_FPS = (10, 12.5, 15, 20, 24, 25, 30, 50, 60, 100, 200)
 
@@ -142,6 +144,8 @@ def annotated_subsets(gt: GroundTruth) -> list[str]:
 def read_labels(path: Path) -> GroundTruth:
     """Read a labels.csv: a header `video,label`, then one row per label of a video, in any order; all are tags.
 
+    An empty label means that a video contains none of the classes.
+
     Raises InputError with the row for anything else.
     """
     try:
@@ -159,18 +163,22 @@ def read_labels(path: Path) -> GroundTruth:
         if not any(cell.strip() for cell in row):
             continue
         cells = [cell.strip() for cell in row]
-        if len(cells) != 2 or not all(cells):
+        if len(cells) != 2 or not cells[column]:
             raise InputError(f'{path}: row {number} must contain a video and a label, found '
                              f'{truncate(",".join(row), 60)!r}; quote names that contain a comma')
         name, label = video_stem(cells[column]), cells[1 - column]
         other = 'v_' + name if 'v_' + name in labels_of else name.removeprefix('v_')
         labels_of.setdefault(other if other in labels_of else name, set()).add(label)
-    if not labels_of:
+    for name, labels in labels_of.items():
+        if NEGATIVE in labels and len(labels) > 1:
+            raise InputError(f'{path}: {quote(name)} has an empty label (none of the classes) and another one; remove '
+                             f'one of the rows')
+    if not any(labels - {NEGATIVE} for labels in labels_of.values()):
         raise InputError(f'{path}: contains no labels; write one row per label of a video')
-    videos, labels = list(labels_of), sorted(set().union(*labels_of.values()))
-    pairs = np.array([(v, labels.index(label)) for v, name in enumerate(videos) for label in sorted(labels_of[name])])
+    videos, names = list(labels_of), sorted(set().union(*labels_of.values()))
+    pairs = np.array([(v, names.index(label)) for v, name in enumerate(videos) for label in sorted(labels_of[name])])
     return empty_ground_truth()._replace(
-        videos=videos, subsets=[''] * len(videos), durations=np.full(len(videos), np.nan), labels=labels,
+        videos=videos, subsets=[''] * len(videos), durations=np.full(len(videos), np.nan), labels=names,
         tag_video=pairs[:, 0], tag_label=pairs[:, 1])
 
 
@@ -212,6 +220,14 @@ def read_annotations(root: Path) -> GroundTruth:
         gt = read_labels(root / 'labels.csv')
     if (root / 'extraction.json').exists():
         gt = add_durations(gt, read_durations(root / 'extraction.json'))
+    return gt
+
+
+def require_annotations(root: Path) -> GroundTruth:
+    """Return the annotations of a data folder; raises InputError where they contain no label."""
+    gt = read_annotations(root)
+    if not gt.labels:
+        raise missing_annotations(root)
     return gt
 
 

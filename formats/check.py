@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from formats.annotations import GroundTruth, empty_ground_truth, missing_annotations, read_annotations
+from formats.annotations import GroundTruth, empty_ground_truth, require_annotations
 from formats.data_folder import Split, collect_errors, find_split, has_test_videos
-from utils import InputError, plural, preview, print_section
+from utils import InputError, plural, preview, print_section, warn
 
 MAX_LINES = 50  # problems that are printed
 WIDTH = 11  # of the titles
@@ -28,7 +28,8 @@ def describe_features(split: Split) -> list[str]:
     widths = sorted({file.width for file in split.files})
     size = np.prod(split.shape) * split.dtype.itemsize / 1e9
     return [f'{split.folder.path} ({split.folder.layout}): {plural(len(split.files), "video")}, feature width '
-            f'{" or ".join(map(str, widths))} per modality, {", ".join(dtypes)}, {size:.2f} GB in memory',
+            f'{" or ".join(map(str, widths))} per modality ({", ".join(split.folder.modalities)}), {", ".join(dtypes)}, '
+            f'{size:.2f} GB in memory',
             f'{lengths.sum()} snippets; a video has {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}, '
             f'mean {lengths.mean():.1f}', *filter(None, [split.folder.layout_warning()])]
 
@@ -54,9 +55,7 @@ def check_annotations(root: Path, findings: Findings) -> GroundTruth:
     """Read and describe the annotations; return empty ones where they cannot be read."""
     gt = empty_ground_truth()
     with collect_errors(findings.problems):
-        gt = read_annotations(root)
-        if not gt.labels:
-            raise missing_annotations(root)
+        gt = require_annotations(root)
         subsets = ', '.join(f'{n} {name or "without subset"}' for name, n in Counter(gt.subsets).items())
         tags = f', {plural(len(gt.tag_video), "label")} without a time' if len(gt.tag_video) else ''
         print_section('gt.json' if (root / 'gt.json').exists() else 'labels.csv',
@@ -88,6 +87,31 @@ def check_train_test(root: Path, train: Split, test: Split, findings: Findings) 
                                  f'test features {test.files[0].width}')
     if both := sorted(set(train.names) & set(test.names)):
         findings.warnings.append(f'in both training and test: {plural(len(both), "video")}: {preview(both)}')
+
+
+def check_labels(root: Path, train: Split, test: Split) -> None:
+    """Raise InputError where the labels cannot be learned or features do not match; warn where they are few."""
+    findings = Findings([], [])
+    check_classes(root, train, findings)
+    if train is not test:
+        check_train_test(root, train, test, findings)
+    if findings.problems:
+        raise InputError(findings.problems[0])
+    for warning in findings.warnings:
+        warn(warning)
+
+
+def check_classes(root: Path, train: Split, findings: Findings) -> None:
+    """Collect what cannot be learned: a single class without negative videos, classes with few videos."""
+    if len(train.class_names) == 1:
+        message = (f'{root}: a single class: its probability is always 1 and nothing is learned; add videos without it '
+                   f'to labels.csv, with an empty label (video,)')
+        (findings.warnings if (root / 'gt.json').exists() else findings.problems).append(message)
+    counts = train.labels.sum(axis=0)
+    few = [name or 'videos without any class' for name, count in zip(train.class_names, counts) if 0 < count < 3]
+    if few and not (root / 'gt.json').exists():
+        findings.warnings.append(f'{root}: {len(few)} of {len(train.class_names)} classes with fewer than three '
+                                 f'training videos, too few to learn them: {preview(few)}')
 
 
 def check_counts(gt: GroundTruth, splits: dict[str, Split], expected: tuple[int, int, int] | None,
@@ -123,6 +147,8 @@ def check_data_folder(root: Path, modalities: tuple[str, ...], layout: str, feat
             splits[name] = split
     if len(splits) == 2:
         check_train_test(root, splits['train'], splits['test'], findings)
+    if 'train' in splits:
+        check_classes(root, splits['train'], findings)
     check_counts(gt, splits, expected, findings)
     print_findings(root, findings)
 

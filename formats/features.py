@@ -134,6 +134,16 @@ def split_folders(root: Path, split: str) -> list[Path]:
     return [base / name for base in (root / 'features', root) for name in SPLIT_FOLDERS[split]]
 
 
+def detect_modal(root: Path) -> str:
+    """Return the --modal for the streams in a data folder: 'rgb' or 'flow' if there is only one, otherwise 'all'."""
+    folders = [*split_folders(root, 'train'), *split_folders(root, 'test'), root / 'features', root]
+    for folder in folders:
+        streams = [stream for stream in STREAMS if (folder / stream).is_dir()]
+        if streams:
+            return streams[0] if len(streams) == 1 else 'all'
+    return 'all'
+
+
 def find_folder(root: Path, split: str, modalities: tuple[str, ...], layout: str = 'auto',
                 names: list[str] | None = None) -> FeatureFolder:
     """Find the feature folder of a split; if there are several, the one with most of the videos `names`.

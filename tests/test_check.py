@@ -5,8 +5,10 @@ import shutil
 import numpy as np
 import pytest
 from data_folders import annotate, features_of, save, write_folder
+from golden_data import GT, THUMOS14
 
 import main
+from utils import read_bytes, read_json
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def test_a_good_folder(folder, capsys):
     assert status == 0 and out.endswith('\nready to train, but see 1 warning above\n')
     for part in ('2 classes, 5 videos (3 train, 2 test), 6 instances',
                  '3 videos in split_train.txt, 3 of them annotated',
-                 'features/train (two-stream): 3 videos, feature width 4 per modality, float32',
+                 'features/train (two-stream): 3 videos, feature width 4 per modality (rgb, flow), float32',
                  '38 snippets; a video has 1 to 30, median 7, mean 12.7',
                  'expected: 20 classes, 200 training and 210 test videos; this folder: 2, 3 and 2'):
         assert part in out
@@ -38,7 +40,9 @@ def test_a_good_folder(folder, capsys):
 
 def test_the_flags_of_a_training_apply(folder, capsys):
     shutil.rmtree(folder / 'features/train/flow')
-    assert check(folder, capsys)[0] == 2
+    assert check(folder, capsys, '--modal', 'all')[0] == 2
+    status, out, _ = check(folder, capsys)  # the stream that is there
+    assert status == 0 and 'per modality (rgb)' in out
     status, out, _ = check(folder, capsys, '--modal', 'rgb')
     assert status == 0 and 'fine: ready to train' in out
     status, out, _ = check(folder, capsys, '--modal', 'rgb', '--layout', 'joint')
@@ -109,10 +113,15 @@ def test_bad_usage(capsys, words, part):
     assert status == 2 and not out and err.startswith('error: ') and part in err and err.count('\n') == 1
 
 
-def test_real_data(shared, capsys):
-    flags = '--feature_fps', '200', '--snippet_frames', '32'
-    status, out, _ = check(shared / 'data/emg_gestures', capsys, *flags)
-    assert status == 0 and '7 classes' in out and 'TIME BASE' not in out and '1344 instances' in out
-    assert 'TIME BASE' in check(shared / 'data/emg_gestures', capsys)[1]
-    out = check(shared / 'data/anet_i3d_mini', capsys)[1]
-    assert 'try --snippet_frames 64' in out and 'try --snippet_frames 24' in out  # training and test differ
+def test_published_annotations_and_lengths(tmp_path, capsys):
+    """THUMOS14 with the lengths of its published features; training features of every fourth row."""
+    (tmp_path / 'gt.json').write_bytes(read_bytes(GT))
+    lengths = read_json(THUMOS14 / 'feature_lengths.json.gz')
+    for name, entry in read_json(GT)['database'].items():
+        split, length = entry['subset'], lengths.get(name, int(entry['duration'] / 0.64))
+        save(tmp_path, split, name, features_of(name, length if split == 'test' else length // 4, 1))
+    status, out, _ = check(tmp_path, capsys)
+    assert status == 0 and '20 classes' in out and '3007 instances' in out and '3311 instances' in out
+    assert out.count('TIME BASE') == 1 and 'try --snippet_frames 64' in out  # training and test differ
+    out = check(tmp_path, capsys, '--snippet_frames', '64')[1]
+    assert out.count('TIME BASE') == 1 and 'try --snippet_frames 16' in out

@@ -5,12 +5,13 @@ import shutil
 import numpy as np
 import pytest
 from data_folders import LENGTHS, annotate, error_of, features_of, open_split, save, write_folder
+from golden_data import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formats.annotations import missing_annotations, read_annotations, read_ground_truth, read_labels, read_split_file
 from formats.data_folder import find_split, has_test_videos
-from utils import InputError
+from utils import InputError, read_json
 
 BOTH = ('rgb', 'flow')
 
@@ -56,7 +57,8 @@ def test_quoted_names_may_contain_commas(tmp_path):
 @pytest.mark.parametrize('text, part', [
     ('', 'found nothing'), ('a,Run\n', 'header video,label'), ('video,label,start\na,Run,1\n', 'header video,label'),
     ('video,label\n', 'contains no labels'), ('video,label\na\n', 'row 2'), ('video,label\na,Run\nb,Run,3\n', 'row 3'),
-    ('video,label\na,\n', 'row 2'), ('video,label\n,Run\n', 'row 2'), (b'video,label\na,\xff\xfe\n', 'not a readable'),
+    ('video,label\na,\n', 'contains no labels'), ('video,label\na,\na,Run\n', 'and another one'),
+    ('video,label\n,Run\n', 'row 2'), (b'video,label\na,\xff\xfe\n', 'not a readable'),
     ('video,label\na,"Run\n', 'not a readable')])
 def test_other_label_files_are_refused_with_the_row(tmp_path, text, part):
     error = error_of(read_labels, write(tmp_path, text))
@@ -201,29 +203,25 @@ def test_training_needs_a_list_or_an_annotated_subset(folder):
     assert 'split_train.txt: not found, and gt.json has no annotated training subset' in error_of(open_split, folder)
 
 
-def test_real_activitynet_lists_against_their_annotations(shared):
-    data = shared / 'data/activitynet1.3'
-    gt = read_ground_truth(data / 'gt.json')
-    summaries = []
-    for name in ('train', 'test'):
-        split = find_split(data, name, gt, gt.labels, BOTH)
-        summaries.append(split.summary(25, 16))
-        assert len(split.problems) == 1 and f'no {name} features found' in split.problems[0]
-    train, test = summaries
-    assert (train.listed, train.annotated, len(train.without_annotation)) == (9032, 9019, 13)
-    assert (test.listed, test.annotated, test.without_annotation) == (4427, 4427, [])
-    assert len(test.unlisted) == 4926 - 4427 and len(train.unlisted) == 9649 - 9019
-
-
-@pytest.mark.parametrize('version, train, test, empty, duplicates', [('1.2', (4441, 6588), (2383, 3582), 9, 33),
-                                                                ('1.3', (9649, 14859), (4926, 7654), 12, 47)])
-def test_real_activitynet_without_lists(shared, tmp_path, version, train, test, empty, duplicates):
-    shutil.copy(shared / f'data/activitynet{version}/gt.json', tmp_path)
+@pytest.mark.parametrize('version, num_videos, instances, empty, duplicates', [('1.2', 2383, 3582, 3, 7),
+                                                                              ('1.3', 4926, 7654, 3, 21)])
+def test_published_annotations_of_activitynet(tmp_path, version, num_videos, instances, empty, duplicates):
+    """The validation subset, without a list and with one that lacks 9 videos and has names with v_."""
+    content = read_json(GOLDEN / f'activitynet{version}.json.gz')
+    content['database']['more'] = {'subset': 'training', 'annotations': [{'label': 'Ballet', 'segment': [1, 2]}]}
+    (tmp_path / 'gt.json').write_text(json.dumps(content))
     gt = read_ground_truth(tmp_path / 'gt.json')
-    both = [find_split(tmp_path, split, gt, gt.labels, BOTH).summary(25, 16) for split in ('train', 'test')]
-    assert [(s.annotated, s.instances) for s in both] == [train, test]
-    assert [s.source for s in both] == ['subset training', 'subset validation']
-    assert sum(s.empty_instances for s in both) == empty and sum(s.duplicate_instances for s in both) == duplicates
+    found = find_split(tmp_path, 'test', gt, gt.labels, BOTH).summary(25, 16)
+    assert (found.source, found.annotated, found.instances) == ('subset validation', num_videos, instances)
+    assert (found.empty_instances, found.duplicate_instances) == (empty, duplicates)
+
+    names = [f'v_{name}' for name in gt.videos[9:]] + ['v_unknown']
+    (tmp_path / 'split_test.txt').write_text('\n'.join(names))
+    split = find_split(tmp_path, 'test', gt, gt.labels, BOTH)
+    found = split.summary(25, 16)
+    assert len(split.problems) == 1 and 'no test features found' in split.problems[0]
+    assert (found.listed, found.annotated, found.without_annotation) == (num_videos - 8, num_videos - 9, ['v_unknown'])
+    assert found.unlisted == gt.videos[:9]
 
 
 # ---- counts and the time base ---------------------------------------------------------------------------------------

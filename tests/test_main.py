@@ -15,17 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from engine import inference
 import main
-from engine import run_folder
-from engine import trainer
+from config import parse_args
 from dataset import VideoDataset
+from engine import inference, run_folder, trainer
+from engine.trainer import Trainer
 from eval import detection
 from eval.events import EventOptions, select_events
 from formats.detections import read_detections
 from model import AICL
-from config import parse_args
-from engine.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ['Dive', 'Jump', 'Run']
@@ -916,9 +914,7 @@ BAD_WEIGHTS = {
         network(WIDTH + 1, 3, HIDDEN).state_dict(), ['base_module.0.weight', (HIDDEN, 18, 3), (HIDDEN, 16, 3)]),
     'another hidden width': (network(WIDTH, 3, 9).state_dict(), ['base_module.0.weight', 'cls_rgb.weight', (9, 16, 3)]),
     'a missing parameter': (
-        without(network(WIDTH, 3, HIDDEN).state_dict(), 'cls_flow.bias'), ['cls_flow.bias', 'missing']),
-    'one modality': (
-        network(WIDTH, 3, HIDDEN, modalities=('rgb',)).state_dict(), ['cls_flow.weight', 'base_module.0.weight'])}
+        without(network(WIDTH, 3, HIDDEN).state_dict(), 'cls_flow.bias'), ['cls_flow.bias', 'missing'])}
 
 
 @pytest.mark.parametrize('fault', BAD_WEIGHTS)
@@ -930,6 +926,102 @@ def test_weights_that_do_not_fit_are_refused_and_older_results_stay(data, tmp_pa
         torch.save(state, tmp_path / 'weights.pt')
     refused(capsys, words(data, output, '--inference_only', '--model_file', tmp_path / 'weights.pt'), *parts)
     assert contents(output) == before
+
+
+def test_weights_of_one_modality_need_no_flag_and_refuse_another(data, tmp_path, capsys):
+    state = network(WIDTH, 3, HIDDEN, modalities=('rgb',)).state_dict()
+    torch.save(state, tmp_path / 'weights.pt')
+    argv = words(data, tmp_path / 'run', '--inference_only', '--model_file', tmp_path / 'weights.pt')
+    assert main.main(argv) == 0
+    assert json.loads((tmp_path / 'run' / 'inference_args.json').read_text())['modal'] == 'rgb'
+    refused(capsys, [*argv, '--modal', 'all'], 'cls_flow.weight', 'base_module.0.weight', '--modal rgb')
+
+
+def test_a_data_folder_with_one_stream_trains_and_localizes_without_a_flag(own_data, tmp_path):
+    for split in ('train', 'test'):
+        shutil.rmtree(own_data / 'features' / split / 'flow')
+    output = train(own_data, tmp_path / 'run', steps=2)
+    assert json.loads((output / 'args.json').read_text())['modal'] == 'rgb'
+    again = localize(own_data, output / 'best.pt', tmp_path / 'again')
+    assert (again / 'detections.json').read_bytes() == (output / 'detections.json').read_bytes()
+
+
+# ---- one's own videos -----------------------------------------------------------------------------------------------
+
+OWN = ['--device', 'cpu', '--hidden_dim', HIDDEN, '--contrast_ratio', 4, '--scale', 4, '--figures', 0]
+
+
+def own_words(data, output, *flags):
+    return ['--data_path', str(data), '--output_dir', str(output.parent), '--exp_name', output.name,
+            *map(str, [*OWN, *flags])]
+
+
+def test_a_folder_with_labels_only_takes_the_recipe_for_own_videos(tagged, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('engine.auto_config.TRIAL_STEPS', 3)
+    output = tmp_path / 'run'
+    assert main.main(own_words(tagged, output, '--num_steps', 4)) == 0
+    out = capsys.readouterr().out
+    args = json.loads((output / 'args.json').read_text())
+    assert args['dataset'] == 'own' and args['normalize'] and args['lr'] == 3e-4 and args['fusion_weight'] == 0.5
+    # The longest of five videos has 6 to 29 snippets: T is the lower bound; five videos make one batch.
+    assert (args['num_segments'], args['batch_size'], args['num_steps']) == (40, 5, 4)
+    assert args['topk_ratio'] in (8, 4, 2)
+    for flag in ('--num_segments 40', '--batch_size 5', f'--topk_ratio {args["topk_ratio"]}: generalized cross'):
+        assert flag in out, flag
+    assert 'chosen   --num_steps' not in out  # it was given
+    # The settings and the normalization of the run are used again.
+    again = tmp_path / 'again'
+    flat = tagged / 'features' / 'train'
+    assert main.main(own_words(flat, again, '--inference_only', '--model_file', output / 'last.pt')) == 0
+    assert (again / 'detections.json').read_bytes() == (output / 'detections.json').read_bytes()
+    (output / 'normalization.npz').unlink()
+    argv = own_words(flat, again, '--inference_only', '--model_file', output / 'last.pt')
+    refused(capsys, argv, 'normalization.npz', '--normalize')
+
+
+def test_normalized_features_have_mean_0_and_one_deviation_per_modality(data):
+    from config import parse_args
+    from dataset import BatchIndices, DataOptions, build_dataset
+    from formats.annotations import read_annotations
+    gt = read_annotations(data)
+    options = DataOptions.from_args(parse_args(['--data_path', str(data), '--exp_name', 'x']))
+    videos = build_dataset(options, 'train', gt, gt.labels)
+    videos.normalize(videos.measure())
+    rows = np.concatenate([videos.sample(BatchIndices([i], np.arange(length)[None], 1))[0].numpy()
+                           for i, length in enumerate(videos.lengths)])
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose([(part ** 2).mean() for part in np.split(rows, 2, axis=1)], 1, atol=1e-5)
+
+
+def test_videos_without_any_class_are_trained_on_and_never_detected(tagged, tmp_path, capsys):
+    rows = [line for line in (tagged / 'labels.csv').read_text().splitlines()[1:] if not line.startswith('train_2')]
+    (tagged / 'labels.csv').write_text('\n'.join(['video,label', *rows, 'train_2.mp4,', '']))
+    output = tmp_path / 'run'
+    flags = ['--num_steps', 4, '--topk_ratio', 2, '--class_th', 0]
+    assert main.main(own_words(tagged, output, *flags)) == 0
+    state = weights(output / 'last.pt')
+    names = (output / 'labels.txt').read_text().splitlines()
+    assert names[0] == '' and len(names) == len(state['actionness_module.cls.0.weight'])
+    found = read_detections(output / 'detections.json')
+    assert set(found.labels) == set(names[1:]) and 'train_2' in found.videos
+    assert main.main(own_words(tagged, tmp_path / 'known', *flags, '--known_labels')) == 0
+    known = read_detections(tmp_path / 'known' / 'detections.json')
+    assert 'train_2' not in {known.videos[v] for v in known.video}
+
+
+def test_a_single_class_needs_videos_without_it(tagged, tmp_path, capsys):
+    (tagged / 'labels.csv').write_text('video,label\n' + ''.join(f'train_{i},Dive\n' for i in range(5)))
+    refused(capsys, own_words(tagged, tmp_path / 'run', '--num_steps', 4), 'single class', 'empty label')
+    (tagged / 'labels.csv').write_text('video,label\n' + ''.join(f'train_{i},{"Dive" * (i < 3)}\n' for i in range(5)))
+    assert main.main(own_words(tagged, tmp_path / 'run', '--num_steps', 4, '--topk_ratio', 2)) == 0
+
+
+def test_the_end_of_a_training_compares_with_chance(data, tmp_path, capsys):
+    train(data, tmp_path / 'none', '--lr', 0, steps=1)
+    assert 'little was learned: the most probable class is right for' in capsys.readouterr().err
+    train(data, tmp_path / 'run', '--lr', 0.01, steps=40)
+    captured = capsys.readouterr()
+    assert 'learned: the most probable class is right for' in captured.out and 'little was' not in captured.err
 
 
 def test_annotations_that_name_more_classes_than_the_weights_name_both_numbers(own_data, finished, tmp_path, capsys):

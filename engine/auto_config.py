@@ -1,0 +1,68 @@
+"""Settings that depend on the training data, for recipes that leave them unset (figures in docs/videos.md)."""
+import math
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dataset import VideoDataset
+from engine.runtime import Distributed
+from engine.trainer import Trainer, TrainerOptions
+from losses import Losses
+from utils import plural
+
+SEGMENTS = 40, 750  # bounds of T; from 40 on, two snippets are mined per set
+BATCH_SIZE = 16
+STEPS = 1_000, 12_000
+EPOCHS = 60
+TOPK_RATIOS = 8, 4, 2
+TRIAL_STEPS = 200  # of each ratio
+MEASURED_STEPS = 60  # the last ones of a trial
+
+
+class Choice(NamedTuple):
+    """A value for a flag of main.py, and why."""
+
+    flag: str
+    value: int
+    reason: str
+
+
+def choose_sizes(lengths: list[int]) -> list[Choice]:
+    """Return T, the batch size and the number of steps for training videos with L snippets each."""
+    low, high = SEGMENTS
+    longest = math.ceil(np.percentile(lengths, 90) / 10) * 10
+    batch_size = min(BATCH_SIZE, len(lengths))
+    steps_per_epoch = -(-len(lengths) // batch_size)
+    num_steps = min(max(STEPS[0], EPOCHS * steps_per_epoch), STEPS[1])
+    return [
+        Choice('num_segments', min(max(longest, low), high), f'90 % of the videos have at most {longest} snippets'),
+        Choice('batch_size', batch_size, f'of {plural(len(lengths), "training video")}'),
+        Choice('num_steps', num_steps, f'{num_steps // steps_per_epoch} epochs')]
+
+
+def choose_topk_ratio(options: TrainerOptions, train_set: VideoDataset, device: torch.device,
+                      distributed: Distributed) -> Choice:
+    """Train briefly with k = T/8, T/4 and T/2, and return the ratio with the lowest generalized cross entropy.
+
+    That loss measures how well the attentions can follow the pseudo labels of this k: it is low where k matches the
+    part of a video that actions fill. No times are needed.
+    """
+    remaining: dict[int, float] = {}
+    bar = tqdm(total=len(TOPK_RATIOS) * TRIAL_STEPS, desc='choosing k', unit='step', leave=False, dynamic_ncols=True,
+               disable=not distributed.is_main_process, mininterval=0.1 if sys.stderr.isatty() else 30)
+    for ratio in TOPK_RATIOS:
+        trainer = Trainer(options._replace(network=options.network._replace(topk_ratio=ratio)), train_set.feature_dim,
+                          len(train_set.class_names), train_set.lengths, device, distributed.shard)
+        batches, terms = trainer.batches(train_set), []
+        for _ in range(TRIAL_STEPS):
+            terms.append(distributed.all_reduce_sum(trainer.step(next(batches))))
+            bar.update()
+        mean = Losses(*torch.stack(terms[-MEASURED_STEPS:]).mean(dim=0))
+        remaining[ratio] = float(mean.gce_rgb + mean.gce_flow) / len(options.network.modalities)
+    bar.close()
+    best = min(remaining, key=lambda ratio: remaining[ratio])
+    figures = ', '.join(f'T/{ratio} {value:.3f}' for ratio, value in remaining.items())
+    return Choice('topk_ratio', best, f'generalized cross entropy after {TRIAL_STEPS} steps with k = {figures}')
