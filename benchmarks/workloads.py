@@ -1,8 +1,8 @@
 """Synthetic data, batches and trainers of the published data sets' sizes, all from fixed seeds.
 
-Lengths and annotations are the real ones where ../shared/data exists next to the checkout, else they are drawn from
-similar distributions. Features are noise plus a pattern per class, and the weights are matched filters of these
-patterns, so that localization has about as much to do as with the authors' weights.
+Lengths and annotations are the published ones in tests/golden, or for other sizes drawn from similar distributions.
+Features are noise plus a pattern per class, and the weights are matched filters of these patterns, so that localization
+has about as much to do as with the authors' weights.
 """
 import json
 from argparse import Namespace
@@ -24,7 +24,8 @@ from formats.videos import match_videos
 from model import NetworkOptions, build_network
 from utils import atomic_folder
 
-SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
+GOLDEN = Path(__file__).resolve().parents[1] / 'tests' / 'golden'
+SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'  # a video to decode, where it exists
 SNIPPET_SECONDS = 16 / 25
 VERSION = '2'  # change it together with what is written: folders of other versions are written again
 
@@ -74,11 +75,8 @@ def make_trainer(size: Size, device: torch.device, *flags: str) -> Trainer:
 
 def thumos14_gt(size: Size = THUMOS14) -> GroundTruth:
     """Return THUMOS14's annotations, or drawn ones: median length 252 and mean 339 snippets, 16 instances per video."""
-    folder = SHARED / 'thumos14'
-    if size[:3] == THUMOS14[:3] and (folder / 'gt.json').is_file():
-        gt = read_ground_truth(folder / 'gt.json')
-        names = [name for split in ('train', 'test') for name in (folder / f'split_{split}.txt').read_text().split()]
-        return select_videos(gt, np.isin(np.arange(len(gt.videos)), match_videos(names, gt.videos)))
+    if size[:3] == THUMOS14[:3]:
+        return read_ground_truth(GOLDEN / 'thumos14' / 'gt.json.gz')
     rng = RandomState(14)
     lengths = np.exp(rng.normal(np.log(252), 0.77, size.num_train + size.num_test)).clip(23, 2614).astype(int)
     return draw_gt(rng, lengths, size, 16)
@@ -92,11 +90,8 @@ def thumos14_test_gt(size: Size = THUMOS14) -> GroundTruth:
 
 def activitynet_gt(size: Size = ACTIVITYNET) -> GroundTruth:
     """Return the annotations of ActivityNet 1.3's validation set, or drawn ones."""
-    path = SHARED / 'activitynet1.3' / 'gt.json'
-    if size[:3] == ACTIVITYNET[:3] and path.is_file():
-        gt = read_ground_truth(path)
-        is_annotated = np.bincount(gt.video, minlength=len(gt.videos)) > 0
-        return select_videos(gt, is_annotated & in_subset(gt, 'validation'))
+    if size[:3] == ACTIVITYNET[:3]:
+        return read_ground_truth(GOLDEN / 'activitynet1.3.json.gz')
     rng = RandomState(13)
     return draw_gt(rng, rng.randint(20, 340, size.num_test), size._replace(num_train=0), 1.5)
 

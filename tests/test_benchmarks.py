@@ -72,18 +72,18 @@ def test_times_are_per_call_and_waiting_takes_no_cpu_time():
 
 # ---- synthetic data -------------------------------------------------------------------------------------------------
 
-def test_drawn_annotations_have_the_known_distribution(monkeypatch, tmp_path):
-    monkeypatch.setattr(workloads, 'SHARED', tmp_path)
-    gt = workloads.thumos14_gt()
+def test_drawn_annotations_have_the_known_distribution():
+    size = workloads.THUMOS14._replace(dataset='drawn')
+    gt = workloads.thumos14_gt(size)
     lengths = gt.durations / workloads.SNIPPET_SECONDS
     assert gt.subsets.count('training') == 200 and gt.subsets.count('testing') == 210
     assert 225 < np.median(lengths) < 280 and 300 < lengths.mean() < 380 and 22 < lengths.min() and lengths.max() < 2615
     assert 14 < len(gt.video) / len(gt.videos) < 18 and len(gt.labels) == 20
     assert (gt.segments[:, 1] <= gt.durations[gt.video]).all()
-    assert len(workloads.thumos14_test_gt().videos) == 210
+    assert len(workloads.thumos14_test_gt(size).videos) == 210
 
 
-def test_real_annotations_have_the_published_size(shared):
+def test_annotations_have_the_published_size():
     gt = workloads.thumos14_gt()
     durations = gt.durations[in_subset(gt, 'test')]
     lengths = np.floor(durations / workloads.SNIPPET_SECONDS)

@@ -215,7 +215,7 @@ def test_published_annotations_of_activitynet(tmp_path, version, num_videos, ins
     assert (found.source, found.annotated, found.instances) == ('subset validation', num_videos, instances)
     assert (found.empty_instances, found.duplicate_instances) == (empty, duplicates)
 
-    names = [f'v_{name}' for name in gt.videos[9:]] + ['v_unknown']
+    names = [f'v_{name}' for name in gt.videos[9:-1]] + ['v_unknown']
     (tmp_path / 'split_test.txt').write_text('\n'.join(names))
     split = find_split(tmp_path, 'test', gt, gt.labels, BOTH)
     found = split.summary(25, 16)

@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 import pandas as pd
 import pytest
+from golden_data import GOLDEN, GT, read_released
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -427,11 +428,11 @@ def test_any_detections_are_the_same_after_writing_and_reading(tmp_path, number,
 
 # ---- published files ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(('name', 'videos', 'instances', 'labels', 'empty', 'duplicates'), [
-    ('thumos14/gt.json', 410, 6318, 20, None, None), ('activitynet1.2/gt.json', 9092, 10170, 100, 9, 33),
-    ('activitynet1.3/gt.json', 19426, 22513, 200, 12, 47)])
-def test_published_annotations(shared, name, videos, instances, labels, empty, duplicates):
-    gt = read_ground_truth(shared / 'data' / name)
+@pytest.mark.parametrize(('path', 'videos', 'instances', 'labels', 'empty', 'duplicates'), [
+    (GT, 410, 6318, 20, None, None), (GOLDEN / 'activitynet1.2.json.gz', 2383, 3582, 100, 3, 7),
+    (GOLDEN / 'activitynet1.3.json.gz', 4926, 7654, 200, 3, 21)])
+def test_published_annotations(path, videos, instances, labels, empty, duplicates):
+    gt = read_ground_truth(path)
     assert (len(gt.videos), len(gt.label), len(gt.labels)) == (videos, instances, labels)
     assert gt.labels == sorted(gt.labels)
     if empty:
@@ -439,15 +440,6 @@ def test_published_annotations(shared, name, videos, instances, labels, empty, d
         assert instances - len(set(zip(gt.video, gt.label, map(tuple, gt.segments)))) == duplicates
 
 
-def test_published_lists_match_the_annotations(shared):
-    folder = shared / 'data' / 'activitynet1.3'
-    gt = read_ground_truth(folder / 'gt.json')
-    annotated = np.bincount(gt.video, minlength=len(gt.videos)) > 0
-    for name, listed, matched in ('test', 4427, 4427), ('train', 9032, 9019):
-        place = match_videos((folder / f'split_{name}.txt').read_text().split(), gt.videos)
-        assert len(place) == listed and annotated[place[place >= 0]].sum() == matched
-
-
-def test_released_detections(shared):
-    detections = read_detections(shared / 'data' / 'thumos14' / 'released_detections.json')
+def test_released_detections():
+    detections = read_released()[1]
     assert (len(detections.videos), len(detections.labels), len(detections.scores)) == (210, 20, 36195)

@@ -2,6 +2,7 @@
 import json
 from collections import Counter
 
+import golden_data
 import numpy as np
 import pytest
 
@@ -94,12 +95,12 @@ def test_the_file_has_the_keys_that_second_stages_need(files):
     assert {name: video[:3] for name, video in loaded(output, 'testing').items()} == {'test': (25, 899, 30)}
 
 
-def test_the_published_annotations_of_thumos14(shared, tmp_path):
+def test_the_published_annotations_of_thumos14(tmp_path):
     """The released detections replace the annotations of their subset."""
-    folder, output = shared / 'data' / 'thumos14', tmp_path / 'pseudo.json'
-    assert main([str(folder / 'gt.json'), str(folder / 'released_detections.json'), '-o', str(output), '--fps', '30',
+    output = tmp_path / 'pseudo.json'
+    assert main([str(golden_data.GT), str(golden_data.RELEASED), '-o', str(output), '--fps', '30',
                  '--min_score', '0.3', '--known_labels', '--top', '3']) == 0
-    before, after = read_ground_truth(folder / 'gt.json'), read_ground_truth(output)
+    before, after = read_ground_truth(golden_data.GT), read_ground_truth(output)
     assert before.labels == after.labels and before.videos == after.videos and before.subsets == after.subsets
     known = set(zip(before.video.tolist(), before.label.tolist()))
     counts = Counter(zip(after.video.tolist(), after.label.tolist()))
