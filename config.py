@@ -111,8 +111,8 @@ def get_parser(description: str | None = None) -> Parser:
     nonnegative_float, positive_float = bounded(float, 0), bounded(float, 1e-9)
 
     run = parser.add_argument_group('run').add_argument
-    run('--dataset', choices=RECIPES, help='hyper-parameter preset; explicit flags override it (unset: own for a folder '
-        'with labels.csv and no gt.json, otherwise thumos14)')
+    run('--dataset', choices=RECIPES, help='hyper-parameter preset; explicit flags override it (unset: own for a '
+        'folder with labels.csv and no gt.json, otherwise thumos14)')
     run('--data_path', help='data folder: features, annotations, split lists')
     run('--exp_name', type=relative_run_name, help='name of the run')
     run('--output_dir', default='outputs', help='files are written to OUTPUT_DIR/EXP_NAME')

@@ -151,7 +151,8 @@ class NetworkOptions(NamedTuple):
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> 'NetworkOptions':
         """Pick the options from the command line."""
-        return cls(args.hidden_dim, args.fusion_weight, args.topk_ratio, MODALITIES[args.modal or 'all'], args.precision)
+        modalities = MODALITIES[args.modal or 'all']
+        return cls(args.hidden_dim, args.fusion_weight, args.topk_ratio, modalities, args.precision)
 
 
 def build_network(options: NetworkOptions, feature_dim: int, num_classes: int, device: torch.device) -> AICL:

@@ -28,8 +28,8 @@ def describe_features(split: Split) -> list[str]:
     widths = sorted({file.width for file in split.files})
     size = np.prod(split.shape) * split.dtype.itemsize / 1e9
     return [f'{split.folder.path} ({split.folder.layout}): {plural(len(split.files), "video")}, feature width '
-            f'{" or ".join(map(str, widths))} per modality ({", ".join(split.folder.modalities)}), {", ".join(dtypes)}, '
-            f'{size:.2f} GB in memory',
+            f'{" or ".join(map(str, widths))} per modality ({", ".join(split.folder.modalities)}), '
+            f'{", ".join(dtypes)}, {size:.2f} GB in memory',
             f'{lengths.sum()} snippets; a video has {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}, '
             f'mean {lengths.mean():.1f}', *filter(None, [split.folder.layout_warning()])]
 

@@ -573,7 +573,7 @@ def test_what_was_written_after_the_last_checkpoint_is_written_again(data, tmp_p
             write_checkpoint(folder, state)
 
     monkeypatch.setattr(trainer, 'CHECKPOINT_SECONDS', -1)
-    monkeypatch.setattr(run_folder, 'write_checkpoint', once)  # after step 1; then come evaluations, and the best changes
+    monkeypatch.setattr(run_folder, 'write_checkpoint', once)  # after step 1; later evaluations change the best
     stop_at(6, crash, monkeypatch)
     with pytest.raises(Crash):
         main.main(words(data, tmp_path / 'run', *flags))
@@ -1248,7 +1248,8 @@ def test_a_resume_needs_the_name_alone(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('content, parts', [
-    ('{"hidden_dim": "wide"}', ['hidden_dim', 'wide']), ('[]', ['must contain an object']), ('{', ['not a valid JSON file']),
+    ('{"hidden_dim": "wide"}', ['hidden_dim', 'wide']), ('[]', ['must contain an object']),
+    ('{', ['not a valid JSON file']),
     ('{"modal": "sound"}', ['modal', 'rgb']), ('{"tiou": 0.5}', ['tiou']), ('{"soft_nms": 1}', ['soft_nms']),
     ('{"num_segments": 0}', ['num_segments', 'between'])])
 def test_arguments_that_no_run_wrote_are_refused(data, finished, tmp_path, capsys, content, parts):
