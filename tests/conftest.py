@@ -1,4 +1,4 @@
-"""Shared fixtures: the folder of real data and golden numbers next to a developer's checkout."""
+"""Shared fixtures: the folder of real data next to a developer's checkout."""
 from pathlib import Path
 
 import pytest
@@ -10,5 +10,5 @@ SHARED = Path(__file__).resolve().parents[2] / 'shared'
 def shared() -> Path:
     """The folder `../shared`; the test is skipped where it is absent, as in a user's clone."""
     if not SHARED.is_dir():
-        pytest.skip(f'needs the real data and golden numbers in {SHARED}')
+        pytest.skip(f'needs the real data in {SHARED}')
     return SHARED

@@ -137,7 +137,7 @@ def exists(program: str) -> bool:
     return (ROOT / program).is_file() or path.with_suffix('.py').is_file() or (path / '__main__.py').is_file()
 
 
-FOREIGN = ('pip', 'venv', 'ruff', 'mypy', '-c')  # in commands, but not part of this project
+FOREIGN = ('pip', 'pytest', 'venv', 'ruff', 'mypy', '-c')  # in commands, but not part of this project
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
