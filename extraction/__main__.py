@@ -287,7 +287,7 @@ def extract_by_i3d(videos: dict[str, Path], weights: list[Weights], progress: Pr
         file.modality: build_i3d(file, dtype=dtype, device=device, precision=args.precision) for file in weights}
     has_flow = 'flow' in networks
     recipe = Recipe(args.fps, args.resize, args.crop, args.stride, has_flow)
-    processes = count_processes(args.workers, len(videos), recipe) if device.type == 'cuda' else 0
+    processes = count_processes(args.workers, len(videos), recipe, device)
     with open_flow_pool(args, device) if has_flow else nullcontext() as pool:
         snippets = progress.follow(read_videos(list(videos.values()), recipe, processes), frames=args.stride)
         results = extract_videos(snippets, networks, pool, BATCH_SIZES[device.type], device, dtype)

@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from extraction.flow_workers import init_worker
@@ -62,11 +63,13 @@ def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
             yield item  # type: ignore[misc]
 
 
-def count_processes(wanted: int, num_videos: int, recipe: Recipe) -> int:
-    """Return the number of decoding processes: one per video at most, and as many as fit into shared memory.
+def count_processes(wanted: int, num_videos: int, recipe: Recipe, device: torch.device) -> int:
+    """Return the number of decoding processes: for a GPU one per video, as far as they fit into shared memory.
 
-    Containers often have only 64 MB of it.
+    Containers often have only 64 MB of it. On a CPU the network takes most of the time: 0, a thread is enough.
     """
+    if device.type == 'cpu':
+        return 0
     snippet = SNIPPET_FRAMES * 3 * recipe.crop ** 2 * (3 if recipe.flow else 1)  # bytes; gray frames are larger
     try:
         free = disk_usage(SHARED_MEMORY).free
@@ -109,8 +112,8 @@ def read_in_processes(paths: Sequence[Path], recipe: Recipe, processes: int) -> 
             else:
                 yield Snippet(item.rgb.numpy().copy(), None if item.gray is None else item.gray.numpy().copy(),
                               item.video)
-    except RuntimeError as error:
-        if 'DataLoader worker' not in str(error):
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:  # the latter while data is passed
+        if isinstance(error, RuntimeError) and 'DataLoader worker' not in str(error):
             raise
         raise InputError('a decoding process was killed, perhaps for lack of memory; run the same command again with '
                          'fewer --workers: finished videos are not extracted again') from None

@@ -1,14 +1,16 @@
 """From video files to a data folder: frames, snippets, flow workers, the manifest, the command."""
 import hashlib
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,11 +20,14 @@ from golden_data import GOLDEN, GT, THUMOS14
 av = pytest.importorskip('av', reason='needs PyAV: pip install -r requirements-video.txt')
 pytest.importorskip('cv2', reason='needs OpenCV: pip install -r requirements-video.txt')
 
+from examples import torchvision_backbone  # noqa: E402
+from extraction import decoders  # noqa: E402
 from extraction.__main__ import collect_videos, main  # noqa: E402
+from extraction.decoders import Recipe, count_processes, prefetch, read_in_processes, read_videos  # noqa: E402
 from extraction.flow_workers import FlowPool, FlowRecipe, center_crop  # noqa: E402
 from extraction.frames import BadVideo, decode, header_duration, read_frames, target_size  # noqa: E402
 from extraction.i3d import I3D, read_weights  # noqa: E402
-from extraction.snippets import extract, num_rows, to_clip  # noqa: E402
+from extraction.snippets import End, extract, num_rows, to_clip  # noqa: E402
 from formats.annotations import read_annotations  # noqa: E402
 from formats.data_folder import find_split  # noqa: E402
 from utils import InputError, read_json  # noqa: E402
@@ -289,16 +294,22 @@ def test_a_video_that_is_damaged_in_the_middle_is_refused(tmp_path):
 # ---- snippets -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('num_frames', [0, 1, 16, 17, 32, 33, 100])
-def test_number_and_values_of_rows(num_frames):
+@pytest.mark.parametrize('stride', [16, 1, 4, 7, 17, 40])
+@pytest.mark.parametrize('flow', [True, False])
+def test_number_and_values_of_rows(num_frames, stride, flow):
     frames = [np.full((40, 50, 3), i, np.uint8) for i in range(num_frames)]
+    networks = {'rgb': brightness, 'flow': brightness} if flow else {'rgb': brightness}
     with FlowPool(changes, 0) as pool:
-        features = extract(frames, {'rgb': brightness, 'flow': brightness}, pool, crop=32, batch_size=3)
-    rows = max(0, (num_frames - 1) // 16)
-    assert features.num_frames == num_frames
-    assert [len(part) for part in features.streams.values()] == ([rows, rows] if rows else [])
-    for i in range(rows):
-        assert features.streams['rgb'][i] == pytest.approx(2 * np.mean(range(16 * i, 16 * i + 16)) / 255 - 1, abs=1e-5)
-        assert features.streams['flow'][i] == pytest.approx(1 / 255, abs=1e-6)
+        features = extract(frames, networks, pool if flow else None, crop=32, batch_size=3, stride=stride)
+    starts = [i for i in range(0, 100, stride) if i + 16 + flow <= num_frames]
+    assert features.num_frames == num_frames and num_rows(num_frames, stride, flow) == len(starts)
+    if stride == 16:
+        assert len(starts) == (max(0, (num_frames - 1) // 16) if flow else num_frames // 16)
+    assert [len(part) for part in features.streams.values()] == [len(starts)] * len(networks if starts else [])
+    for row, start in enumerate(starts):
+        assert features.streams['rgb'][row] == pytest.approx(2 * (start + 7.5) / 255 - 1, abs=1e-5)
+        if flow:
+            assert features.streams['flow'][row] == pytest.approx(1 / 255, abs=1e-6)
 
 
 def test_clips_are_channels_first_in_minus_one_to_one():
@@ -555,6 +566,161 @@ def test_a_backbone_replaces_i3d(clips, tmp_path, capsys, monkeypatch):
                        ('test_extraction:ROOT', 'not a function')):
         assert main([*argv, wrong, '--output', str(tmp_path / 'other')]) == 2
         assert why in capsys.readouterr().err
+
+
+def brightness_rows(frames: np.ndarray, stride: int) -> np.ndarray:
+    """Backbone: the brightness of 16 frames, every `stride` frames."""
+    return np.stack([frames[i:i + 16].mean(keepdims=True).reshape(1) for i in range(0, len(frames) - 15, stride)])
+
+
+def test_a_backbone_with_a_stride_gets_it_and_one_without_refuses_it(clips, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    argv = [str(clips), '--output', str(tmp_path / 'out'), *SMALL, '--stride', '4', '--backbone']
+    assert main([*argv, 'test_extraction:mean_colors']) == 2
+    assert 'has no parameter stride' in capsys.readouterr().err
+    assert main([*argv, 'test_extraction:brightness_rows']) == 0
+    printed = capsys.readouterr()
+    assert 'warning' not in printed.err and '--snippet_frames 4' in printed.out
+    assert len(np.load(tmp_path / 'out' / 'features' / 'test' / 'rgb' / 'clip1.npy')) == 9  # (50 - 16) // 4 + 1
+    assert json.loads((tmp_path / 'out' / 'extraction.json').read_text())['recipe']['stride'] == 4
+
+
+class Torchvision:
+    """Replaces torchvision.models: a network that returns the mean of each channel, then its classifier."""
+
+    class Transforms:
+        crop_size, resize_size, mean, std = [32], [32, 43], [0.4, 0.5, 0.6], [0.2, 0.25, 0.5]
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 400)
+
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            assert clips.shape[1:] == (3, 16, 32, 32)
+            return self.fc(clips.mean(dim=(2, 3, 4)))
+
+    def get_model_weights(self, name: str):
+        return SimpleNamespace(DEFAULT=SimpleNamespace(transforms=self.Transforms))
+
+    def get_model(self, name: str, weights: object) -> torch.nn.Module:
+        return self.Network()
+
+
+def test_the_example_of_torchvision_normalizes_and_drops_the_classifier(clips, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchvision', SimpleNamespace())
+    monkeypatch.setitem(sys.modules, 'torchvision.models', Torchvision())
+    torchvision_backbone.load_network.cache_clear()
+    argv = [str(clips / 'clip1.mp4'), '--backbone', 'examples.torchvision_backbone:r3d_18', '--stride', '5', *SMALL]
+    assert main([*argv, '--output', str(tmp_path / 'out')]) == 0
+    frames = np.stack(list(read_frames(clips / 'clip1.mp4', 25, 'short32')))[:, :, 5:37] / 255
+    expected = [(frames[i:i + 16].mean(axis=(0, 1, 2)) - [0.4, 0.5, 0.6]) / [0.2, 0.25, 0.5] for i in range(0, 31, 5)]
+    assert np.load(tmp_path / 'out' / 'features' / 'test' / 'rgb' / 'clip1.npy') == pytest.approx(
+        np.stack(expected), abs=1e-4)
+    capsys.readouterr()
+    assert main([*argv, '--output', str(tmp_path / 'other'), '--resize', 'short48', '--crop', '40']) == 2
+    assert 'use --resize 43x32 --crop 32' in capsys.readouterr().err
+    torchvision_backbone.load_network.cache_clear()
+
+
+@pytest.mark.parametrize('name, width', [('s3d', 1024), ('r3d_18', 512)])
+def test_networks_of_torchvision_with_random_weights(name, width, monkeypatch):
+    models = import_torchvision_models()
+    build = models.get_model
+    monkeypatch.setattr(models, 'get_model', lambda name, weights: build(name, weights=None))
+    torchvision_backbone.load_network.cache_clear()
+    transforms = models.get_model_weights(name).DEFAULT.transforms()
+    side = transforms.crop_size[0]
+    frames = np.random.RandomState(0).randint(0, 256, (21, side, side, 3)).astype(np.uint8)
+    rows = torchvision_backbone.compute_rows(name, frames, stride=4)
+    assert rows.shape == (2, width) and rows.dtype == np.float32 and rows[0].std() > 0
+    torchvision_backbone.load_network.cache_clear()
+
+
+def import_torchvision_models():
+    """Return torchvision.models; skip the test where it is not installed, or not for this torch."""
+    try:
+        return importlib.import_module('torchvision.models')
+    except Exception as error:  # RuntimeError for another version of torch
+        return pytest.skip(f'needs torchvision for torch {torch.__version__}: {type(error).__name__}')
+
+
+# ---- overlap --------------------------------------------------------------------------------------------------------
+
+def snippets_by_video(items) -> dict[int, list]:
+    videos: dict[int, list] = {}
+    for item in items:
+        videos.setdefault(item.video, []).append(item)
+    return videos
+
+
+def test_decoding_processes_yield_the_snippets_of_the_thread(clips):
+    """Three videos, one of which is damaged."""
+    (clips / 'clip1.mp4').write_bytes((clips / 'clip1.mp4').read_bytes()[:2000])
+    paths = sorted(clips.iterdir())
+    recipe = Recipe(resize='short32', crop=32, stride=8, flow=True)
+    serial, parallel = (snippets_by_video(read_videos(paths, recipe, processes)) for processes in (0, 2))
+    assert serial.keys() == parallel.keys() == {0, 1, 2}
+    for video, items in serial.items():
+        assert parallel[video][-1] == items[-1] and isinstance(items[-1], End)
+        assert len(parallel[video]) == len(items) == {0: 4, 1: 1, 2: 9}[video]
+        for ours, theirs in zip(items[:-1], parallel[video][:-1]):
+            assert ours.rgb.tobytes() == theirs.rgb.tobytes() and ours.gray.tobytes() == theirs.gray.tobytes()
+            assert isinstance(theirs.rgb, np.ndarray) and theirs.rgb.shape == (16, 32, 32, 3)
+    assert 'not a readable video' in serial[1][-1].error and serial[2][-1].num_frames == 79
+
+
+def test_videos_that_are_decoded_at_once_have_the_rows_of_each(clips, tmp_path, weights, monkeypatch):
+    """As with a GPU, whose snippets come in any order."""
+    monkeypatch.setattr('extraction.__main__.count_processes', lambda *_: 2)
+    assert main([str(clips), '--output', str(tmp_path / 'mixed'), *weights[:2], *SMALL]) == 0
+    monkeypatch.undo()
+    assert main([str(clips), '--output', str(tmp_path / 'serial'), *weights[:2], *SMALL]) == 0
+    assert contents(tmp_path / 'mixed') == contents(tmp_path / 'serial')
+
+
+def test_a_killed_decoding_process_is_reported(clips):
+    clip = sorted(clips.iterdir())[2]
+    items = read_in_processes([clip] * 40, Recipe(resize='short32', crop=32, stride=1), 1)
+    next(items)
+    servers = children(os.getpid())
+    workers = [worker for server in servers for worker in children(server)]
+    os.kill(workers[-1], signal.SIGKILL)
+    with pytest.raises(InputError, match='a decoding process was killed.*--workers'):
+        list(items)
+
+
+def test_the_number_of_decoding_processes_is_bounded(monkeypatch):
+    free, gpu = 10 ** 12, torch.device('cuda')
+    monkeypatch.setattr(decoders, 'disk_usage', lambda path: SimpleNamespace(free=free))
+    assert count_processes(8, 20, Recipe(), gpu) == 8 and count_processes(8, 3, Recipe(), gpu) == 3
+    assert count_processes(8, 20, Recipe(), torch.device('cpu')) == 0
+    free = 64 * 2 ** 20  # of a container: a snippet has 2.4 MB
+    assert count_processes(8, 20, Recipe(), gpu) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(decoders, 'SHARED_MEMORY', Path('/nonexistent'))
+    assert count_processes(8, 20, Recipe(), gpu) == 0
+
+
+def test_items_are_computed_ahead_in_order_and_errors_are_raised_in_their_place():
+    started: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for i in range(6):
+            started.append(i)
+            if i == 5:
+                raise ValueError('the sixth')
+            yield i
+
+    items = prefetch(numbers(), 3)
+    assert next(items) == 0
+    wait_until(lambda: len(started) == 4)
+    assert [next(items) for _ in range(4)] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match='the sixth'):
+        next(items)
+    closed = prefetch(iter(range(100)), 3)
+    assert next(closed) == 0
+    closed.close()
 
 
 @pytest.mark.long
