@@ -19,8 +19,12 @@ LAYOUTS = ('auto', 'two-stream', 'paired', 'joint', 'single')
 # ---- recipes --------------------------------------------------------------------------------------------------------
 
 class Recipe(NamedTuple):
-    """Hyper-parameters that differ between data sets; every value but the last three has a flag of the same name."""
+    """Hyper-parameters that differ between data sets; each but `source`, `bins` and `size` has a flag of this name.
 
+    To let the recipes differ in another flag, add a field of its name.
+    """
+
+    source: str  # of the values
     tiou: list[float]
     num_segments: int | None = 50
     topk_ratio: int | None = 2
@@ -31,20 +35,23 @@ class Recipe(NamedTuple):
     batch_size: int | None = 32
     drop_last: bool = True
     num_epochs: int | None = None
-    num_steps: int | None = 50_000
+    num_steps: int | None = None
     detection_inf_step: int = 200
     seed: int = 0
     class_th: float = 0.1
     nms_thresh: float = 0.7
     lr: float = 1e-4
+    contrast_ratio: int = 20
     normalize: bool = False
+    feature_fps: float = 25.0
+    snippet_frames: float = 16
     bins: str = 'activitynet'  # of the error diagnosis
     size: tuple[int, int, int] | None = None  # classes, training videos, test videos
-    source: str = ('tiou, num_segments, topk_ratio, hidden_dim, fusion_weight: supplement of the paper; contrast_ratio '
-                   '20 (K = 2): by analogy to the THUMOS14 code; the rest, not stated in the supplement: the '
-                   "ActivityNet code that AICL's first author released later")
 
 
+ACTIVITYNET_SOURCE = ('tiou, num_segments, topk_ratio, hidden_dim, fusion_weight: supplement of the paper; '
+                      'contrast_ratio 20 (K = 2): by analogy to the THUMOS14 code; the rest, not stated there: the '
+                      "ActivityNet code that AICL's first author released later")
 THUMOS14_TIOU = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 ACTIVITYNET_TIOU = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
 RECIPES = {
@@ -54,8 +61,9 @@ RECIPES = {
         bins='thumos14', size=(20, 200, 210),
         source='supplement of the paper and the released code; contrast_ratio 20 (K = 37): released code, where the '
                'supplement states K = k/20 = 4'),
-    'activitynet1.2': Recipe(tiou=ACTIVITYNET_TIOU, size=(100, 4441, 2383)),
-    'activitynet1.3': Recipe(tiou=ACTIVITYNET_TIOU, hidden_dim=1024, size=(200, 9649, 4926)),
+    'activitynet1.2': Recipe(ACTIVITYNET_SOURCE, ACTIVITYNET_TIOU, num_steps=50_000, size=(100, 4441, 2383)),
+    'activitynet1.3': Recipe(ACTIVITYNET_SOURCE, ACTIVITYNET_TIOU, num_steps=50_000, hidden_dim=1024,
+                             size=(200, 9649, 4926)),
     # None: chosen from the data, see engine.auto_config.
     'own': Recipe(
         tiou=THUMOS14_TIOU, num_segments=None, topk_ratio=None, batch_size=None, drop_last=False, num_steps=None,
@@ -102,8 +110,9 @@ def step_interval(text: str) -> int:
 
 def get_parser(description: str | None = None) -> Parser:
     """Return the parser of main.py; flags with a value in the recipes have the default None."""
-    epilog = textwrap.fill(f'recipes: thumos14: {RECIPES["thumos14"].source}. activitynet: '
-                           f'{RECIPES["activitynet1.3"].source}.', 100)
+    sources = [f'{name}: {recipe.source}.' for name, recipe in RECIPES.items()]
+    lines = ['sources of the recipes:', *sources]
+    epilog = '\n'.join(textwrap.fill(line, 100, subsequent_indent='  ') for line in lines)
     parser = Parser(prog='main.py', description=description, epilog=epilog, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     switch = argparse.BooleanOptionalAction
@@ -134,8 +143,8 @@ def get_parser(description: str | None = None) -> Parser:
     data('--modal', choices=MODALITIES, help='feature streams to use (unset: those in the data folder)')
     data('--normalize', action=switch, help='standardize features by the mean and deviation of the training snippets')
     data('--num_segments', type=positive_int, help='T, snippets sampled per video')
-    data('--feature_fps', type=positive_float, default=25.0, help='frame rate of the features')
-    data('--snippet_frames', type=positive_float, default=16, help='frames per snippet (stride of the features)')
+    data('--feature_fps', type=positive_float, help='frame rate of the features')
+    data('--snippet_frames', type=positive_float, help='frames per snippet (stride of the features)')
 
     network = parser.add_argument_group('network').add_argument
     network('--hidden_dim', type=positive_int, help='H, width of the embeddings')
@@ -143,7 +152,7 @@ def get_parser(description: str | None = None) -> Parser:
     network('--topk_ratio', type=positive_int,
             help='k = T // topk_ratio snippets are pooled into each video-level logit')
     # quirk: K = T // 20 as in the released code; the supplement has K = k/20
-    network('--contrast_ratio', type=positive_int, default=20, help='K = T // contrast_ratio snippets are mined per '
+    network('--contrast_ratio', type=positive_int, help='K = T // contrast_ratio snippets are mined per '
             'set')
 
     training = parser.add_argument_group('training').add_argument
@@ -198,8 +207,11 @@ def get_parser(description: str | None = None) -> Parser:
 
     for action in parser._actions:
         if action.dest in RECIPE_FLAGS:
-            values = list(dict.fromkeys(show_value(getattr(recipe, action.dest)) for recipe in RECIPES.values()))
-            action.help = f'{action.help} (recipes: {", ".join(values)})'
+            values = {name: show_value(getattr(recipe, action.dest)) for name, recipe in RECIPES.items()}
+            distinct = set(values.values())
+            by_recipe = ', '.join(f'{name} {value}' for name, value in values.items())
+            listed = by_recipe if len(distinct) > 1 else distinct.pop()
+            action.help = f'{action.help} (recipes: {listed})'
         elif action.default not in (None, False, argparse.SUPPRESS):
             action.help = f'{action.help} (default: {show_value(action.default)})'
     return parser

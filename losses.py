@@ -10,7 +10,10 @@ TEMPERATURE = 0.1  # tau of the contrastive terms
 
 
 class LossWeights(NamedTuple):
-    """Weights of the consistency and contrastive terms; the other terms have weight 1. The supplement's symbols."""
+    """Weights of the consistency and contrastive terms; the other terms have weight 1.
+
+    In the comments the symbol and the value of the supplement.
+    """
 
     modality: float  # gamma_2, 5
     contrast: float  # gamma_1, 0.01
@@ -32,7 +35,7 @@ class Losses(NamedTuple):
 
 
 def mil_loss(video_logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross entropy of video logits (N, C) and normalized multi-hot labels (N, C), one or more per video."""
+    """Return the cross entropy of video logits (N, C) and multi-hot labels (N, C), normalized to a sum of 1."""
     target = labels / labels.sum(dim=1, keepdim=True) + 1e-10  # quirk: the epsilon is added after the division
     return -(target * F.log_softmax(video_logits, dim=1)).sum(dim=1).mean()
 
@@ -61,17 +64,19 @@ def info_nce_loss(embeddings: Sequence[Tensor], mined) -> Tensor:
         key      CA  IA  CB  IB
         negative CB  CB  CA  CA
     """
-    index = torch.cat(mined, dim=1).unsqueeze(-1).expand(-1, -1, embeddings[0].shape[-1])
+    sets = (mined.consistent_action, mined.consistent_background,                     # CA, CB
+            mined.inconsistent_action, mined.inconsistent_background)                 # IA, IB
+    index = torch.cat(sets, dim=1).unsqueeze(-1).expand(-1, -1, embeddings[0].shape[-1])
     snippets = torch.stack([embedding.gather(1, index) for embedding in embeddings])  # (E, N, 4 K, H)
     snippets = snippets.unflatten(2, (4, -1))                                         # (E, N, 4, K, H)
-    CA, CB, IA, IB = F.normalize(snippets.mean(dim=3), dim=-1).unbind(dim=2)          # (E, N, H) each
-    CA_negatives, CB_negatives = F.normalize(snippets[:, :, :2], dim=-1).unbind(dim=2)  # (E, N, K, H) each
+    CA, CB, IA, IB = F.normalize(snippets.mean(dim=3), dim=-1).unbind(dim=2)          # means, (E, N, H) each
+    each_CA, each_CB = F.normalize(snippets[:, :, :2], dim=-1).unbind(dim=2)          # (E, N, K, H) each
 
     query = torch.stack([IA, CA, IB, CB], dim=2)  # (E, N, 4, H)
     key = torch.stack([CA, IA, CB, IB], dim=2)
     positive = (query * key).sum(dim=-1, keepdim=True)  # (E, N, 4, 1)
-    negative = torch.cat([query[:, :, :2] @ CB_negatives.transpose(-1, -2),
-                          query[:, :, 2:] @ CA_negatives.transpose(-1, -2)], dim=2)  # (E, N, 4, K)
+    negative = torch.cat([query[:, :, :2] @ each_CB.transpose(-1, -2),
+                          query[:, :, 2:] @ each_CA.transpose(-1, -2)], dim=2)  # (E, N, 4, K)
     logits = torch.cat([positive, negative], dim=-1) / TEMPERATURE
     return -F.log_softmax(logits, dim=-1)[..., 0].sum(dim=2).mean(dim=1)
 

@@ -12,7 +12,8 @@ Notation of the paper, and where it is here (a snippet is the paper's segment):
     k, K               T // topk_ratio, num_mined                            snippets pooled per class, mined per set
     CA, CB, IA, IB     the fields of Mined                                   consistent and inconsistent snippets
 
-Shapes: N videos, T snippets, C classes, M modalities, D features per modality, H hidden width.
+Shapes: N videos, T snippets, C classes, M modalities, D features per modality, H hidden width. Layers take (N,
+channels, T), as nn.Conv1d does; everything else is (N, T, ...).
 """
 import argparse
 from typing import NamedTuple
@@ -83,8 +84,8 @@ class ActionnessModule(nn.Module):
 class AICL(nn.Module):
     """The two-branch network (section 3.2 of the paper).
 
-    feature_dim: D; fusion_weight: gamma; topk_ratio: k = T // topk_ratio; compute_dtype: dtype of the temporal
-    convolutions' matmuls, that of the parameters if None.
+    feature_dim: D; fusion_weight: gamma; topk_ratio: k = T // topk_ratio; compute_dtype: dtype of the features,
+    and so of the matmuls of the first convolution of each branch; unchanged if None.
     """
 
     def __init__(self, feature_dim: int, num_classes: int, hidden_dim: int, fusion_weight: float, topk_ratio: int,
@@ -156,7 +157,10 @@ class NetworkOptions(NamedTuple):
 
 
 def build_network(options: NetworkOptions, feature_dim: int, num_classes: int, device: torch.device) -> AICL:
-    """Build the network with torch's default initialization from the global generator, in float32, then on `device`."""
+    """Build the network with torch's default initialization from the global generator, in float32, then convert it.
+
+    Its parameters are in float64 for 'fp64', otherwise in float32, on `device`.
+    """
     network = AICL(feature_dim, num_classes, options.hidden_dim, options.fusion_weight, options.topk_ratio,
                    options.modalities, torch.bfloat16 if options.precision == 'bf16' else None)
     return network.to(device, torch.float64 if options.precision == 'fp64' else torch.float32)
@@ -181,8 +185,6 @@ class TemporalConv1d(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, H, T) for x (N, D, T), both views of a contiguous (N, T, *)."""
-        if self.kernel_size == (1,):
-            return F.linear(x.transpose(1, 2), self.weight.squeeze(-1), self.bias).transpose(1, 2)
         return TapMatmuls.apply(x.transpose(1, 2), self.weight, self.bias).transpose(1, 2)
 
 

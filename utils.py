@@ -202,6 +202,11 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
         raise InputError(f'{folder}: cannot be written: {error.strerror}') from None
 
 
+def num_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 def make_dir(folder: Path, fix: str = 'choose another folder') -> None:
     """Create a folder where it does not exist; raises InputError with the fix if that fails."""
     try:

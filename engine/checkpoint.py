@@ -249,7 +249,7 @@ def check_resumable(folder: Path, saved: Checkpoint, current: Checkpoint) -> Non
 
 
 def check_unfinished(folder: Path, saved: Checkpoint, num_steps: int) -> None:
-    """Raise InputError where a saved run has nothing left to train or to evaluate up to `num_steps`."""
+    """Raise InputError where `num_steps` is before the saved step, or at it without an evaluation of it."""
     step, evaluated = saved.training.loop['step'], saved.results.get('last', {}).get('step')
     if num_steps < step or num_steps == step != evaluated:
         raise InputError(f'{folder}: already at step {step} of {num_steps}; raise --num_steps or --num_epochs')

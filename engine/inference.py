@@ -397,7 +397,7 @@ class AsyncEvaluator:
         self.thread.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, step: int, epoch: int, network: AICL) -> None:
-        """Evaluate the network with its current weights."""
+        """Run the network with its current weights, and queue localization and scoring."""
         self.poll(wait=True)  # the predictions of two evaluations would take too much memory
         predictions = self.evaluator.predict(network)
         if self.evaluator.shard.rank == 0:

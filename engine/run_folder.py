@@ -321,10 +321,13 @@ def final_evaluation(network: AICL, folder: Path, evaluator: Evaluator, logger: 
                      distributed: Distributed, train_set: VideoDataset) -> None:
     """Print and log the best and the last weights; those of an earlier process are evaluated again."""
     learned = measure_learning(evaluator, train_set, network)
+    last = {name: value.clone() for name, value in network.state_dict().items()}
     for name in ('best', 'last'):
         if distributed.all_reduce_max(logger is not None and name not in logger.evaluations):
             path = folder / f'{name}.pt'
-            load_weights(network, read_weights(path), path)
+            if logger and name == 'last':  # the file may be of a later step
+                save(last, path)
+            load_weights(network, read_weights(path) if name == 'best' else last, path)
             evaluation = evaluator.evaluate(network)
             if logger and evaluation:
                 logger.evaluations[name] = logger.results[name]['step'], evaluation

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dataset import STOP_SIGNALS, Shard, VideoDataset, free_memory
 from engine.device import environment_int
-from utils import InputError, plural, truncate, warn
+from utils import InputError, num_cores, plural, truncate, warn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -160,7 +160,7 @@ def check_batches(datasets: list[VideoDataset], num_segments: int, batch_size: i
         raise InputError(f'--num_workers {num_workers}: their batches take {needed / 1e6:.0f} MB of shared memory, but '
                          f'/dev/shm has {free / 1e6:.0f} MB free; use --num_workers 0, or enlarge it (docker run '
                          f'--shm-size)')
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     if shared and num_workers > cores:
         warn(f'--num_workers {num_workers}: only {plural(cores, "CPU core")} can be used; more workers help only with '
              f'a slow disk')
@@ -176,14 +176,17 @@ def seed_everything(seed: int) -> None:
 
 
 def get_rng_state() -> dict:
-    """Return the state of torch's and Python's global generators, in types that a checkpoint may contain."""
-    return {'torch': torch.get_rng_state(), 'python': random.getstate(), 'cuda': torch.cuda.get_rng_state_all()}
+    """Return the state of the global generators, in types that a checkpoint may contain."""
+    return {'torch': torch.get_rng_state(), 'python': random.getstate(), 'cuda': torch.cuda.get_rng_state_all(),
+            'numpy': get_sampler_rng_state(np.random.mtrand._rand)}
 
 
 def set_rng_state(state: dict) -> None:
     """Restore a `get_rng_state`."""
     torch.set_rng_state(state['torch'])
     random.setstate(state['python'])
+    if 'numpy' in state:  # not in checkpoints of earlier versions
+        set_sampler_rng_state(np.random.mtrand._rand, state['numpy'])
     if len(state['cuda']) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state['cuda'])
 

@@ -4,7 +4,7 @@
     for batch in trainer.batches(train_set):
         terms = trainer.step(batch)
 
-To try another two-branch method, override `Trainer.compute_losses`.
+What another two-branch method computes differently in a step is in `Trainer.compute_losses`.
 """
 import argparse
 import gc
@@ -75,8 +75,8 @@ class LoopState:
 class GraphedStep:
     """CUDA graph of forward, losses and backward for one batch shape.
 
-    Below fp32 a GPU runs the hundreds of kernels of a step faster than the CPU launches them. `loss_fn` maps features
-    (N, T, M D) and labels (N, C) to Losses; it has run before, so that everything is initialized. Raises
+    In tf32 and bf16 a GPU runs the hundreds of kernels of a step faster than the CPU launches them. `loss_fn` maps
+    features (N, T, M D) and labels (N, C) to Losses; it has run before, so that everything is initialized. Raises
     torch.OutOfMemoryError where the intermediate values do not fit.
     """
 
@@ -94,7 +94,7 @@ class GraphedStep:
         self.gradients = [parameter.grad for parameter in parameters]
 
     def replay(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss terms (9,) of a batch, and set the parameters' gradients."""
+        """Return the loss terms of a batch, in the order of `Losses`, and set the parameters' gradients."""
         self.features.copy_(features, non_blocking=True)
         self.labels.copy_(labels, non_blocking=True)
         self.graph.replay()
@@ -149,7 +149,7 @@ class Trainer:
         return aicl_losses(outputs, mined, labels, targets, self.options.loss_weights, self.options.q_val)
 
     def step(self, batch: Batch) -> Tensor:
-        """Take an optimizer step; return the loss terms (9,), on the device, weighted by this shard.
+        """Take an optimizer step; return the loss terms as in `Losses`, weighted by this shard, on the device.
 
         Does not synchronize with the device, except once per batch shape to capture it.
         """
@@ -171,7 +171,10 @@ class Trainer:
         return torch.stack(losses).detach() * batch.weight
 
     def graph_step(self, batch: Batch) -> Tensor | None:
-        """Do the same with the CUDA graph of this shape, captured at its second batch; None where there is none."""
+        """Return the loss terms, and compute the gradients, with the CUDA graph of this batch shape; None without one.
+
+        It is captured at the second batch of a shape.
+        """
         shape = tuple(batch.features.shape)
         if shape not in self.graphs:
             self.graphs[shape] = None
@@ -214,8 +217,7 @@ class Trainer:
         """Raise InputError where a step has made a parameter NaN or infinite."""
         for name, value in self.network.state_dict().items():
             if not torch.isfinite(value).all():
-                raise InputError(f'step {self.loop.step}: {name} became NaN or infinite, so it is not finite and not '
-                                 f'saved; lower --lr')
+                raise InputError(f'step {self.loop.step}: {name} is not finite; this step is not saved; lower --lr')
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
@@ -277,7 +279,7 @@ class LossBuffer:
         self.pending: list[tuple[int, int, Tensor, list[int]]] = []  # step, epoch, terms, videos
 
     def add(self, step: int, epoch: int, terms: Tensor, videos: list[int]) -> None:
-        """Append the loss terms (9,) of a step, and the videos of its batch."""
+        """Append the loss terms of a step, and the videos of its batch."""
         self.pending.append((step, epoch, terms, videos))
 
     def flush(self, names: list[str]) -> tuple[list[LossRow], InputError | None]:
@@ -355,9 +357,9 @@ def fit(trainer: Trainer, train_set: VideoDataset, num_steps: int, evaluations: 
                     set_rng_state(rng)
             evaluations.poll(wait=save_due)
 
-            # Save.
-            if logger and save_due:
-                logger.save(trainer.state())
+            if save_due:
+                if logger:
+                    logger.save(trainer.state())
                 last_save = time.monotonic()
             if stopped_by and not is_last:
                 return stopped_by

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses import Losses, LossWeights, aicl_losses, info_nce_loss, generalized_cross_entropy, mil_loss
+from losses import Losses, LossWeights, aicl_losses, generalized_cross_entropy, info_nce_loss, mil_loss
 from model import AICL, Mined, mine_snippets, pseudo_labels
 
 N, T, C, H, K = 3, 10, 4, 5, 2

@@ -435,9 +435,8 @@ def pages_of(num_bytes):    # page faults of writing and freeing so much memory
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 piece = 100 * 2 ** 20
-for _ in range(5):    # until the heap is large enough
-    pages_of(piece)
-assert sum(pages_of(piece) for _ in range(5)) < piece / resource.getpagesize()
+# The first pieces enlarge the heap; a busy system may reclaim pages at any time.
+assert min(pages_of(piece) for _ in range(20)) < piece / resource.getpagesize() / 10
 """
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -445,7 +444,7 @@ assert sum(pages_of(piece) for _ in range(5)) < piece / resource.getpagesize()
 
 @pytest.mark.parametrize('most, kept', [(2 ** 40, 2 ** 28), (2 ** 25, 2 ** 25), (2 ** 19, None)])
 def test_an_older_libc_gets_the_largest_threshold_it_accepts(monkeypatch, most, kept):
-    """Without any mmap threshold the trim threshold is not set either: allocations above 128 kB would be mapped each time."""
+    """Without an mmap threshold the trim threshold is not set: allocations above 128 kB would be mapped each time."""
     set_to = {}
 
     def mallopt(parameter, value):

@@ -80,7 +80,8 @@ def test_a_kill_at_every_change_of_a_file(data, undisturbed, tmp_path, kind):
     while kill_at(data, undisturbed, tmp_path / str(number), {
             'before a file is renamed': lambda: Call('os.replace', number, KILL),
             'in the middle of a file': lambda: HalfAFile(number),
-            'before rows of a table': lambda: Call('engine.run_folder.CSVLogger.append', number, KILL)}[kind](), tmp_path / 'log'):
+            'before rows of a table': lambda: Call('engine.run_folder.CSVLogger.append', number, KILL)}[kind](),
+            tmp_path / 'log'):
         number += 1
     print(f'{number - 1} kills {kind}')
     assert number > (10 if 'rows' in kind else 25)
@@ -155,8 +156,8 @@ def test_overwriting_leaves_nothing_of_the_old_run_and_all_else(data, folder, tm
     assert old and new and not old & new
     assert {path.name for path in folder.iterdir()} == {
         'args.json', 'labels.txt', 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'checkpoint.pt',
-        'checkpoint.previous.pt', 'detections.json', 'detections.csv', 'results.json', 'curves.npz', 'report.html',
-        'notes.txt', 'figures', *new}
+        'checkpoint.previous.pt', 'detections.json', 'detections.csv', 'events.csv', 'results.json', 'curves.npz',
+        'report.html', 'notes.txt', 'figures', *new}
     assert (folder / 'notes.txt').read_text() == 'mine'
 
 
@@ -177,7 +178,8 @@ def test_a_kill_in_the_clearing_never_leaves_a_run_in_parts(data, undisturbed, f
     ['--kills', '7', '--steps', '20', '--modes', 'plain', 'two runs', 'report'],
     pytest.param(['--kills', '100'], marks=pytest.mark.long)], ids=['a few', 'a hundred, in every mode'])
 def test_kills_at_random_moments_change_nothing(flags):
-    done = subprocess.run([sys.executable, 'tests/stress/kill_resume.py', *flags], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, 'tests/stress/kill_resume.py', *flags], cwd=ROOT, capture_output=True,
+                          text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -189,7 +191,8 @@ def test_kills_at_random_moments_change_nothing(flags):
 def test_the_death_of_one_rank_ends_the_other_and_both_resume(data, tmp_path, victim):
     """Killed in the middle of a step, so that the other waits for it."""
     driver = (f'import os, signal, sys\n'
-              f'import main, training\n'
+              f'import main\n'
+              f'from engine import trainer\n'
               f'trainer.CHECKPOINT_SECONDS, losses, count = 0, trainer.aicl_losses, [0]\n'
               f'def killed(*args):\n'
               f'    count[0] += 1\n'

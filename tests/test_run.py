@@ -424,7 +424,7 @@ def child(work):
         finally:
             os._exit(1)
     try:
-        os.close(says)
+        os.close(ready)
         assert os.read(done, 1) == b'.'
         yield number
     finally:
