@@ -12,8 +12,8 @@ import torch
 from test_main import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ('losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'detections.json', 'detections.csv', 'results.json',
-         'curves.npz', 'labels.txt', 'report.html')  # those that an undisturbed run and a resumed one have in common
+FILES = ('losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'detections.json', 'detections.csv', 'events.csv',
+         'results.json', 'curves.npz', 'labels.txt', 'report.html')  # the same in an undisturbed and a resumed run
 PATIENCE = 120  # seconds that a tiny run may take on a busy machine
 
 
