@@ -67,7 +67,7 @@ RECIPES = {
     # None: chosen from the data, see engine.auto_config.
     'own': Recipe(
         tiou=THUMOS14_TIOU, num_segments=None, topk_ratio=None, batch_size=None, drop_last=False, num_steps=None,
-        detection_inf_step=100, seed=1, nms_thresh=0.4, lr=3e-4, normalize=True, bins='thumos14',
+        detection_inf_step=100, seed=1, class_th=0.01, nms_thresh=0.4, lr=3e-4, normalize=True, bins='thumos14',
         source='measured on real recordings, see docs/videos.md; num_segments, topk_ratio, batch_size, num_steps are '
                'chosen from the data'),
 }
