@@ -93,8 +93,9 @@ def test_training_equals_the_reference_in_float64(golden, observed, tmp_path, na
     output = run(golden[0], tmp_path, expected['flags'])
 
     rows = read_csv(output / 'losses.csv')
-    assert len(rows) == len(observed['steps']) == len(expected['steps']) == 30
-    for row, seen, step in zip(rows, observed['steps'], expected['steps']):
+    steps = [seen for seen in observed['steps'] if 'pseudo_positives' in seen]  # without batches after the training
+    assert len(rows) == len(steps) == len(expected['steps']) == 30
+    for row, seen, step in zip(rows, steps, expected['steps']):
         for key, value in step.items():
             if key in row:
                 assert float(row[key]) == pytest.approx(value, rel=1e-8, abs=1e-12), (row['step'], key)
