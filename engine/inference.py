@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -355,12 +355,22 @@ class Learning(NamedTuple):
             print(f'learned: {line}')
 
 
+@torch.inference_mode()
 def measure_learning(evaluator: Evaluator, train_set: VideoDataset, network: AICL) -> Learning:
-    """Compare the network's predictions for the training videos with their labels."""
-    predictions = replace(evaluator, test_set=train_set, gt=None).predict(network)
-    labels = train_set.labels.numpy() > 0
-    correct = labels[np.arange(len(labels)), predictions.probabilities.argmax(axis=1)]
-    return Learning(float(correct.mean()), float(labels.mean(axis=0).max()))
+    """Compare the network's predictions for the training videos with their labels; complete on rank 0 only."""
+    options, reference = evaluator.options, next(network.parameters())
+    sampler = UniformSampler(train_set.lengths, options.num_segments, options.batch_size, evaluator.shard)
+    is_correct: dict[int, bool] = {}
+    network.eval()
+    for batch in make_loader(train_set, sampler, pin_memory=reference.is_cuda):
+        logits = network(batch.features.to(reference.device, reference.dtype)).video_logits
+        labels = batch.labels.gather(1, logits.argmax(dim=1, keepdim=True).cpu()).squeeze(1)
+        is_correct |= zip(batch.videos, (labels > 0).tolist())
+    network.train()
+    for other in evaluator.gather(is_correct):
+        is_correct |= other
+    frequencies = (train_set.labels > 0).float().mean(dim=0)
+    return Learning(sum(is_correct.values()) / len(is_correct), float(frequencies.max()))
 
 
 class PendingEvaluation(NamedTuple):
