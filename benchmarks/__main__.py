@@ -18,9 +18,10 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -371,7 +372,7 @@ def schedule(setup: Setup) -> list[Line]:
 # ---- extraction -----------------------------------------------------------------------------------------------------
 
 def extraction(setup: Setup) -> list[Line]:
-    """Measure decoding against bare PyAV, and I3D against its matmuls."""
+    """Measure decoding against bare PyAV, the overlap of both, and I3D against its matmuls."""
     try:
         import av
         from torch.utils.flop_counter import FlopCounterMode
@@ -394,6 +395,9 @@ def extraction(setup: Setup) -> list[Line]:
         times = measure_in_turns({'ours': read, 'plain': read_plain}, setup.rounds)
         lines.append(Line('a frame at 25 fps, resized to 340 x 256', times['ours'] / read(),
                           'PyAV: decode, reformat to RGB', times['plain'] / read()))
+        lines += [overlap(setup, clip, crop) for crop in (112, 224)]
+    if setup.device.type == 'cuda':
+        return lines
 
     side, batch_size, operations = 2048, 2, {}
     matrix = torch.rand(side, side)
@@ -412,12 +416,45 @@ def extraction(setup: Setup) -> list[Line]:
     return lines
 
 
+def overlap(setup: Setup, clip: Path, crop: int, num_rows: int = 8) -> Line:
+    """Measure a second of video, from the file to RGB features, against the slower of decoding and network alone.
+
+    On a CPU the first rows of the clip, on a GPU 32 copies of the whole clip.
+    """
+    from extraction.decoders import Recipe, count_processes, read_videos
+    from extraction.i3d import I3D, Weights, build_i3d
+    from extraction.snippets import SNIPPET_FRAMES, End, Network, Snippet, extract_videos
+
+    on_gpu = setup.device.type == 'cuda'
+    recipe, clips = Recipe(resize=f'short{crop * 8 // 7}', crop=crop), [clip] * (32 if on_gpu else 1)
+    processes = count_processes(len(os.sched_getaffinity(0)), len(clips), recipe, setup.device)
+    weights = Weights('', 'rgb', '', '', I3D('rgb').state_dict())
+    networks: dict[str, Network] = {'rgb': build_i3d(weights, device=setup.device)}
+
+    def decode() -> Iterator[Snippet | End]:
+        items = read_videos(clips, recipe, processes)
+        return items if on_gpu else chain(islice(items, num_rows), [End(0, 0)])
+
+    def compute(items: Iterable[Snippet | End]) -> None:
+        for _ in extract_videos(items, networks, batch_size=32 if on_gpu else 2, device=setup.device):
+            pass
+
+    snippets = [item for item in decode() if isinstance(item, Snippet)]
+    resident: list[Snippet | End] = [*snippets, *(End(video, 0) for video in range(len(clips)))]
+    times = measure_in_turns({'whole': lambda: compute(decode()), 'decoding': lambda: [None for _ in decode()],
+                              'network': lambda: compute(resident)}, setup.rounds)
+    seconds = len(snippets) * SNIPPET_FRAMES / recipe.fps
+    slower = max('decoding', 'network', key=lambda name: np.median(times[name][:, 0]))
+    return Line(f'a second of video, from file to RGB features, {crop} pixels', times['whole'] / seconds,
+                f'{slower} alone', times[slower] / seconds)
+
+
 # ---- the tables -----------------------------------------------------------------------------------------------------
 
 GROUPS: dict[str, dict[str, Callable[[Setup], list[Line]]]] = {
     'cpu': {'step': step, 'loading': loading, 'localization': localization, 'scoring': scoring,
             'inference': inference, 'start': start, 'memory': memory, 'extraction': extraction},
-    'cuda': {'step': step, 'inference': inference, 'start': start, 'schedule': schedule}}
+    'cuda': {'step': step, 'inference': inference, 'start': start, 'schedule': schedule, 'extraction': extraction}}
 
 
 def show(value: float, unit: str) -> str:
