@@ -89,7 +89,10 @@ def load_kinetics400() -> Weights:
         with TemporaryDirectory(prefix='aicl-') as folder:
             archive = download_archive(Path(folder))
             parameters = convert(read_checkpoint(read_member(archive)))
-        save(parameters, path)
+        try:
+            save(parameters, path)
+        except InputError as error:
+            raise InputError(f'{error}; free disk space, set XDG_CACHE_HOME to another folder, {OR_FILE}') from None
     return Weights(str(path), 'rgb', CHECKPOINT_BLOB_ID, Path(CHECKPOINT).name,
                    match_parameters(parameters, 'rgb', path))
 

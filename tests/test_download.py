@@ -181,7 +181,7 @@ def test_a_full_disk_leaves_nothing_in_the_cache(package, cache, extraction, mon
         return write(path, content)
 
     monkeypatch.setattr(Path, 'write_bytes', full)
-    assert 'cannot be written: No space left on device' in extraction() and files_in(cache) == []
+    assert 'cannot be written: No space left on device; free disk space' in extraction() and files_in(cache) == []
 
 
 class Hostile:
