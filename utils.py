@@ -349,7 +349,7 @@ def run_cli(command: Callable[[], int | None]) -> int:
 def ensure_std_streams() -> None:
     """Reopen closed stdin, stdout and stderr on /dev/null, so that no data file is opened as descriptor 0 to 2.
 
-    Characters that the encoding of standard output lacks are printed escaped.
+    Characters that their encoding lacks are printed escaped.
     """
     for number in range(3):
         try:
@@ -358,8 +358,9 @@ def ensure_std_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     sys.stdout = sys.stdout or open(os.devnull, 'w')
     sys.stderr = sys.stderr or open(os.devnull, 'w')
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors='backslashreplace')
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
 
 
 def print_final(line: str) -> None:

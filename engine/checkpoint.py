@@ -98,7 +98,8 @@ def load_class_names(model_file: str, data_path: str, gt: GroundTruth, num_class
     """
     path = Path(model_file).with_name('labels.txt')
     try:
-        names = path.read_text(encoding='utf-8').splitlines() if path.is_file() else []
+        text = path.read_text(encoding='utf-8') if path.is_file() else ''
+        names = text.removesuffix('\n').split('\n') if text else []  # splitlines() also splits at U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: not a readable text file ({truncate(error)}); write one class per line') from None
     if len(names) == num_classes == len(set(names)):
@@ -270,7 +271,8 @@ def data_fingerprint(train_set: VideoDataset, test_set: VideoDataset, gt: Ground
 
     `gt` is what the test videos are scored against.
     """
-    arrays = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in gt or ()]
+    arrays = [torch.from_numpy(part) if isinstance(part, np.ndarray) else part
+              for part in (gt[:gt._fields.index('warnings')] if gt else ())]  # which contain the path
     return {'classes': train_set.class_names, 'training videos': train_set.names,
             'lengths of videos': train_set.lengths, 'training labels': sha256_of(train_set.labels),
             'training features': hash_features(train_set), 'test videos': test_set.names,

@@ -11,18 +11,28 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from formats.annotations import GroundTruth, match_videos, read_ground_truth, select_videos, subset_name
+from formats.annotations import (
+    GroundTruth,
+    in_subset,
+    match_videos,
+    read_ground_truth,
+    select_videos,
+    subset_name,
+)
+from formats.columns import nearest_name, plain_form
 from formats.detections import Detections, read_detections
 from utils import (
     InputError,
     Parser,
     plural,
+    preview,
     quote,
     refuse_overwriting_foreign,
     refuse_overwriting_inputs,
@@ -41,6 +51,9 @@ AVERAGES = {  # that papers report
 }
 UNASSIGNED = np.iinfo(np.int64).max
 MAX_TIES = 10_000  # instances of a class in one video up to which equal tIoUs are sorted as in the reference
+MAX_TIED = 0.01  # share of detections with equal scores, correct and wrong ones mixed, above which a warning is given
+MAX_BEYOND = 0.02  # share of times after the end of their video; 0.1 % of THUMOS14's annotations are
+MAX_FACTOR = 8  # between the ends of detections and instances: frames, milliseconds and fractions differ by more
 BLOCK_PAIRS = 2 ** 16  # pairs of detection and instance per block: they fit into the CPU's cache
 SIGNATURE = r'{\s*"average_mAP"'  # how files of --output begin
 
@@ -72,6 +85,11 @@ class Scores(NamedTuple):
     detections_in_unknown_videos: int
     unknown_labels: int  # predicted labels without instances
     detections_of_unknown_labels: int
+    negative_videos: int = 0  # videos with detections that the ground truth lists without an instance
+    detections_in_negative_videos: int = 0
+    unknown_label_names: tuple[str, ...] = ()  # a few of them, with the nearest label of the ground truth
+    undetected: tuple[str, ...] = ()  # classes without a detection
+    remarks: tuple[str, ...] = ()  # what looks wrong in the two files, a line each
 
     @property
     def mean_ap(self) -> np.ndarray:
@@ -243,8 +261,9 @@ def check_tiou(tiou: ArrayLike) -> np.ndarray:
 def evaluate(gt: GroundTruth, detections: Detections, tiou: ArrayLike, matches: Matches | None = None) -> Scores:
     """Score detections against all videos of `gt` (see `scored_subset`).
 
-    mAP is the mean over the classes with instances in `gt`. A detection in an unlisted video is a false positive, one
-    of a label without instances is ignored, and both are counted. `matches` at the same `tiou` saves the matching.
+    mAP is the mean over the classes with instances in `gt`. A detection in a negative or unlisted video is a false
+    positive, one of a label without instances is ignored, and all are counted. `matches` at the same `tiou` saves the
+    matching.
     Raises InputError if there is no instance, or for a wrong threshold.
     """
     thresholds = check_tiou(tiou)
@@ -254,15 +273,83 @@ def evaluate(gt: GroundTruth, detections: Detections, tiou: ArrayLike, matches: 
     classes, num_instances = np.unique(gt.label, return_counts=True)
     first, last = (np.searchsorted(matches.label[matches.order], classes, side) for side in ('left', 'right'))
     ap = [average_precision(matches.instance[:, a:b] >= 0, n) for a, b, n in zip(first, last, num_instances)]
-    unknown_video, unknown_label = matches.video < 0, matches.label < 0
+    unlisted, unknown_label = matches.video < 0, matches.label < 0
+    negative = unlisted & (match_videos(detections.videos, gt.negatives) >= 0)[detections.video]
+    unknown_video = unlisted & ~negative
+    labels = [gt.labels[c] for c in classes]
+    unknown_names = [detections.labels[label] for label in np.unique(detections.label[unknown_label])]
     return Scores(
-        tiou=thresholds, labels=[gt.labels[c] for c in classes], ap=np.stack(ap),
+        tiou=thresholds, labels=labels, ap=np.stack(ap),
         num_videos=len(gt.videos), num_instances=len(gt.segments), num_detections=len(detections.scores),
-        videos_without_detection=len(gt.videos) - len(np.unique(matches.video[~unknown_video])),
+        videos_without_detection=len(gt.videos) - len(np.unique(matches.video[~unlisted])),
         unknown_videos=len(np.unique(detections.video[unknown_video])),
         detections_in_unknown_videos=int(unknown_video.sum()),
-        unknown_labels=len(np.unique(detections.label[unknown_label])),
-        detections_of_unknown_labels=int(unknown_label.sum()))
+        unknown_labels=len(unknown_names),
+        detections_of_unknown_labels=int(unknown_label.sum()),
+        negative_videos=len(np.unique(detections.video[negative])),
+        detections_in_negative_videos=int(negative.sum()),
+        unknown_label_names=tuple(map(partial(_with_nearest, labels), unknown_names[:3])),
+        undetected=tuple(label for label, a, b in zip(labels, first, last) if a == b),
+        remarks=(*gt.warnings, *_suspicious_labels(gt, labels, detections, matches),
+                 *_suspicious_times(gt, detections, matches)))
+
+
+def _with_nearest(labels: list[str], name: str) -> str:
+    """Return an unknown label for a message, with the nearest of the known ones if one is near."""
+    nearest = nearest_name(name, labels)
+    return quote(name) + (f' (near {quote(nearest)})' if nearest else '')
+
+
+def _suspicious_labels(gt: GroundTruth, labels: list[str], detections: Detections, matches: Matches) -> list[str]:
+    """Return a line each for labels that are not a class, and for scores that are equal."""
+    lines = []
+    if ambiguous := [label for label in labels if plain_form(label) == 'ambiguous']:
+        lines.append(f'{quote(ambiguous[0])} is scored as a class; in THUMOS14 it marks segments to leave out: remove '
+                     'them from the ground truth')
+    # Ties matter where a correct and a wrong detection of a class have the same score.
+    label, score, hit = matches.label[matches.order], detections.scores[matches.order], matches.instance >= 0
+    first = np.flatnonzero((np.diff(label, prepend=-1) != 0) | (np.diff(score, prepend=np.nan) != 0))
+    if len(first):
+        size, hits = np.diff(first, append=len(score)), np.add.reduceat(hit, first, axis=1, dtype=np.int64)
+        num_tied = int(size[((hits > 0) & (hits < size)).any(axis=0)].sum())
+        if num_tied > MAX_TIED * len(score):
+            lines.append(f'{num_tied} of {len(score)} detections have the score of another one of their class, correct '
+                         'and wrong ones mixed: their order in the file decides; other evaluators may differ')
+    return lines
+
+
+def _suspicious_times(gt: GroundTruth, detections: Detections, matches: Matches) -> list[str]:
+    """Return a line for each kind of times that are impossible, or in another unit than seconds."""
+    lines: list[str] = []
+    listed = matches.video >= 0
+    kinds = (('instances', gt.segments, gt.durations[gt.video]),
+             ('detections', detections.segments[listed], gt.durations[matches.video[listed]]))
+    for kind, segments, durations in kinds:
+        start, end = segments.T
+        for wrong, what in ((end < start, 'end before they start, and match nothing'),
+                            (start < -1, 'start before second 0')):
+            if wrong.any():
+                lines.append(f'{int(wrong.sum())} of {len(segments)} {kind} {what}: are their times [start, end] in '
+                             f'seconds?')
+        known = ~np.isnan(durations)
+        beyond = int((end > np.maximum(1.1 * durations, durations + 1))[known].sum())
+        if beyond > MAX_BEYOND * known.sum():
+            lines.append(f'{beyond} of {int(known.sum())} {kind} end after their videos: are the times frames instead '
+                         f'of seconds?')
+        long = known & (durations > 10)
+        if long.any() and np.abs(segments[long]).max() <= 1:
+            lines.append(f'all {kind} lie within the first second of videos of up to {durations[long].max():.4g} s: '
+                         'are the times fractions of the duration?')
+    if not lines and listed.any():
+        last = [np.full(len(gt.videos), -np.inf), np.full(len(gt.videos), -np.inf)]
+        np.maximum.at(last[0], gt.video, gt.segments[:, 1])
+        np.maximum.at(last[1], matches.video[listed], detections.segments[listed, 1])
+        both = (last[0] > 0) & (last[1] > 0)
+        factor = float(np.median(last[1][both] / last[0][both])) if both.any() else 1.0
+        if not 1 / MAX_FACTOR < factor < MAX_FACTOR:
+            lines.append(f'the last detection of a video ends at {factor:.3g} times the end of its last instance '
+                         f'(median of {int(both.sum())}): are both files in seconds?')
+    return lines
 
 
 def best_threshold(gt: GroundTruth, detections: Detections, tiou: float = 0.5,
@@ -304,11 +391,13 @@ def scored_subset(gt: GroundTruth, videos: Sequence[str], subset: str | None = N
                 problem = 'the ground truth lists none of the videos with detections, and has several subsets'
             raise InputError(f'{problem}, {names}; choose the one to score with --subset')
         subset = next(iter(counts), '')
-    keep = annotated & (subsets == subset_name(subset))
+    chosen = subsets == subset_name(subset)
+    keep = annotated & chosen
     if not keep.any():
         names = ', '.join(quote(spelling[name]) for name, _ in Counter(subsets[annotated]).most_common(5)) or 'none'
         raise InputError(f'no video of the subset {quote(subset)} is annotated; subsets with annotated videos: {names}')
-    return select_videos(gt, keep)
+    negatives = tuple(gt.videos[v] for v in np.flatnonzero(chosen & ~annotated))
+    return select_videos(gt, keep)._replace(negatives=negatives)
 
 
 def tiou_key(threshold: float) -> str:
@@ -336,12 +425,15 @@ def averages(scores: Scores) -> dict[str, float]:
 
 def format_table(scores: Scores) -> str:
     """Return what was scored, mAP in percent at every threshold, and the averages that papers report, as text."""
+    undetected = [f'classes without a detection: {len(scores.undetected)} of {len(scores.labels)}: '
+                  f'{preview([*scores.undetected])}'] if scores.undetected and scores.num_detections else []
     return '\n'.join([
         f'{plural(scores.num_videos, "video")} ({scores.videos_without_detection} without a detection), '
         f'{plural(scores.num_instances, "instance")}, {plural(scores.num_detections, "detection")}',
         'tIoU   ' + ''.join(f'{tiou_key(threshold):>7}' for threshold in scores.tiou),
         'mAP (%)' + ''.join(f'{value:7.2f}' for value in 100 * scores.mean_ap),
-        'average' + ''.join(f'{name:>9} {100 * value:6.2f}' for name, value in averages(scores).items())])
+        'average' + ''.join(f'{name:>9} {100 * value:6.2f}' for name, value in averages(scores).items()),
+        *undetected])
 
 
 def format_classes(scores: Scores) -> str:
@@ -355,15 +447,19 @@ def format_classes(scores: Scores) -> str:
 
 
 def warnings(scores: Scores) -> list[str]:
-    """Return a line each for detections in unlisted videos and of labels without instances, where there are any."""
+    """Return a line each for detections in other videos and of labels without instances, and for what looks wrong."""
     lines, total = [], scores.num_detections
+    if scores.negative_videos:
+        lines.append(f'{scores.detections_in_negative_videos} of {total} detections are false positives in '
+                     f'{plural(scores.negative_videos, "video")} that the ground truth lists without an instance')
     if scores.unknown_videos:
         lines.append(f'{scores.detections_in_unknown_videos} of {total} detections are false positives: the ground '
                      f'truth does not list their video (such videos: {scores.unknown_videos})')
     if scores.unknown_labels:
         lines.append(f'{scores.detections_of_unknown_labels} of {total} detections are ignored: the ground truth does '
-                     f'not use their label (such labels: {scores.unknown_labels})')
-    return lines
+                     f'not use their label (such labels: {scores.unknown_labels}): '
+                     f'{", ".join(scores.unknown_label_names)}')
+    return [*lines, *scores.remarks]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -389,10 +485,12 @@ def run(args: argparse.Namespace) -> None:
     if not args.overwrite:
         refuse_overwriting_foreign(args.output, SIGNATURE)
     gt, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
-    gt = scored_subset(gt, detections.videos, args.subset)
+    tagged, gt = gt, scored_subset(gt, detections.videos, args.subset)
     scores = evaluate(gt, detections, args.tiou)
     for line in warnings(scores):
         warn(line)
+    if num_tags := int(in_subset(tagged, gt.subsets[0])[tagged.tag_video].sum()):
+        warn(f'{args.ground_truth}: {plural(num_tags, "label")} without a time ("segment") in this subset: not scored')
     if args.output:
         write_json(args.output, to_json(scores))
     print(f'subset {gt.subsets[0]!a}:', format_table(scores), flush=True)

@@ -7,6 +7,7 @@
 import csv
 import io
 import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,11 @@ from formats.columns import (
     duration_column,
     label_column,
     label_ids,
+    misspelled_keys,
     read_file,
     row_blocks,
     segment_column,
+    similar_names,
     sort_labels,
     video_column,
 )
@@ -50,6 +53,8 @@ class GroundTruth(NamedTuple):
     segments: np.ndarray  # (G, 2) float64 seconds; lengths <= 0 and duplicates are included
     tag_video: np.ndarray = np.zeros(0, np.int64)  # (A,) index into videos
     tag_label: np.ndarray = np.zeros(0, np.int64)  # (A,) index into labels
+    warnings: tuple[str, ...] = ()  # what looks wrong in the file, a line each
+    negatives: tuple[str, ...] = ()  # videos of the scored subset without an instance, see eval.detection
 
     def video_labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the video-level labels, of instances and tags: indices into videos and labels, both (G + A,)."""
@@ -107,15 +112,19 @@ def build_ground_truth(database: dict[str, Any], path: str | os.PathLike) -> tup
     rows_of_video = dict(zip(database, (rows or [] for rows in annotations)))
     video = video_column(rows_of_video)
     label, segments, timed = np.zeros(len(video), np.int64), np.zeros((len(video), 2)), np.zeros(len(video), bool)
-    ids, num_keys = label_ids(), sum(map(len, entries))
+    ids, num_keys, untimed = label_ids(), sum(map(len, entries)), []
     for block, rows, location in row_blocks(path, rows_of_video, 'annotation'):
         label[block] = label_column(rows, ids, location)
         segments[block] = segment_column([row.get('segment', [0, 0]) for row in rows], location)
         timed[block] = ['segment' in row for row in rows]
+        untimed += [row for row in rows if 'segment' not in row]
         num_keys += sum(map(len, rows))
     labels, label = sort_labels(path, ids, label)
+    lines = [*misspelled_keys(entries, ('subset', 'duration', 'annotations'), 'videos'),
+             *misspelled_keys(untimed, ('label', 'segment'), 'annotations'), *similar_names(labels)]
     gt = GroundTruth(list(database), [subset or '' for subset in subsets], durations, labels, video[timed],
-                     label[timed], segments[timed], video[~timed], label[~timed])
+                     label[timed], segments[timed], video[~timed], label[~timed],
+                     tuple(f'{path}: {line}' for line in lines))
     return gt, num_keys
 
 
@@ -166,7 +175,7 @@ def read_labels(path: Path) -> GroundTruth:
         if len(cells) != 2 or not cells[column]:
             raise InputError(f'{path}: row {number} must contain a video and a label, found '
                              f'{truncate(",".join(row), 60)!r}; quote names that contain a comma')
-        name, label = video_stem(cells[column]), cells[1 - column]
+        name, label = video_stem(unicodedata.normalize('NFC', cells[column])), cells[1 - column]
         other = 'v_' + name if 'v_' + name in labels_of else name.removeprefix('v_')
         labels_of.setdefault(other if other in labels_of else name, set()).add(label)
     for name, labels in labels_of.items():
@@ -179,7 +188,8 @@ def read_labels(path: Path) -> GroundTruth:
     pairs = np.array([(v, names.index(label)) for v, name in enumerate(videos) for label in sorted(labels_of[name])])
     return empty_ground_truth()._replace(
         videos=videos, subsets=[''] * len(videos), durations=np.full(len(videos), np.nan), labels=names,
-        tag_video=pairs[:, 0], tag_label=pairs[:, 1])
+        tag_video=pairs[:, 0], tag_label=pairs[:, 1],
+        warnings=tuple(f'{path}: {line}' for line in similar_names(names)))
 
 
 # ---- durations ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from formats.annotations import GroundTruth, empty_ground_truth, require_annotations
 from formats.data_folder import Split, collect_errors, find_split, has_test_videos
-from utils import InputError, plural, preview, print_section, warn
+from utils import InputError, plural, preview, print_section, quote, warn
 
 MAX_LINES = 50  # problems that are printed
 WIDTH = 11  # of the titles
@@ -61,6 +61,7 @@ def check_annotations(root: Path, findings: Findings) -> GroundTruth:
         print_section('gt.json' if (root / 'gt.json').exists() else 'labels.csv',
                       [f'{len(gt.labels)} classes, {len(gt.videos)} videos ({subsets}), '
                        f'{len(gt.video)} instances{tags}'], WIDTH)
+        findings.warnings.extend(gt.warnings)
     return gt
 
 
@@ -91,7 +92,7 @@ def check_train_test(root: Path, train: Split, test: Split, findings: Findings) 
 
 def check_labels(root: Path, train: Split, test: Split) -> None:
     """Raise InputError where the labels cannot be learned or features do not match; warn where they are few."""
-    findings = Findings([], [])
+    findings = Findings([], list(train.gt.warnings))
     check_classes(root, train, findings)
     if train is not test:
         check_train_test(root, train, test, findings)
@@ -102,11 +103,14 @@ def check_labels(root: Path, train: Split, test: Split) -> None:
 
 
 def check_classes(root: Path, train: Split, findings: Findings) -> None:
-    """Collect what cannot be learned: a single class without negative videos, classes with few videos."""
+    """Collect what cannot be learned: one class without negative videos, names with line breaks, few videos."""
     if len(train.class_names) == 1:
         message = (f'{root}: a single class: its probability is always 1 and nothing is learned; add videos without it '
                    f'to labels.csv, with an empty label (video,)')
         (findings.warnings if (root / 'gt.json').exists() else findings.problems).append(message)
+    if broken := [name for name in train.class_names if '\n' in name or '\r' in name]:
+        findings.problems.append(f'{root}: a class name contains a line break: {quote(broken[0])}; rename it, because '
+                                 f'labels.txt has one class per line')
     counts = train.labels.sum(axis=0)
     few = [name or 'videos without any class' for name, count in zip(train.class_names, counts) if 0 < count < 3]
     if few and not (root / 'gt.json').exists():

@@ -7,9 +7,11 @@ the first bad value.
 """
 import gc
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from itertools import chain, count, islice
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from utils import InputError, parse_json, quote, read_bytes
+from utils import InputError, parse_json, preview, quote, read_bytes
 
 BLOCK_SIZE = 1000  # rows that are processed together: half a megabyte
 MAX_SECONDS = 1e12  # a later time (30,000 years) is an error, and lengths could overflow
@@ -169,6 +171,40 @@ def to_float64(values: list) -> np.ndarray:
     if set(map(type, values)) <= {float}:
         return np.fromiter(values, np.float64, len(values))
     return np.fromiter(map(convert, values), np.float64, len(values))
+
+
+# ---- similar names --------------------------------------------------------------------------------------------------
+
+def plain_form(name: str) -> str:
+    """Return a name without case, Unicode form, spaces, underscores and hyphens, for comparisons."""
+    return ''.join(c for c in unicodedata.normalize('NFC', name).casefold() if not c.isspace() and c not in '_-')
+
+
+def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
+    """Return the most similar of the known names, None where none is similar."""
+    names = {plain_form(one): one for one in known}
+    found = get_close_matches(plain_form(name), names, 1, cutoff)
+    return names[found[0]] if found else None
+
+
+def similar_names(names: Iterable[str]) -> list[str]:
+    """Return a line with the names that differ only in case, spaces or Unicode form, if there are any."""
+    same = defaultdict(list)
+    for name in names:
+        same[plain_form(name)].append(name)
+    groups = [' and '.join(map(quote, group)) for group in same.values() if len(group) > 1]
+    return [f'different labels that differ only in case, spaces or Unicode form: {preview(groups)}; spell them alike '
+            f'if they are one class'] if groups else []
+
+
+def misspelled_keys(objects: Iterable[dict[str, Any]], known: Sequence[str], what: str) -> list[str]:
+    """Return a line for each unknown key that is almost a known one which its object lacks."""
+    objects, lines = list(objects), []
+    for key in sorted(set().union(*objects) - {*known}):
+        near = nearest_name(key, known, 0.85)
+        if near and (count := sum(key in one and near not in one for one in objects)):
+            lines.append(f'the key {quote(key)} of {count} {what} is ignored: did you mean "{near}"?')
+    return lines
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Videos: matching their names, and finding their files."""
 import os
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +23,7 @@ def match_videos(names: Sequence[str], videos: Sequence[str]) -> np.ndarray:
     """Return the index into `videos` of each name: (len(names),) int64, -1 where there is none.
 
     `v_X` and `X` are one video. The exact spelling is preferred, because ActivityNet has ids that start with `v_`.
+    Names left over may differ in their folder, suffix, case and Unicode form, if only one name and one video agree.
     """
     index = {video: i for i, video in enumerate(videos)}
 
@@ -28,7 +31,24 @@ def match_videos(names: Sequence[str], videos: Sequence[str]) -> np.ndarray:
         spellings = name, 'v_' + name, name.removeprefix('v_')
         return next((index[spelling] for spelling in spellings if spelling in index), -1)
 
-    return np.fromiter(map(find, names), np.int64, len(names))
+    found = np.fromiter(map(find, names), np.int64, len(names))
+    if len(videos) and (found < 0).any():
+        used = set(found.tolist())
+        left = {name for name, i in zip(names, found.tolist()) if i < 0}
+        of_key = _by_key(left), _by_key([video for i, video in enumerate(videos) if i not in used])
+        pairs = {of_key[0][key][0]: index[of_key[1][key][0]] for key in of_key[0].keys() & of_key[1].keys()
+                 if len(of_key[0][key]) == len(of_key[1][key]) == 1}
+        found = np.array([pairs.get(name, i) for name, i in zip(names, found.tolist())], np.int64)
+    return found
+
+
+def _by_key(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names by what is left of them without folder, suffix, `v_`, case and Unicode form."""
+    names_of = defaultdict(list)
+    for name in names:
+        key = unicodedata.normalize('NFC', video_stem(name.replace('\\', '/').rsplit('/', 1)[-1]).casefold())
+        names_of[key.removeprefix('v_')].append(name)
+    return names_of
 
 
 def list_videos(folder: Path) -> list[Path]:

@@ -264,3 +264,26 @@ def test_no_duration_no_time_base(folder):
     assert open_split(folder).time_base(25, 16) is None
     (folder / 'gt.json').unlink()
     assert open_split(folder, 'test').time_base(25, 16) is None
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+def write_labeled(folder, labels, *names):
+    """Write labels.csv, and features of videos for training."""
+    for name in names:
+        save(folder, 'train', name, features_of('x', 5))
+    (folder / 'labels.csv').write_text(labels, encoding='utf-8')
+    return folder
+
+
+def test_names_may_differ_in_suffix_unicode_form_and_case(tmp_path):
+    labels = 'video,label\ncaf\u00e9.mp4,run\nb_2.ogv,run\nc.GIF,jump\nD,jump\n'
+    write_labeled(tmp_path, labels, 'cafe\u0301', 'b_2', 'c', 'd')
+    split = open_split(tmp_path)
+    assert len(split.files) == 4 and not split.without_features
+
+
+def test_labels_that_differ_in_case_are_a_warning(tmp_path):
+    write_labeled(tmp_path, 'video,label\na,Run\nb,run\n', 'a', 'b')
+    warning, = read_annotations(tmp_path).warnings
+    assert "'Run' and 'run'" in warning

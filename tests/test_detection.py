@@ -426,6 +426,96 @@ def test_the_command(files, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['detections.json', 'gt.json', 'results.json']
 
 
+def score(gt, detections, subset=None):
+    """Return the warnings about detections of ground truth."""
+    return warnings(evaluate(scored_subset(gt, detections.videos, subset), detections, [0.5]))
+
+
+GOOD = make_gt(*[(video, 'run', start, start + 10) for video in 'abc' for start in (5, 30)])._replace(
+    durations=np.full(3, 60.))
+FOUND = make_detections(*[(video, 'run', start, start + 10, start / 100 + i / 1000)
+                          for i, video in enumerate('abc') for start in (5, 30)])
+
+
+def test_good_files_give_no_warning():
+    assert score(GOOD, FOUND) == []
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (lambda times: times * 30, 'end after their videos'), (lambda times: times * 1000, 'end after their videos'),
+    (lambda times: times / 60, 'fractions of the duration'), (lambda times: times[:, ::-1], 'end before they start'),
+    (lambda times: times - 20, 'start before second 0')])
+@pytest.mark.parametrize('which', ['instances', 'detections'])
+def test_impossible_times_are_noticed(change, words, which):
+    changed = [file._replace(segments=change(file.segments)) if which == kind else file
+               for file, kind in ((GOOD, 'instances'), (FOUND, 'detections'))]
+    warning, = score(*changed)
+    assert words in warning and which in warning
+
+
+@pytest.mark.parametrize('factor', [30, 1 / 60, 1000])
+def test_files_in_different_units_are_noticed_without_durations(factor):
+    gt = GOOD._replace(durations=np.full(3, np.nan))
+    assert score(gt, FOUND) == []
+    for files in ((gt._replace(segments=gt.segments * factor), FOUND),
+                  (gt, FOUND._replace(segments=FOUND.segments * factor))):
+        warning, = score(*files)
+        assert 'are both files in seconds?' in warning
+
+
+def test_a_few_errors_of_annotation_are_no_other_unit():
+    gt = make_gt(*[('a', 'run', i, i + 1) for i in range(100)], ('a', 'run', 300, 310))
+    gt = gt._replace(durations=np.full(1, 120.))
+    assert score(gt, make_detections(('a', 'run', 3, 4, 1), ('a', 'run', 99, 110, 0.5))) == []
+
+
+def test_ambiguous_is_no_class():
+    warning, = score(make_gt(('a', 'run', 0, 5), ('a', 'Ambiguous', 7, 9)), make_detections(('a', 'run', 0, 5, 1)))
+    assert "'Ambiguous' is scored as a class" in warning
+
+
+def test_equal_scores_are_counted_where_they_matter():
+    rows = [('a', 'run', 5, 15, 1), ('a', 'run', 50, 60, 1), ('a', 'run', 16, 18, 0.5), ('b', 'run', 44, 60, 0.5)]
+    warning, = score(GOOD, make_detections(*rows))
+    assert warning.startswith('2 of 4 detections have the score of another one of their class')
+    assert evaluate(GOOD, make_detections(*rows), [0.5]).average == pytest.approx(1 / 6)  # in the order of the file
+    assert evaluate(GOOD, make_detections(rows[1], rows[0]), [0.5]).average == pytest.approx(1 / 12)
+
+
+def test_unknown_labels_are_named_with_the_nearest():
+    rows = [('a', 'Run ', 5, 15, 1), ('a', 'swim', 5, 15, 0.5)]
+    warning, = score(GOOD, make_detections(*rows))
+    assert warning.endswith("(such labels: 2): 'Run ' (near 'run'), 'swim'")
+
+
+def test_classes_without_a_detection_are_named():
+    gt = make_gt(('a', 'run', 0, 5), ('a', 'jump', 7, 9))
+    assert 'classes without a detection: 1 of 2: jump' in format_table(evaluate(gt, make_detections(
+        ('a', 'run', 0, 5, 1)), [0.5]))
+
+
+def test_negative_videos_are_counted_as_such():
+    gt = make_gt(('a', 'run', 0, 5))
+    gt = gt._replace(videos=['a', 'n', 'm'], subsets=['test'] * 3, durations=np.full(3, np.nan))
+    rows = [('a', 'run', 0, 5, 0.5), ('n', 'run', 0, 5, 0.9), ('x', 'run', 0, 5, 0.1)]
+    negative, unknown = score(gt, make_detections(*rows))
+    assert negative == ('1 of 3 detections are false positives in 1 video that the ground truth lists without an '
+                        'instance')
+    assert 'does not list their video (such videos: 1)' in unknown
+    scores = evaluate(scored_subset(gt, ['a', 'n']), make_detections(*rows), [0.5])
+    assert scores.average == 0.5 and scores.num_videos == 1  # the false positive comes first
+
+
+def test_tags_and_misspelled_keys_are_reported(tmp_path, capsys):
+    entry = {'annotations': [{'label': 'x', 'segment': [5, 15]}, {'label': 'x', 'segement': [30, 40]}, {'label': 'y'}]}
+    (tmp_path / 'gt.json').write_text(json.dumps({'database': {'a': entry}}))
+    (tmp_path / 'd.json').write_text(json.dumps({'results': {'a': [{'label': 'x', 'score': 1, 'segment': [5, 15]}]}}))
+    assert main([str(tmp_path / 'gt.json'), str(tmp_path / 'd.json')]) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert 'the key \'segement\' of 1 annotations is ignored: did you mean "segment"?' in first
+    assert '2 labels without a time ("segment") in this subset: not scored' in second
+
+
 def test_the_command_prints_classes(files, capsys):
     assert main([*files, '--tiou', '0.5', '0.65', '--classes']) == 0
     table = [line.split() for line in capsys.readouterr().out.split('\n\n')[1].splitlines()]

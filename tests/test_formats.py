@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from formats.annotations import GroundTruth, read_durations, read_ground_truth, select_videos, subset_name
-from formats.columns import BLOCK_SIZE
+from formats.columns import BLOCK_SIZE, nearest_name
 from formats.detections import Detections, read_any, read_detections, write_detections, write_detections_csv
 from formats.videos import match_videos
 from utils import InputError, quote
@@ -443,3 +443,48 @@ def test_published_annotations(path, videos, instances, labels, empty, duplicate
 def test_released_detections():
     detections = read_released()[1]
     assert (len(detections.videos), len(detections.labels), len(detections.scores)) == (210, 20, 36195)
+
+
+# ---- names and keys that are almost right ---------------------------------------------------------------------------
+
+@pytest.mark.parametrize(('entry', 'key', 'near'), [
+    ({'annotations': [ROW, {'label': 'x', 'segement': [1, 2]}]}, 'segement', 'segment'),
+    ({'annotations': [ROW, {'label': 'x', 'Segment': [1, 2]}]}, 'Segment', 'segment'),
+    ({'anotations': [ROW]}, 'anotations', 'annotations'),
+    ({'Duration': 9, 'annotations': [ROW]}, 'Duration', 'duration'),
+    ({'sub-set': 'test', 'annotations': [ROW]}, 'sub-set', 'subset')])
+def test_misspelled_keys_are_named(tmp_path, entry, key, near):
+    gt = read_ground_truth(write(tmp_path, {'database': {'v': entry}}))
+    assert len(gt.warnings) == 1 and gt.warnings[0].startswith(f'{tmp_path / "file.json"}: ')
+    assert repr(key) in gt.warnings[0] and f'did you mean "{near}"?' in gt.warnings[0]
+
+
+def test_other_keys_are_ignored(tmp_path):
+    entry = {'subset': 'test', 'duration': 9, 'duration_frame': 270, 'fps': 30, 'url': '', 'resolution': '1x1',
+             'segments': 3, 'annotations': [{**ROW, 'label_id': 3, 'segments': 1}, {'label': 'x', 'id': 7}]}
+    assert read_ground_truth(write(tmp_path, {'database': {'v': entry}})).warnings == ()
+
+
+def test_labels_that_differ_only_in_case_or_spaces_are_named(tmp_path):
+    rows = [{**ROW, 'label': label} for label in ('High Jump', 'highjump', 'caf\u00e9', 'cafe\u0301', 'run', 'runs')]
+    warning, = read_ground_truth(write_ground_truth(tmp_path, rows)).warnings
+    assert "'High Jump' and 'highjump'" in warning and "'cafe\u0301' and 'caf\u00e9'" in warning
+    assert 'run' not in warning
+
+
+def test_the_nearest_name():
+    assert nearest_name('high_jump ', ['Jump', 'HighJump', 'LongJump']) == 'HighJump'
+    assert nearest_name('Runing', ['Run', 'Running']) == 'Running' and nearest_name('a', ['xyz']) is None
+
+
+@pytest.mark.parametrize(('name', 'video'), [
+    ('x.mp4', 'x'), ('x', 'v_x.OGV'), ('train/x.MKV', 'x'), ('a\\x', 'x'), ('caf\u00e9', 'cafe\u0301'), ('X', 'x'),
+    ('v_X.mts', 'x')])
+def test_videos_are_matched_across_suffixes_folders_case_and_unicode_forms(name, video):
+    assert match_videos([name, 'other'], ['y', video]).tolist() == [1, -1]
+
+
+def test_names_that_could_be_several_videos_match_none():
+    assert match_videos(['X'], ['x.mp4', 'x.avi']).tolist() == [-1]
+    assert match_videos(['a/x', 'b/x'], ['x']).tolist() == [-1, -1]
+    assert match_videos(['x', 'x.mp4'], ['x']).tolist() == [0, -1]
