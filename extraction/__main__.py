@@ -194,22 +194,22 @@ def write_features(videos: dict[str, Path], results: Iterable[tuple[End, Feature
                    manifest: Manifest, args: argparse.Namespace) -> int:
     """Write the features of each video once they are computed; return how many videos failed."""
     names, failed = list(videos), 0
-    for end, features in results:
-        name, path = names[end.video], videos[names[end.video]]
-        try:
-            if end.error:
-                raise BadVideo(end.error)
-            check_features(path, features, args.fps, args.stride)
-        except BadVideo as error:
-            tqdm.write(f'error: {printable(error)}', file=sys.stderr)
-            failed += 1
-        else:
-            manifest.write(name, features.streams, {
-                'frames': features.num_frames, 'fps': args.fps, 'duration': features.num_frames / args.fps,
-                'rows': len(features.streams['rgb']), 'file': str(path.absolute()), 'size': path.stat().st_size,
-                'split': args.split})
-        progress.end(end)
-    progress.bar.close()
+    with progress.bar:
+        for end, features in results:
+            name, path = names[end.video], videos[names[end.video]]
+            try:
+                if end.error:
+                    raise BadVideo(end.error)
+                check_features(path, features, args.fps, args.stride)
+            except BadVideo as error:
+                tqdm.write(f'error: {printable(error)}', file=sys.stderr)
+                failed += 1
+            else:
+                manifest.write(name, features.streams, {
+                    'frames': features.num_frames, 'fps': args.fps, 'duration': features.num_frames / args.fps,
+                    'rows': len(features.streams['rgb']), 'file': str(path.absolute()), 'size': path.stat().st_size,
+                    'split': args.split})
+            progress.end(end)
     return failed
 
 
