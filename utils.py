@@ -3,6 +3,7 @@
 Imports neither numpy nor torch, which take long to import.
 """
 import argparse
+import errno
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import sys
 import warnings
 import zlib
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,10 +82,23 @@ def print_section(title: str, lines: Iterable[str], width: int = 9) -> None:
 
 # ---- atomic files ---------------------------------------------------------------------------------------------------
 
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file to read bytes; raises InputError for a pipe or a device, which may never end, or OSError."""
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(number).st_mode
+    if stat.S_ISREG(mode):
+        return open(number, 'rb')
+    os.close(number)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise InputError(f'{path}: is a pipe or a device; give the path of a regular file')
+
+
 def read_bytes(path: str | os.PathLike) -> bytes:
     """Read a file, decompressed where it is a gzip file; raises InputError if it cannot be read."""
     try:
-        content = Path(path).read_bytes()
+        with open_file(path) as file:
+            content = file.read()
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
     return gunzip(content, path) if content.startswith(b'\x1f\x8b') else content

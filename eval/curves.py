@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils import InputError, write_bytes
+from utils import InputError, open_file, write_bytes
 
 ACTION, INCONSISTENT, BACKGROUND = 2, 1, 0  # regions
 
@@ -65,8 +65,10 @@ def write_curves(path: str | os.PathLike, curves: Curves) -> None:
 def read_curves(path: str | os.PathLike) -> Curves:
     """Read a curves.npz; raises InputError if it is not one, or if its arrays do not fit each other."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_file(path) as content, np.load(content, allow_pickle=False) as file:
             arrays = {name: file[name] for name in Curves._fields}
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or "not a curves.npz"}') from None
     except Exception:  # a damaged archive makes zipfile and numpy raise almost anything

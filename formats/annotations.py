@@ -29,7 +29,7 @@ from formats.columns import (
     video_column,
 )
 from formats.videos import match_videos, video_stem
-from utils import InputError, quote, read_json, truncate
+from utils import InputError, open_file, quote, read_json, truncate
 
 # The subsets in the order of their use, and how they are spelled, in any case.
 SUBSETS = {'training': ('train', 'training'), 'validation': ('validation', 'val'), 'testing': ('test', 'testing')}
@@ -148,6 +148,19 @@ def annotated_subsets(gt: GroundTruth) -> list[str]:
     return [name for name in SUBSETS if name in annotated]
 
 
+def read_utf8(path: Path, kind: str, fix: str) -> str:
+    """Return the text of a file; raises InputError with the fix where it is not UTF-8, or cannot be read."""
+    try:
+        with open_file(path) as file:
+            content = file.read()
+        if content.startswith((b'\xff\xfe', b'\xfe\xff')) or content.count(0) > len(content) // 3:
+            raise InputError(f'{path}: is not UTF-8, it seems to be UTF-16; save it as UTF-8 (in Excel: "CSV UTF-8")')
+        return content.decode('utf-8-sig')
+    except (OSError, UnicodeDecodeError) as error:
+        cause = 'it is not UTF-8, save it as that' if isinstance(error, UnicodeDecodeError) else truncate(error)
+        raise InputError(f'{path}: not a readable {kind} file ({cause}); {fix}') from None
+
+
 # ---- labels.csv -----------------------------------------------------------------------------------------------------
 
 def read_labels(path: Path) -> GroundTruth:
@@ -157,13 +170,17 @@ def read_labels(path: Path) -> GroundTruth:
 
     Raises InputError with the row for anything else.
     """
+    fix = 'write the header video,label, then one row per label of a video'
     try:
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding='utf-8-sig'), newline=''), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f'{path}: not a readable CSV file ({truncate(error)}); write the header video,label, then '
-                         f'one row per label of a video') from None
+        rows = list(csv.reader(io.StringIO(read_utf8(path, 'CSV', fix), newline=''), strict=True))
+    except csv.Error as error:
+        raise InputError(f'{path}: not a readable CSV file ({truncate(error)}); {fix}') from None
     header = [cell.strip() for cell in rows[0]] if rows else []
     if sorted(header) != ['label', 'video']:
+        for separator in ';\t|':
+            if sorted(cell.strip('" ') for cell in ','.join(header).split(separator)) == ['label', 'video']:
+                raise InputError(f'{path}: the columns are separated by {separator!r}; separate them by commas, as in '
+                                 f'video,label')
         raise InputError(f'{path}: the first line must be the header video,label, found '
                          f'{truncate(",".join(header), 60) or "nothing"}')
     column = header.index('video')
@@ -255,11 +272,7 @@ def read_split_file(path: Path) -> list[str]:
 
     Raises InputError if there are none, or if a video is listed more than once.
     """
-    try:
-        names = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: not a readable text file ({truncate(error)}); write one video name per '
-                         f'line') from None
+    names = [line.strip() for line in read_utf8(path, 'text', 'write one video name per line').splitlines()]
     names = [name.removesuffix('.npy') for name in names if name]  # some lists contain file names
     if not names:
         raise InputError(f'{path}: lists no videos; write one name per line')

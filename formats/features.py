@@ -20,7 +20,7 @@ import numpy as np
 
 from formats.annotations import SUBSETS
 from formats.videos import match_videos
-from utils import InputError, truncate
+from utils import InputError, open_file, truncate
 
 STREAMS = ('rgb', 'flow')  # in the order of a joint file
 SPLIT_FOLDERS = {'train': SUBSETS['training'], 'test': (*SUBSETS['testing'], *SUBSETS['validation'])}
@@ -230,10 +230,12 @@ def mmap_npy(path: Path) -> np.ndarray:
     unpickled, and the size in the header is checked against that of the file.
     """
     try:
-        with open(path, 'rb') as file:
+        with open_file(path) as file:
             read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, is_fortran, dtype = read[np.lib.format.read_magic(file)](file)
             offset, content = file.tell(), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except InputError:
+        raise
     except Exception as error:  # numpy raises almost anything for a damaged header
         raise InputError(f'{path}: not a readable .npy file ({truncate(error)}); extract or download it '
                          'again') from None

@@ -1,6 +1,7 @@
 """Behavior that all commands of eval/ have in common: odd paths, terminals and numbers."""
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,11 @@ from pathlib import Path
 import pytest
 
 from eval import detection, diagnosis, events, export, pseudo_labels, report, subtitles, timeline
+from eval.curves import read_curves
+from formats.annotations import read_durations, read_ground_truth, read_labels, read_split_file
+from formats.detections import read_any, read_detections
+from formats.features import mmap_npy
+from utils import InputError
 
 COMMANDS: dict[str, tuple[Callable, list[str]]] = {
     'detection': (detection.main, ['gt.json', 'd.json', '--classes', '--output', 'results.json']),
@@ -69,3 +75,14 @@ def test_other_files_are_not_overwritten(tmp_path, capsys, name):
     path.write_bytes(b'{"best": 1} or weights, or notes')
     assert status_of(name, tmp_path) == 2
     assert 'of another kind' in capsys.readouterr().err and path.read_bytes() == b'{"best": 1} or weights, or notes'
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'device'])
+@pytest.mark.parametrize('read', [
+    read_ground_truth, read_detections, read_any, read_durations, read_labels, read_split_file, read_curves,
+    mmap_npy])
+def test_pipes_and_devices_are_refused_before_they_are_read(tmp_path, kind, read):
+    path = tmp_path / 'x'
+    os.mkfifo(path) if kind == 'pipe' else path.symlink_to('/dev/zero')
+    with pytest.raises(InputError, match='x: is a pipe or a device; give the path of a regular file'):
+        read(path)
