@@ -10,6 +10,7 @@ ends the program. The same command resumes; stages whose videos, labels or setti
 """
 import argparse
 import csv
+import glob
 import hashlib
 import io
 import json
@@ -32,6 +33,7 @@ from eval.detection import scored_subset
 from eval.events import format_scores, read_events, score_events
 from examples.make_clips import write_clips
 from extraction import __main__ as extraction
+from extraction.backbone import load_backbone
 from extraction.download import CHECKPOINT_BLOB_ID, NAMES
 from extraction.i3d import CHANNELS, git_blob_id
 from extraction.manifest import Manifest, describe_changes, weights_ids
@@ -58,7 +60,7 @@ from utils import (
 ROOT = Path(__file__).resolve().parents[1]
 RUN_NAMES = {'train': 'own_videos', 'localize': 'localized'}  # by default
 SPLITS = {'train': 'train', 'localize': 'test'}
-STATE = 'own_videos.json'  # of a run: what it was trained on
+STATE = 'own_videos.json'  # of a run: what it was trained on; of features: the state of the video files
 # Flags of main.py that this program sets.
 SET_HERE = ('data_path', 'exp_name', 'output_dir', 'videos', 'inference_only', 'model_file', 'resume', 'check')
 LENGTHS = ('num_steps', 'num_epochs')
@@ -118,7 +120,7 @@ def parse(kind: str, argv: list[str]) -> Command:
             raise InputError('give videos, or folders of videos')
         if (run / 'args.json').exists():
             raise InputError(f'{run}: contains a training run; choose another --exp_name')
-        trained = read_state(own.model_file.parent)
+        trained = read_trained_recipe(own.model_file.parent)
     elif own.model_file is not None:
         raise InputError('--model_file is for localize.sh')
 
@@ -128,6 +130,9 @@ def parse(kind: str, argv: list[str]) -> Command:
     if (args.output, args.split) != (data, split):
         raise InputError('--output and --split are set by this program; give --output_dir and --exp_name')
     pick_device(args.device)
+    if args.backbone:
+        sys.path.append('')  # the working directory
+        load_backbone(args.backbone)
     if trained and (changes := describe_recipe_changes(trained, args)):
         raise InputError(f'{own.model_file}: was trained on other features ({truncate("; ".join(changes))}); give the '
                          f'weights and flags of that extraction')
@@ -159,6 +164,19 @@ def read_state(run: Path) -> dict:
     if isinstance(state, dict) and all(isinstance(state.get(name), dict) for name in ('recipe', 'weights')):
         return state
     raise InputError(f'{path}: not written by this program; remove it')
+
+
+def read_trained_recipe(run: Path) -> dict:
+    """Return recipe and weights of the features of a run, as in extraction.json; empty where they are unknown."""
+    state = read_state(run)
+    args = {} if state or not (run / 'args.json').exists() else read_json(run / 'args.json')
+    data = Path(args.get('data_path', '') if isinstance(args, dict) else '')
+    return read_manifest(data) if args and (data / 'extraction.json').exists() else state
+
+
+def read_manifest(data: Path) -> dict:
+    """Read the extraction.json of a data folder."""
+    return Manifest(data, '', (), {}, {}, {}, False).read()
 
 
 def recipe_flags(trained: dict) -> list[str]:
@@ -247,16 +265,16 @@ def extract(command: Command, videos: dict[str, Path]) -> list[str]:
 
     Damaged videos are reported and left out. Raises InputError where no video remains.
     """
-    args, manifest = command.extraction, Manifest(command.data, command.extraction.split, (), {}, {}, {}, False)
-    if wrong := [str(path) for path in videos.values() if not path.is_file()]:
+    args, path = command.extraction, command.data / 'extraction.json'
+    if wrong := [str(video) for video in videos.values() if not video.is_file()]:
         raise InputError(f'{preview(wrong)}: not a file')
-    forget_stale_features(command, videos, manifest)
-    if args.overwrite or not manifest.path.exists() or not videos.keys() <= manifest.read()['videos'].keys():
-        args.videos = [str(path) for path in videos.values()]
+    forget_stale_features(command, videos)
+    if args.overwrite or not path.exists() or not videos.keys() <= read_manifest(command.data)['videos'].keys():
+        args.videos = [str(video) for video in videos.values()]
         extraction.run(args)
     else:
         print(f'{plural(len(videos), "video")} already extracted', flush=True)
-    extracted = manifest.read()['videos']
+    extracted = read_manifest(command.data)['videos']
     names = [name for name in videos if name in extracted]
     if not names:
         raise InputError('none of the videos could be read')
@@ -264,35 +282,38 @@ def extract(command: Command, videos: dict[str, Path]) -> list[str]:
     return names
 
 
-def forget_stale_features(command: Command, videos: dict[str, Path], manifest: Manifest) -> None:
-    """Remove features of another recipe, and entries of videos whose files are replaced, from the data folder."""
+def forget_stale_features(command: Command, videos: dict[str, Path]) -> None:
+    """Remove features of another recipe, and entries of videos whose files have changed, from the data folder.
+
+    The state of the files is written before they are read: a file that is replaced meanwhile is extracted again.
+    """
     data, split = command.data, command.extraction.split
+    path = data / 'extraction.json'
     foreign = ['gt.json', 'split_train.txt', *(['split_test.txt'] if split == 'train' else [])]
-    foreign += [] if manifest.path.exists() else ['features', 'labels.csv']
+    foreign += [] if path.exists() else ['features', 'labels.csv']
     if found := [name for name in foreign if (data / name).exists()]:
         raise InputError(f'{data / found[0]}: not written by this program; move it away, or choose another --exp_name')
-    if not manifest.path.exists():
-        return
-    saved = manifest.read()
-    if any(entry['split'] != split for entry in saved['videos'].values()):
-        raise InputError(f'{data}: contains features of another command; choose another --exp_name')
-    entries = saved['videos']
-    if changes := describe_recipe_changes(saved, command.extraction):
-        if entries:
+    before = read_json(data / STATE) if (data / STATE).exists() else {}
+    now = {name: file_state(video) for name, video in videos.items()}
+    if path.exists():
+        saved = read_manifest(data)
+        entries = saved['videos']
+        if any(entry['split'] != split for entry in entries.values()):
+            raise InputError(f'{data}: contains features of another command; choose another --exp_name')
+        if entries and (changes := describe_recipe_changes(saved, command.extraction)):
             print_section('note', [f'features of another recipe are replaced ({"; ".join(changes)})'])
-        shutil.rmtree(data / 'features', ignore_errors=True)
-        entries = {}
-    entries = {name: entry for name, entry in entries.items()
-               if name not in videos or is_current(videos[name], entry, list(data.glob(f'features/{split}/*')), name)}
-    if entries != saved['videos']:
-        write_json(manifest.path, saved | {'videos': entries})
+            shutil.rmtree(data / 'features', ignore_errors=True)
+            entries = {}
+        entries = {name: entry for name, entry in entries.items() if name not in now or before.get(name) == now[name]
+                   and any(data.glob(f'features/{split}/*/{glob.escape(name)}.npy'))}
+        write_json(path, saved | {'videos': entries})
+    write_json(data / STATE, before | now)
 
 
-def is_current(video: Path, entry: dict, streams: list[Path], name: str) -> bool:
-    """Return whether the features of a video are those of this file in its current state."""
-    state, files = video.stat(), [stream / f'{name}.npy' for stream in streams]
-    return (entry.get('file') == str(video.absolute()) and entry['size'] == state.st_size and bool(files) and
-            all(file.is_file() and file.stat().st_mtime >= state.st_mtime for file in files))
+def file_state(video: Path) -> list:
+    """Return what changes when a file is replaced, as JSON."""
+    state = video.stat()
+    return [str(video.absolute()), state.st_size, state.st_mtime_ns]
 
 
 def link_videos(folder: Path, videos: list[Path]) -> None:
@@ -432,10 +453,11 @@ def demonstrate(name: str, output_dir: Path, main_flags: list[str]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    kind, *rest = sys.argv[1:] if argv is None else argv or ['']
-    if kind not in RUN_NAMES or {'-h', '--help'} & set(rest):
+    kind, *rest = (sys.argv[1:] if argv is None else argv) or ['']
+    is_help = bool({'-h', '--help'} & {kind, *rest})
+    if kind not in RUN_NAMES or is_help:
         print((__doc__ or '').strip())
-        return 0 if rest else 2
+        return 0 if is_help else 2
 
     def command() -> int:
         if kind == 'localize':
