@@ -21,7 +21,15 @@ from formats.annotations import (
     read_split_file,
     subset_name,
 )
-from formats.features import FeatureFile, FeatureFolder, find_flat_features, find_folder, split_folders
+from formats.features import (
+    CONVERT,
+    MIN_SINGLE_WIDTH,
+    FeatureFile,
+    FeatureFolder,
+    find_flat_features,
+    find_folder,
+    split_folders,
+)
 from formats.videos import match_videos
 from utils import InputError, plural, preview
 
@@ -272,8 +280,10 @@ def inspect_features(folder: FeatureFolder, paths: dict[int, tuple[Path, ...]], 
             file = folder.inspect(of_video)
             first = next(iter(files.values()), file)
             if file.width != first.width:
+                turned = file.length == first.length >= MIN_SINGLE_WIDTH
                 raise InputError(f'{file.paths[0]}: features have width {file.width} per modality, but {first.width} '
-                                 f'in {first.paths[0]}')
+                                 f'in {first.paths[0]}' +
+                                 (f'; if the files are (width, snippets), {CONVERT}' if turned else ''))
             files[i] = file
     return files
 

@@ -13,6 +13,7 @@ The test folder may also be called `testing`, `validation` or `val`.
 """
 import math
 import mmap
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,11 @@ from utils import InputError, open_file, truncate
 
 STREAMS = ('rgb', 'flow')  # in the order of a joint file
 SPLIT_FOLDERS = {'train': SUBSETS['training'], 'test': (*SUBSETS['testing'], *SUBSETS['validation'])}
-I3D_WIDTH = 1024  # of one stream of I3D
+JOINT_WIDTH = 2048  # of both streams of I3D; other widths from MIN_SINGLE_WIDTH on are those of single networks
+MIN_SINGLE_WIDTH = 256
+SIDE_FILES = ('_fps', '_timestamps_ms')  # that video_features writes next to the features of a video
+CONVERTIBLE = ('.npz', '.pt', '.pth', '.csv')  # by scripts.convert
+CONVERT = 'python -m scripts.convert SOURCE DEST writes them in this form'
 MAX_LENGTH_MISMATCH = 2  # rows between RGB and flow of a video: extractors round differently
 
 
@@ -103,21 +108,24 @@ class FeatureFolder(NamedTuple):
             raise InputError(f'{paths[0].stem}: rgb features have width {widths[0]} but flow features {widths[1]} '
                              f'({paths[0]}, {paths[1]}); both must have the same')
         width, columns = widths[0], slice(None)
-        if self.layout == 'joint' and not (self.is_assumed and width == I3D_WIDTH and len(self.modalities) == 1):
-            self.check_joint(paths[0], width)
+        is_ambiguous = self.is_assumed and width >= MIN_SINGLE_WIDTH and width != JOINT_WIDTH
+        if self.layout == 'joint' and not (is_ambiguous and len(self.modalities) == 1):
+            self.check_joint(paths[0], lengths[0], width, is_ambiguous)
             width //= 2
             columns = slice(width * ('rgb' not in self.modalities), width * (1 + ('flow' in self.modalities)))
         dtype = max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
         return FeatureFile(paths, columns, min(lengths), width, dtype, len(set(lengths)) > 1)
 
-    def check_joint(self, path: Path, width: int) -> None:
+    def check_joint(self, path: Path, length: int, width: int, is_ambiguous: bool) -> None:
         """Raise InputError for a file that does not look like RGB and flow side by side."""
+        if is_ambiguous:
+            raise InputError(f'{path}: the width {width} may be that of a single network, as of one I3D stream; use '
+                             f'--layout single with --modal rgb or --modal flow if it is, --layout joint if it is both '
+                             f'streams side by side')
         if width % 2:
+            turned = f'; if the file is (width, snippets), {CONVERT}' if length >= MIN_SINGLE_WIDTH else ''
             raise InputError(f'{path}: joint features are RGB and flow side by side, so their width must be even, '
-                             f'found {width}')
-        if self.is_assumed and width == I3D_WIDTH:
-            raise InputError(f'{path}: the width {width} is that of one I3D stream; use --layout single with --modal '
-                             f'rgb or --modal flow if it is one, --layout joint if it is both streams side by side')
+                             f'found {width}{turned}')
 
     def layout_warning(self) -> str | None:
         """Return what was assumed about the layout and the flag that confirms it, None where nothing was."""
@@ -153,16 +161,17 @@ def find_folder(root: Path, split: str, modalities: tuple[str, ...], layout: str
     if layout == 'single' and len(modalities) > 1:
         raise InputError('--layout single: files of one stream need --modal rgb or --modal flow')
     paths = split_folders(root, split)
-    found = [folder for path in paths if (folder := detect_layout(path, modalities, layout))]
+    found = [folder for path in paths if (folder := detect_layout(path, modalities, layout, names))]
     if not found:
-        raise InputError(missing_stream_message(paths, modalities) or
+        raise InputError(other_format_message(root, paths) or missing_stream_message(paths, modalities) or
                          f'{root}: no {split} features found; expected features/{split}/rgb/*.npy and '
                          f'features/{split}/flow/*.npy, or {split}/*.npy'
                          + (f' (searched for --layout {layout})' if layout != 'auto' else ''))
     folder = max(found, key=lambda folder: sum(map(bool, folder.locate(names))) if names else 0)
     for stream in folder.streams:
         if not stream.stems:
-            raise InputError(f'{stream.folder}: contains no .npy files; extract or download the features')
+            raise InputError(other_format_message(root, [stream.folder]) or
+                             f'{stream.folder}: contains no .npy files; extract or download the features')
     return folder
 
 
@@ -181,23 +190,28 @@ def find_flat_features(root: Path, modalities: tuple[str, ...], layout: str = 'a
         folder = detect_layout(path, modalities, layout)
         if folder and folder.names:
             return folder
-    raise InputError(missing_stream_message([root], modalities) or
+    raise InputError(other_format_message(root, [root, root / 'features']) or
+                     missing_stream_message([root], modalities) or
                      f'{root}: no features found; expected features/test/rgb/*.npy and features/test/flow/*.npy, '
                      f'rgb/*.npy and flow/*.npy, or *.npy')
 
 
-def detect_layout(path: Path, modalities: tuple[str, ...], layout: str) -> FeatureFolder | None:
-    """Return the feature files in a folder in the given or detected layout, None if there are none."""
+def detect_layout(path: Path, modalities: tuple[str, ...], layout: str, names: list[str] | None = None
+                  ) -> FeatureFolder | None:
+    """Return the feature files in a folder in the given or detected layout, None if there are none.
+
+    Files that end in _rgb and _flow are pairs if more of the videos `names` are found like this, or, without names, if
+    there are fewer other feature files.
+    """
     folders = [path / modality for modality in modalities]
     if layout in ('auto', 'two-stream') and all(folder.is_dir() for folder in folders):
-        return FeatureFolder(path, 'two-stream', False, modalities, [list_features(folder) for folder in folders])
+        return FeatureFolder(path, 'two-stream', False, modalities, [
+            list_features(folder, suffixed=f'_{folder.name}.npy') for folder in folders])
     all_files = list_features(path) if path.is_dir() else None
     if all_files is None or not all_files.stems:
         return None
     pairs = [list_features(path, f'_{stream}.npy') for stream in STREAMS]
-    num_paired = sum(len(pair.stems) for pair in pairs)
-    all_paired = all(pair.stems for pair in pairs) and num_paired == len(all_files.stems)
-    if layout == 'paired' or layout == 'auto' and all_paired:
+    if layout == 'paired' or layout == 'auto' and are_pairs(pairs, all_files, names or []):
         used = [pair for pair, stream in zip(pairs, STREAMS) if stream in modalities]
         return FeatureFolder(path, 'paired', False, modalities, used)
     if layout in ('auto', 'joint', 'single'):
@@ -206,10 +220,48 @@ def detect_layout(path: Path, modalities: tuple[str, ...], layout: str) -> Featu
     return None
 
 
-def list_features(folder: Path, ending: str = '.npy') -> Stream:
-    """List the files in a folder with an ending, without hidden ones."""
-    names = [path.name for path in folder.glob(f'*{ending}') if not path.name.startswith('.')]
-    return Stream(folder, sorted(name.removesuffix(ending) for name in names), ending)
+def are_pairs(pairs: list[Stream], all_files: Stream, names: list[str]) -> bool:
+    """Return whether a folder contains files of two streams, and perhaps a few others."""
+    if not all(pair.stems for pair in pairs):
+        return False
+    num_pairs = len({*pairs[0].stems} & {*pairs[1].stems})
+    endings = tuple(f'_{stream}' for stream in STREAMS)
+    others = [stem for stem in all_files.stems if not stem.endswith(endings)]
+    if others and names:
+        num_found = [int((match_videos(names, stems) >= 0).sum()) for stems in (pairs[0].stems, all_files.stems)]
+        return num_found[0] > num_found[1]
+    return sum(is_feature_file(all_files.folder / f'{stem}.npy') for stem in others) < max(num_pairs, 1)
+
+
+def is_feature_file(path: Path) -> bool:
+    """Return whether a file contains a matrix."""
+    try:
+        return bool(mmap_npy(path).size)
+    except InputError:
+        return False
+
+
+def list_features(folder: Path, ending: str = '.npy', suffixed: str = '') -> Stream:
+    """List the files in a folder with an ending, or with `suffixed` if all have it, without hidden and side files."""
+    names = {path.name.removesuffix('.npy') for path in folder.glob('*.npy') if not path.name.startswith('.')}
+    for side in SIDE_FILES:
+        bases = {name: name.removesuffix(side) for name in names if name.endswith(side)}
+        names -= {name for name, base in bases.items() if base in names or any(
+            base + f'_{stream}' in names for stream in STREAMS)}
+    files = [f'{name}.npy' for name in names]
+    if suffixed and files and all(name.endswith(suffixed) for name in files):
+        ending = suffixed
+    return Stream(folder, sorted(name.removesuffix(ending) for name in files if name.endswith(ending)), ending)
+
+
+def other_format_message(root: Path, paths: list[Path]) -> str | None:
+    """Return a message for the first folder whose features are in another file format, None if there is none."""
+    for path in (inner for outer in paths for inner in (outer, *(outer / stream for stream in STREAMS))):
+        suffixes = {file.suffix.lower() for file in path.glob('*.*')} if path.is_dir() else set()
+        if '.npy' not in suffixes and (others := sorted(suffixes & {*CONVERTIBLE})):
+            return (f'{path}: contains {others[0]} files, but features must be .npy; convert them: '
+                    f'python -m scripts.convert {shlex.quote(str(root))} DEST')
+    return None
 
 
 def missing_stream_message(paths: list[Path], modalities: tuple[str, ...]) -> str | None:
@@ -242,7 +294,8 @@ def mmap_npy(path: Path) -> np.ndarray:
     if not np.issubdtype(dtype, np.floating):
         raise InputError(f'{path}: features must be floating point numbers, found {dtype}')
     if len(shape) != 2 or min(shape) < 1 or any(type(size) is not int for size in shape):  # numpy accepts True for 1
-        raise InputError(f'{path}: features must be one array of shape (snippets, width), found {shape}')
+        convert = f'; {CONVERT}' if len(shape) == 3 and shape[0] == 1 else ''
+        raise InputError(f'{path}: features must be one array of shape (snippets, width), found {shape}{convert}')
     num_bytes = offset + math.prod(shape) * dtype.itemsize
     if num_bytes > len(content):
         raise InputError(f'{path}: truncated: {len(content)} of {num_bytes} bytes are there; download it again')

@@ -8,7 +8,8 @@ SOURCE is one of
     X_rgb.npy and X_flow.npy      or rgb/X.npy and flow/X.npy, in one folder or in several
     N-I3D-JOINTFeatures.npy       W-TALC's one file of all videos, with the folder N-Annotations next to it
 
-Arrays may have additional axes of length 1, and time as their second axis. DEST then contains features/train,
+Instead of .npy, the files may be .npz, .pt, .pth or .csv. Arrays may have additional axes of length 1, and time as
+their second axis. DEST then contains features/train,
 features/test, gt.json and the two split lists. SOURCE is never changed: files in the right form are linked, others are
 written in it. The splits are those of split lists in SOURCE, else the subsets of the annotations.
 """
@@ -28,6 +29,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for python scripts/convert.py
 from formats.annotations import GroundTruth, empty_ground_truth, match_videos, read_ground_truth
 from formats.data_folder import resolve_split_list
+from formats.features import CONVERTIBLE, SIDE_FILES
 from utils import (
     InputError,
     Parser,
@@ -75,11 +77,33 @@ class Feature(NamedTuple):
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 def load_array(path: Path) -> np.ndarray:
-    """Return a memory-mapped array; raises InputError for anything but a plain `.npy` file."""
+    """Return the array of a file, memory-mapped if it is `.npy`; raises InputError where it contains no plain one."""
+    suffix = path.suffix.lower()
+    if suffix in ('.pt', '.pth'):
+        from engine.torch_io import read_torch_file  # torch takes long to import
+        value = read_torch_file(path)
+        arrays = value if isinstance(value, dict) else {'': value}
+        arrays = {name: one.numpy(force=True) for name, one in arrays.items() if hasattr(one, 'numpy')}
+        return only_array(path, arrays)
     try:
+        if suffix == '.csv':
+            return np.loadtxt(path, np.float32, delimiter=',', ndmin=2)
+        if suffix == '.npz':
+            with np.load(path, allow_pickle=False) as file:
+                return only_array(path, dict(file))
         return np.load(path, mmap_mode='r', allow_pickle=False)
+    except InputError:
+        raise
     except Exception as error:  # a damaged header makes numpy raise almost anything
-        raise InputError(f'{path}: not a plain .npy array ({truncate(error)})') from None
+        raise InputError(f'{path}: not a plain {suffix or "file of an"} array ({truncate(error)})') from None
+
+
+def only_array(path: Path, arrays: dict) -> np.ndarray:
+    """Return the one array of at least two axes in a file; raises InputError where it has none or several."""
+    matrices = {name: array for name, array in arrays.items() if np.ndim(array) >= 2}
+    if len(matrices) != 1:
+        raise InputError(f'{path}: must contain one array of shape (snippets, width), found {len(matrices)}')
+    return next(iter(matrices.values()))
 
 
 class PickledType:
@@ -164,9 +188,13 @@ def load_objects(path: Path) -> list:
 
 
 def find_features(folder: Path) -> list[Feature]:
-    """Return all `.npy` files under a folder, with the video and the stream that their names and folders denote."""
+    """Return all feature files under a folder, with the video and the stream that their names and folders denote."""
     paths: dict[tuple[str, str], Path] = {}
-    for path in sorted(folder.rglob('*.npy')):
+    # Other files, as annotations.csv, may be next to .npy files; of the others only the first kind is read.
+    kinds = (sorted(folder.rglob(f'*{suffix}')) for suffix in ('.npy', *CONVERTIBLE))
+    for path in next(filter(None, kinds), []):
+        if path.stem.endswith(SIDE_FILES):
+            continue
         video, stream = path.stem, ''
         if named := re.fullmatch('(.+)[-_.](rgb|flow)', video, re.IGNORECASE):
             video, stream = named[1], named[2].lower()
@@ -176,7 +204,8 @@ def find_features(folder: Path) -> list[Feature]:
             raise InputError(f'{path}: has the same video and stream as {paths[video, stream]}; keep one')
         paths[video, stream] = path
     if not paths:
-        raise InputError(f'{folder}: contains no .npy file; unpack the downloaded archive')
+        raise InputError(f'{folder}: contains no .npy file, nor {", ".join(CONVERTIBLE)}; unpack the downloaded '
+                         f'archive')
     streams: dict[str, set[str]] = {}
     for video, stream in paths:
         streams.setdefault(video, set()).add(stream)
@@ -310,7 +339,8 @@ def write_features(folder: Path, features: list[Feature], chosen: dict[str, list
         if not time_first[feature.stream]:
             np.save(path, np.ascontiguousarray(array.T))
             yield 'written with time as the first axis'
-        elif not isinstance(feature.source, Path) or load_array(feature.source).ndim > 2:
+        elif not isinstance(feature.source, Path) or (
+                feature.source.suffix != '.npy' or load_array(feature.source).ndim > 2):
             np.save(path, array)
             yield 'written as (snippets, width)'
         elif copy:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import main
 from formats.annotations import read_annotations
@@ -286,3 +287,30 @@ def test_a_destination_in_the_source_is_refused(tmp_path):
     source = write_layout(tmp_path / 'thumos', 'joint')
     with pytest.raises(InputError, match='which is not changed'):
         convert.convert(source, source / 'data', None, copy=False)
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.pt', '.csv'])
+def test_other_file_formats_are_converted(tmp_path, suffix):
+    source, arrays = tmp_path / 'source', features()
+    source.mkdir()
+    for name, array in arrays.items():
+        if suffix == '.npz':
+            np.savez(source / name, feats=array, fps=30.0)
+        elif suffix == '.pt':
+            torch.save({'features': torch.from_numpy(array)}, source / f'{name}.pt')
+        else:
+            np.savetxt(source / f'{name}.csv', array, delimiter=',')
+    convert.convert(source, tmp_path / 'data', None, False)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(np.load(tmp_path / f'data/features/test/{name}.npy'), array)
+
+
+def test_side_files_of_video_features_are_left_out(tmp_path):
+    save(tmp_path / 'source', {f'a_{kind}': np.ones((3, 4), np.float32) for kind in ('rgb', 'flow')})
+    save(tmp_path / 'source', {'a_fps': np.array(30.0), 'a_timestamps_ms': np.arange(3.0)})
+    convert.convert(tmp_path / 'source', tmp_path / 'data', None, False)
+    assert sorted(path.name for path in (tmp_path / 'data').rglob('*.npy')) == ['a.npy', 'a.npy']
+
+
+def test_a_source_without_features_is_an_error(tmp_path):
+    assert run_cli(lambda: convert.convert(tmp_path, tmp_path.with_name('data'), None, False)) == 2

@@ -8,7 +8,7 @@ from data_folders import error_of, features_of, open_split, save, write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formats.features import I3D_WIDTH, FeatureFolder, Stream, find_flat_features, find_folder
+from formats.features import FeatureFolder, Stream, find_flat_features, find_folder
 from utils import InputError
 
 BOTH = ('rgb', 'flow')
@@ -61,13 +61,13 @@ def test_an_assumed_joint_layout_is_reported(tmp_path):
 
 
 def test_files_of_the_width_of_one_stream_are_not_halved(tmp_path):
-    array = write_random(tmp_path / 'train/X.npy', 4, I3D_WIDTH)
+    array = write_random(tmp_path / 'train/X.npy', 4, 1024)
     message = error_of(read, find_folder(tmp_path, 'train', BOTH), 'X')
     assert 'X.npy' in message and '--layout single' in message and '--layout joint' in message
     for folder in (find_folder(tmp_path, 'train', ('rgb',)), find_folder(tmp_path, 'train', ('flow',), 'single')):
         np.testing.assert_array_equal(read(folder, 'X'), array)
     half = read(find_folder(tmp_path, 'train', ('flow',), 'joint'), 'X')
-    np.testing.assert_array_equal(half, array[:, I3D_WIDTH // 2:])
+    np.testing.assert_array_equal(half, array[:, 1024 // 2:])
     assert '--modal' in error_of(find_folder, tmp_path, 'train', BOTH, 'single')
 
 
@@ -187,3 +187,70 @@ def test_joint_files_have_an_even_width(folder):
         path.parent.mkdir(exist_ok=True)
         np.save(path, np.ones((3, 7), np.float32))
     assert 'must be even, found 7' in error_of(open_split, folder)
+
+
+# ---- files of other programs ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('names', [None, ['X', 'v_Z']])
+def test_other_files_next_to_pairs_are_left_out(tmp_path, names):
+    arrays = {stem: write_random(tmp_path / f'train/{stem}.npy', 5, 3)
+              for stem in ('X_rgb', 'X_flow', 'Z_rgb', 'Z_flow')}
+    np.save(tmp_path / 'train/mean.npy', np.ones(3))
+    for name, array in (('X_fps', np.array(30.0)), ('X_timestamps_ms', np.arange(5.0)), ('Z_fps', np.array(30.0))):
+        np.save(tmp_path / f'train/{name}.npy', array)
+    folder = find_folder(tmp_path, 'train', BOTH, names=names)
+    assert folder.layout == 'paired' and folder.names == ['X', 'Z']
+    np.testing.assert_array_equal(read(folder, 'X'), np.hstack([arrays['X_rgb'], arrays['X_flow']]))
+
+
+def test_the_listed_videos_decide_between_pairs_and_single_files(tmp_path):
+    for stem in ('X_rgb', 'X_flow', 'Y', 'Z'):
+        write_random(tmp_path / f'train/{stem}.npy', 5, 4)
+    assert find_folder(tmp_path, 'train', BOTH, names=['X']).names == ['X']
+    assert find_folder(tmp_path, 'train', BOTH, names=['Y', 'Z']).layout == 'joint'
+
+
+def test_side_files_and_endings_of_streams_in_their_folders(tmp_path):
+    for stream in BOTH:
+        write_random(tmp_path / f'train/{stream}/X_{stream}.npy', 5, 3)
+        np.save(tmp_path / f'train/{stream}/X_fps.npy', np.array(25.0))
+    folder = find_folder(tmp_path, 'train', BOTH)
+    assert folder.names == ['X'] and read(folder, 'X').shape == (5, 6)
+    for stem in ('a', 'b_fps'):  # the last one is a video
+        write_random(tmp_path / f'test/{stem}.npy', 5, 4)
+    np.save(tmp_path / 'test/a_fps.npy', np.array(25.0))
+    assert find_folder(tmp_path, 'test', BOTH).names == ['a', 'b_fps']
+
+
+@pytest.mark.parametrize('width', [256, 512, 768, 1408, 4096])
+def test_widths_of_single_networks_are_not_halved(tmp_path, width):
+    array = write_random(tmp_path / 'train/X.npy', 2, width)
+    assert '--layout single with --modal' in error_of(read, find_folder(tmp_path, 'train', BOTH), 'X')
+    np.testing.assert_array_equal(read(find_folder(tmp_path, 'train', ('rgb',)), 'X'), array)
+
+
+@pytest.mark.parametrize('suffix', ['npz', 'pt', 'csv'])
+@pytest.mark.parametrize('folder', ['train', 'features/train/rgb'])
+def test_other_file_formats_are_named_with_the_converter(tmp_path, suffix, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / f'X.{suffix}').write_bytes(b'x')
+    for find in (lambda: find_folder(tmp_path, 'train', ('rgb',)), lambda: find_flat_features(tmp_path / folder, BOTH)):
+        message = error_of(find)
+        assert f'contains .{suffix} files' in message and 'python -m scripts.convert' in message
+
+
+def test_other_axes_are_named_with_the_converter(tmp_path):
+    path = tmp_path / 'train/X.npy'
+    write_random(path, 1024, 7)
+    message = error_of(read, find_folder(tmp_path, 'train', BOTH), 'X')
+    assert 'if the file is (width, snippets), python -m scripts.convert' in message
+    np.save(path, np.ones((1, 5, 4), np.float32))
+    message = error_of(read, find_folder(tmp_path, 'train', BOTH), 'X')
+    assert 'found (1, 5, 4); python -m scripts.convert' in message
+
+
+def test_files_with_time_as_second_axis_are_named_with_the_converter(folder):
+    for name in 'abc':
+        save(folder, 'train', name, np.ones((512, 8 + 2 * ord(name)), np.float32))
+    message = error_of(open_split, folder)
+    assert 'if the files are (width, snippets), python -m scripts.convert' in message
