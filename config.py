@@ -184,7 +184,7 @@ def get_parser(description: str | None = None) -> Parser:
     inference('--nms_alpha', type=positive_float, default=0.35, help='decay of soft NMS')
     inference('--soft_nms', action=switch, default=True, help='soft NMS; --no-soft_nms is hard NMS')
     inference('--tiou', type=bounded(float, 1e-9, 1), nargs='+', help='tIoU thresholds of the mAP')
-    inference('--known_labels', action='store_true',
+    inference('--known_labels', action=switch, default=False,
               help='localize the given video-level labels instead of predicted classes')
 
     outputs = parser.add_argument_group('outputs').add_argument

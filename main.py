@@ -120,6 +120,8 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
     from engine.lock import Lock
     from engine.runtime import check_batches
     from formats.annotations import read_annotations
+    from formats.data_folder import has_test_videos
+    from formats.features import split_folders
     from model import NetworkOptions, build_network
 
     # 1. Weights and data.
@@ -131,7 +133,10 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
     gt = read_annotations(data.data_path)
     num_classes = checkpoint.infer_num_classes(state, args.model_file)
     class_names = checkpoint.load_class_names(args.model_file, args.data_path, gt, num_classes)
-    test_set = build_dataset(data, 'test', gt, class_names, args.cache, device, flat=True)
+    # Without test videos the labeled training videos are localized, as in a training.
+    has_train = gt.labels and any(path.is_dir() for path in split_folders(data.data_path, 'train'))
+    split = 'train' if has_train and not has_test_videos(data.data_path, gt) else 'test'
+    test_set = build_dataset(data, split, gt, class_names, args.cache, device, flat=split == 'test')
     if args.normalize:
         test_set.normalize(Normalization.load(Path(args.model_file).with_name('normalization.npz')))
     check_videos(args, test_set)

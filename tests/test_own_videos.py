@@ -2,6 +2,7 @@
 import csv
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -174,6 +175,22 @@ def test_videos_and_labels_become_events_and_a_page(place, capsys):
     assert (args['dataset'], args['normalize'], args['modal'], args['num_segments']) == ('own', True, 'rgb', 40)
     assert sorted(path.name for path in Path('out').iterdir()) == ['own_videos', 'own_videos-features']
     assert sorted(path.name for path in place.iterdir()) == ['labels.csv', 'log', 'modules', 'out', 'videos']
+
+
+def test_the_commands_that_a_training_prints_work(place, capsys):
+    assert train() == 0
+    out = capsys.readouterr().out
+    commands = {title: shlex.split(line.partition(': python main.py ')[2]) for line in out.splitlines()
+                for title in ('other thresholds', 'longer') if line.startswith(title)}
+    for title, words in commands.items():
+        assert own_videos.main_program.main([*words, '--device', 'cpu']) == 0, title
+    assert len(commands) == 2
+    run, again = (read_detections(f'out/{name}/detections.json') for name in ('own_videos', 'own_videos-inference'))
+    assert run.videos == again.videos == list('abcdef')
+    words = commands['other thresholds']
+    assert own_videos.main_program.main([*words, '--class_th', '0', '--no-known_labels']) == 0
+    found = read_detections('out/own_videos-inference/detections.json')
+    assert len({(video, label) for video, label in zip(found.video, found.label)}) == 12  # both classes in all videos
 
 
 def test_a_finished_run_is_not_done_again(place, capsys):
