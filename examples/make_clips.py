@@ -24,8 +24,8 @@ from utils import InputError, Parser, bounded, make_dir, plural, read_json, run_
 FPS = 25
 MOTIONS = ('Bounce', 'Pulse', 'Slide')
 SWINGS = 2.            # of a motion, per second
-ACTION_SECONDS = (2.0, 4.0)
-REST_SECONDS = (1.5, 4.0)
+ACTION_SECONDS = (2.5, 4.5)
+REST_SECONDS = (2.5, 6.0)
 SHAPES = ('disc', 'square', 'diamond')
 
 
