@@ -5,11 +5,13 @@ weights, else that of the recipe, else its default.
 """
 import argparse
 import os
+import re
 import textwrap
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from utils import InputError, Parser, bounded, is_utf8, print_section, read_json, truncate, warn
+from utils import InputError, Parser, bounded, is_utf8, preview, print_section, read_json, truncate, warn
 
 PRECISIONS = ('fp32', 'tf32', 'bf16', 'fp64')
 MODALITIES = {'all': ('rgb', 'flow'), 'rgb': ('rgb',), 'flow': ('flow',)}  # --modal, and its feature streams
@@ -183,7 +185,8 @@ def get_parser(description: str | None = None) -> Parser:
     inference('--nms_thresh', type=fraction, help='overlap from which NMS suppresses a proposal')
     inference('--nms_alpha', type=positive_float, default=0.35, help='decay of soft NMS')
     inference('--soft_nms', action=switch, default=True, help='soft NMS; --no-soft_nms is hard NMS')
-    inference('--tiou', type=bounded(float, 1e-9, 1), nargs='+', help='tIoU thresholds of the mAP')
+    inference('--tiou', type=bounded(float, 1e-9, 1), nargs='+', help='tIoU thresholds of the mAP, or their '
+              'range as 0.5:0.05:0.95')
     inference('--known_labels', action=switch, default=False,
               help='localize the given video-level labels instead of predicted classes')
 
@@ -248,6 +251,8 @@ def resolve_config(argv: list[str] | None = None, description: str | None = None
     given = parse_explicit(get_parser(description), argv)
     check_usage(parser, given)
     source = find_args_json(given)
+    if given.get('resume') and not source:
+        check_resumed_name(parser, Path(given.get('output_dir', 'outputs')) / given.get('exp_name', ''))
     try:
         stored = load_args_json(source, given) if source else {}
     except InputError as error:
@@ -318,6 +323,26 @@ def find_args_json(given: dict[str, Any]) -> Path | None:
         return None
     # os.path.isfile is False, without an error, for an unreadable folder and a name that is too long.
     return folder / 'args.json' if os.path.isfile(folder / 'args.json') else None
+
+
+def check_resumed_name(parser: Parser, folder: Path) -> None:
+    """End with a list of runs where the run to resume does not exist and the name of another one is almost the same.
+
+    Numbers and words that differ, as in first-seed1 and first-seed2, are other runs.
+    """
+    def parts(name: str) -> tuple[list[str], list[str]]:
+        return re.findall(r'\d+', name), re.findall(r'[^\W\d_]+', name.casefold())
+
+    if not folder.name or os.path.lexists(folder):
+        return
+    runs = sorted(path.parent.name for path in folder.parent.glob('*/args.json'))
+    numbers, words = parts(folder.name)
+    for run in runs:
+        other_numbers, other_words = parts(run)
+        if numbers == other_numbers and len(words) == len(other_words) and all(
+                get_close_matches(word, [other], 1, 0.75) for word, other in zip(words, other_words)):
+            parser.error(f'{folder}: there is no such run; did you mean --exp_name {run}? Runs in {folder.parent}: '
+                         f'{preview(runs, 5)}. Leave out --resume to start a new one')
 
 
 def load_args_json(path: Path, given: dict[str, Any]) -> dict[str, Any]:

@@ -295,7 +295,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse arguments after these checks."""
-        arguments = sys.argv[1:] if args is None else list(args)
+        arguments = self.expand_ranges(sys.argv[1:] if args is None else list(args))
         self.check_not_empty(arguments)
         for argument in arguments:
             if argument == '--':
@@ -310,6 +310,22 @@ class Parser(argparse.ArgumentParser):
             if not argument or flag.startswith('--') and sign and not value:
                 self.error(f'{truncate(flag)} has no value' if sign else
                            f'the argument after {truncate(before)} is empty: is a shell variable unset?')
+
+    def expand_ranges(self, arguments: list[str]) -> list[str]:
+        """Return arguments with the values of a range of --tiou instead of it: 0.5:0.05:0.95 is 0.5 0.55 ... 0.95."""
+        expanded, flag = [], ''
+        for argument in arguments:
+            name, sign, value = argument.partition('=')
+            flag = name if argument.startswith('--') else flag
+            number = r'(\d*\.?\d+)'
+            found = re.fullmatch(f'{number}:{number}:{number}', value if sign else argument)
+            start, step, stop = map(float, found.groups()) if found else (0, 0, 0)
+            if flag == '--tiou' and step and 0 <= (stop - start) / step < 1000:
+                values = (start + i * step for i in range(int((stop - start) / step + 1 + 1e-6)))
+                expanded += [flag] * bool(sign) + [repr(round(one, 10)) for one in values]
+            else:
+                expanded.append(argument)
+        return expanded
 
     def check_flag(self, flag: str) -> None:
         """End with a suggestion where a flag is almost one of this command."""

@@ -171,16 +171,17 @@ def read_labels(path: Path) -> GroundTruth:
     Raises InputError with the row for anything else.
     """
     fix = 'write the header video,label, then one row per label of a video'
+    text = read_utf8(path, 'CSV', fix)
+    for separator in ';\t|':
+        if sorted(cell.strip(' "') for cell in text.partition('\n')[0].strip().split(separator)) == ['label', 'video']:
+            raise InputError(f'{path}: the columns are separated by {separator!r}; separate them by commas, as in '
+                             f'video,label')
     try:
-        rows = list(csv.reader(io.StringIO(read_utf8(path, 'CSV', fix), newline=''), strict=True))
+        rows = list(csv.reader(io.StringIO(text, newline=''), strict=True))
     except csv.Error as error:
         raise InputError(f'{path}: not a readable CSV file ({truncate(error)}); {fix}') from None
     header = [cell.strip() for cell in rows[0]] if rows else []
     if sorted(header) != ['label', 'video']:
-        for separator in ';\t|':
-            if sorted(cell.strip('" ') for cell in ','.join(header).split(separator)) == ['label', 'video']:
-                raise InputError(f'{path}: the columns are separated by {separator!r}; separate them by commas, as in '
-                                 f'video,label')
         raise InputError(f'{path}: the first line must be the header video,label, found '
                          f'{truncate(",".join(header), 60) or "nothing"}')
     column = header.index('video')
@@ -260,6 +261,12 @@ def require_annotations(root: Path) -> GroundTruth:
 
 def missing_annotations(root: Path) -> InputError:
     """Return the error for a training without annotations."""
+    whole = Path(os.path.abspath(root))
+    around = [*whole.parents[:3], *sorted(path for path in whole.glob('*') if path.is_dir())]
+    for other in around:
+        if any((other / name).is_file() for name in ('gt.json', 'labels.csv')):
+            return InputError(f'{root}: contains neither gt.json nor labels.csv, but {other} does: use --data_path '
+                              f'{other}')
     fix = 'write it, or labels.csv with the columns video,label'
     others = [path.name for path in sorted(root.glob('*.json')) if path.name not in ('extraction.json', 'gt.json')]
     if others:

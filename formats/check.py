@@ -69,6 +69,9 @@ def check_split(split: Split, feature_fps: float, snippet_frames: float, finding
     """Describe a split and collect what is wrong with it."""
     findings.problems.extend(split.problems)
     lines = split.summary(feature_fps, snippet_frames).lines()
+    if unlisted := split.unlisted_files:
+        lines.append(f'{plural(len(unlisted), "video")} with features, but neither annotated nor listed: '
+                     f'{preview(unlisted)}')
     if split.files:
         lines += describe_features(split)
     if time_base := split.time_base(feature_fps, snippet_frames):
@@ -142,6 +145,8 @@ def check_data_folder(root: Path, modalities: tuple[str, ...], layout: str, feat
     gt = check_annotations(root, findings)
     splits: dict[str, Split] = {}
     for name in ('train', 'test'):
+        if not gt.labels and not (root / f'split_{name}.txt').is_file():
+            continue  # what is wrong with the annotations is already reported
         if name == 'test' and not has_test_videos(root, gt):
             print_section(name, ['no test videos: the training videos will be localized, without scores'], WIDTH)
             continue

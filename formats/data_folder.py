@@ -21,6 +21,7 @@ from formats.annotations import (
     read_split_file,
     subset_name,
 )
+from formats.columns import nearest_name
 from formats.features import (
     CONVERT,
     MIN_SINGLE_WIDTH,
@@ -31,7 +32,7 @@ from formats.features import (
     split_folders,
 )
 from formats.videos import match_videos
-from utils import InputError, plural, preview
+from utils import InputError, plural, preview, quote
 
 
 class SplitList(NamedTuple):
@@ -82,6 +83,13 @@ class Split:
     def length_mismatch(self) -> list[str]:
         """The videos whose RGB and flow files differ in length."""
         return [name for name, file in zip(self.names, self.files) if file.length_mismatch]
+
+    @property
+    def unlisted_files(self) -> list[str]:
+        """The videos with features that neither annotations nor lists contain."""
+        names = self.folder.names
+        known = (match_videos(names, self.members.names) >= 0) | (match_videos(names, self.gt.videos) >= 0)
+        return [name for name, is_known in zip(names, known) if not is_known]
 
     @property
     def durations(self) -> np.ndarray:
@@ -172,7 +180,7 @@ def find_split(root: Path, split: str, gt: GroundTruth, class_names: list[str], 
     missing = [name for name, files in zip(listed, paths) if not files]
     without_annotation = [name for name, row in zip(listed, labels) if not row.any()]
     with collect_errors(problems):
-        check_members(root, split, members, folder, missing, without_annotation if gt.labels else [])
+        check_members(root, split, members, folder, gt, missing, without_annotation if gt.labels else [])
 
     usable = [i for i in range(len(listed)) if paths[i] and (split == 'test' or labels[i].any())]
     files = inspect_features(folder, {i: paths[i] for i in usable}, split, problems)
@@ -258,14 +266,19 @@ def multi_hot_labels(gt_index: np.ndarray, gt: GroundTruth, class_names: list[st
     return matrix
 
 
-def check_members(root: Path, split: str, members: SplitList, folder: FeatureFolder, missing: list[str],
-                  without_annotation: list[str]) -> None:
+def check_members(root: Path, split: str, members: SplitList, folder: FeatureFolder, gt: GroundTruth,
+                  missing: list[str], without_annotation: list[str]) -> None:
     """Raise InputError if required videos have no features, or if no training video is annotated."""
     num_listed = len(members.names)
     if folder.streams and missing and (members.required or len(missing) == num_listed):
+        if members.source == 'labels.csv' and (match_videos(gt.labels, folder.names) >= 0).any():
+            raise InputError(f'{root / "labels.csv"}: its labels are the names of the features: the columns seem to be '
+                             f'swapped; correct the header to label,video')
+        near = nearest_name(missing[0], folder.names)
+        like = f'{quote(near)}, which is similar' if near else preview(folder.names, 1)
         raise InputError(f'{folder.path}: no features for {len(missing)} of the {num_listed} videos in '
                          f'{members.source}: {preview(missing)}; add the files or correct {members.source} (the '
-                         f'folder contains {preview(folder.names, 1)})')
+                         f'folder contains {like})')
     if split == 'train' and num_listed and len(without_annotation) == num_listed:
         raise InputError(f'{root / "gt.json"}: annotates none of the {num_listed} training videos in '
                          f'{members.source}; check the names: {preview(without_annotation)}')

@@ -1,4 +1,5 @@
 """`python main.py --check`: what is reported about good and broken data folders."""
+import json
 import re
 import shutil
 
@@ -125,3 +126,56 @@ def test_published_annotations_and_lengths(tmp_path, capsys):
     assert out.count('TIME BASE') == 1 and 'try --snippet_frames 64' in out  # training and test differ
     out = check(tmp_path, capsys, '--snippet_frames', '64')[1]
     assert out.count('TIME BASE') == 1 and 'try --snippet_frames 16' in out
+
+
+# ---- files of others ------------------------------------------------------------------------------------------------
+
+def write_labeled(folder, labels, *names):
+    """Write labels.csv, and features of videos for training."""
+    for name in names:
+        save(folder, 'train', name, features_of('x', 5))
+    (folder / 'labels.csv').write_bytes(labels if isinstance(labels, bytes) else labels.encode())
+    return folder
+
+
+def test_videos_without_label_and_labels_without_video_are_counted(tmp_path, capsys):
+    status, out, _ = check(write_labeled(tmp_path, 'video,label\na,x\nb,y\nc,y\n', 'a', 'b', 'p', 'q'), capsys)
+    assert status == 0 and '1 video without features: c' in out
+    assert '2 videos with features, but neither annotated nor listed: p, q' in out
+
+
+def test_labels_and_keys_that_look_wrong_are_warnings(folder, capsys):
+    database = annotate(folder, {'a': ('train', ['Run']), 'b': ('train', ['run']), 'c': ('train', ['Run']),
+                                 'd': ('test', ['Run']), 'e': ('test', ['Run'])})
+    database['a']['Duration'] = 9
+    (folder / 'gt.json').write_text(json.dumps({'database': database}))
+    status, out, _ = check(folder, capsys)
+    assert status == 0 and "warning: " in out and "'Run' and 'run'" in out and 'did you mean "duration"?' in out
+    assert 'see 2 warnings above' in out
+
+
+@pytest.mark.parametrize(('labels', 'part'), [
+    ('video;label\na;x\nb;y\n', "labels.csv: the columns are separated by ';'"),
+    ('"label"\t"video"\nx\ta\n', "labels.csv: the columns are separated by '\\t'"),
+    ('video,label\nx,a\ny,b\n', 'the columns seem to be swapped; correct the header to label,video'),
+    ('video,label\na,x\nb,y\n'.encode('utf-16'), 'labels.csv: is not UTF-8, it seems to be UTF-16'),
+    ('video,label\na,x\nb,y\n'.encode('utf-16-le'), 'labels.csv: is not UTF-8, it seems to be UTF-16'),
+    ('video,label\na,h\u00fcpfen\n'.encode('latin-1'), 'it is not UTF-8, save it as that')])
+def test_one_problem_names_the_cause(tmp_path, capsys, labels, part):
+    status, out, err = check(write_labeled(tmp_path, labels, 'a', 'b'), capsys)
+    assert status == 2 and part in out and out.count('problem: ') == 1 and 'split_train' not in out
+    assert err.endswith(': 1 problem: training would fail\n')
+
+
+@pytest.mark.parametrize('inner', ['features', 'features/train', 'features/train/rgb', '..'])
+def test_the_folder_with_the_annotations_is_named(tmp_path, capsys, inner):
+    folder = write_folder(tmp_path / 'thumos')
+    status, out, err = check(folder / inner, capsys)
+    assert status == 2 and f'but {folder} does: use --data_path {folder}' in out and out.count('problem: ') == 1
+
+
+def test_the_nearest_file_is_named(folder, capsys):
+    (folder / 'split_train.txt').write_text('a\nb\nvideo_1\n')
+    save(folder, 'train', 'vidoe_1', features_of('x', 5))
+    status, out, _ = check(folder, capsys)
+    assert status == 2 and "the folder contains 'vidoe_1', which is similar" in out

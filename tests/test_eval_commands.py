@@ -86,3 +86,15 @@ def test_pipes_and_devices_are_refused_before_they_are_read(tmp_path, kind, read
     os.mkfifo(path) if kind == 'pipe' else path.symlink_to('/dev/zero')
     with pytest.raises(InputError, match='x: is a pipe or a device; give the path of a regular file'):
         read(path)
+
+
+@pytest.mark.parametrize('name', ['detection', 'diagnosis', 'report'])
+def test_thresholds_may_be_a_range(tmp_path, capsys, name):
+    write(tmp_path, 'v', 'x', [{'label': 'x', 'segment': [0, 3], 'score': 0.5}])
+    main, (*arguments, output) = COMMANDS[name]
+    arguments = [str(tmp_path / word) if '.json' in word else word for word in arguments]
+    written = []
+    for thresholds in (['0.5:0.05:0.95'], [f'{i / 20:g}' for i in range(10, 20)]):
+        assert main([*arguments, str(tmp_path / output), '--tiou', *thresholds]) == 0
+        written.append((tmp_path / output).read_bytes())
+    assert written[0] == written[1]

@@ -1292,3 +1292,24 @@ def test_the_printed_next_commands_work(data, tmp_path, capsys):
     assert read_csv(folder / 'losses.csv')[-1]['step'] == '4'
     assert main.main(next_command(out, 'other thresholds')) == 0
     assert f'report: {folder.with_name("it is-inference")}/report.html' in capsys.readouterr().out
+
+
+# ---- names of runs --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(('name', 'similar'), [
+    ('frist', True), ('First', True), ('fist', True), ('my-frist', False), ('second', False), ('first-seed2', False),
+    ('long_name_action-seed1', False), ('long_nmae_full-seed1', True), ('first2', False), ('x' * 300, False)])
+def test_a_resume_with_a_misspelled_name_lists_the_runs_and_starts_nothing(tmp_path, capsys, name, similar):
+    for run in ('first', 'first-seed1', 'long_name_full-seed1'):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / 'args.json').write_text('{}')
+    argv = ['--data_path', 'DIR', '--output_dir', str(tmp_path), '--exp_name', name]
+    assert parse_args(argv).exp_name == name  # without --resume
+    if not similar:
+        assert parse_args([*argv, '--resume']).resume
+        return
+    with pytest.raises(SystemExit):
+        parse_args([*argv, '--resume'])
+    error = capsys.readouterr().err
+    assert 'there is no such run; did you mean --exp_name ' in error and error.count('\n') == 1
+    assert 'first, first-seed1, long_name_full-seed1' in error and not (tmp_path / name).exists()

@@ -195,3 +195,24 @@ def test_an_empty_argument_is_refused(parser, capsys, arguments, words):
     with pytest.raises(SystemExit) as end:
         parser.parse_args(arguments)
     assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('form', [['--tiou', '{}'], ['--tiou={}']])
+@pytest.mark.parametrize(('text', 'expected'), [
+    ('0.5:0.05:0.95', [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]),
+    ('0.1:0.1:0.7', [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]), ('.3:.3:1', [0.3, 0.6, 0.9]), ('0.5:1:0.5', [0.5])])
+def test_a_range_of_thresholds(form, text, expected):
+    ranged = Parser()
+    ranged.add_argument('--tiou', type=float, nargs='+')
+    ranged.add_argument('--name')
+    arguments = ranged.parse_args([word.format(text) for word in form] + ['--name', '0:1:2'])
+    assert arguments.tiou == expected and arguments.name == '0:1:2'
+
+
+@pytest.mark.parametrize('text', ['0.5:0:0.9', '0.5:-1:0.9', '0.9:0.1:0.5', '0.5:0.95', '0:1e-9:1', 'a:b:c', '1::2'])
+def test_other_ranges_are_refused(capsys, text):
+    ranged = Parser()
+    ranged.add_argument('--tiou', type=float, nargs='+')
+    with pytest.raises(SystemExit):
+        ranged.parse_args(['--tiou', text])
+    assert f"invalid float value: '{text}'" in capsys.readouterr().err
