@@ -66,7 +66,7 @@ SET_HERE = ('data_path', 'exp_name', 'output_dir', 'videos', 'inference_only', '
 LENGTHS = ('num_steps', 'num_epochs')
 
 # The demonstration. I3D is fully convolutional: half the width of its training frames is a quarter of the work.
-CLIPS = {'train': 24, 'test': 12}
+CLIPS = {'train': 18, 'test': 9}
 CLIP_SECONDS, CLIP_SIZE = 20, 96
 CLIP_RECIPE = ('--resize', 'short128', '--crop', '112')
 
@@ -294,6 +294,7 @@ def forget_stale_features(command: Command, videos: dict[str, Path]) -> None:
     if found := [name for name in foreign if (data / name).exists()]:
         raise InputError(f'{data / found[0]}: not written by this program; move it away, or choose another --exp_name')
     before = read_json(data / STATE) if (data / STATE).exists() else {}
+    before = before if isinstance(before, dict) else {}
     now = {name: file_state(video) for name, video in videos.items()}
     if path.exists():
         saved = read_manifest(data)
