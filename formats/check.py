@@ -108,8 +108,10 @@ def check_labels(root: Path, train: Split, test: Split) -> None:
 def check_classes(root: Path, train: Split, findings: Findings) -> None:
     """Collect what cannot be learned: one class without negative videos, names with line breaks, few videos."""
     if len(train.class_names) == 1:
+        fix = ('gt.json, with the annotation {"label": ""}' if (root / 'gt.json').exists() else
+               'labels.csv, with an empty label (video,)')
         message = (f'{root}: a single class: its probability is always 1 and nothing is learned; add videos without it '
-                   f'to labels.csv, with an empty label (video,)')
+                   f'to {fix}')
         (findings.warnings if (root / 'gt.json').exists() else findings.problems).append(message)
     if broken := [name for name in train.class_names if '\n' in name or '\r' in name]:
         findings.problems.append(f'{root}: a class name contains a line break: {quote(broken[0])}; rename it, because '

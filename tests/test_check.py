@@ -179,3 +179,13 @@ def test_the_nearest_file_is_named(folder, capsys):
     save(folder, 'train', 'vidoe_1', features_of('x', 5))
     status, out, _ = check(folder, capsys)
     assert status == 2 and "the folder contains 'vidoe_1', which is similar" in out
+
+
+def test_a_single_class_needs_negative_videos(folder, capsys):
+    database = annotate(folder, {name: ('train' if name in 'abc' else 'test', ['Run']) for name in 'abcde'})
+    status, out, _ = check(folder, capsys)
+    assert status == 0 and 'a single class' in out and 'to gt.json, with the annotation {"label": ""}' in out
+    database['a']['annotations'] = [{'label': ''}]  # what it advises
+    (folder / 'gt.json').write_text(json.dumps({'database': database}))
+    status, out, _ = check(folder, capsys)
+    assert status == 0 and 'a single class' not in out
