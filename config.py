@@ -432,6 +432,6 @@ def print_overrides(config: Config) -> None:
                      f'with {vars(args)[name]}')
     usual = default_values(args.dataset)
     taken = [f'{name} {show_value(value)}' for name, value in sorted(config.stored.items())
-             if name not in config.given and value != usual[name]]
+             if name not in config.given and value != usual[name] and (name, value) != ('modal', 'all')]
     if taken:
         print_section('note', [f'from {source}: {", ".join(taken)}'])

@@ -151,7 +151,7 @@ def test_a_folder_that_may_not_be_written(data, tmp_path, log, there):
     locked = folder if there else folder.parent
     locked.mkdir(parents=True)
     locked.chmod(0o555)
-    as_a_user = [Call('run.make_dir', 1, give_up_privilege)] if os.geteuid() == 0 else []
+    as_a_user = [Call('main.make_dir', 1, give_up_privilege)] if os.geteuid() == 0 else []
     assert status(start(command(data, folder), log, *as_a_user)) == 2
     assert 'Permission denied' in error_of(log) and str(folder) in error_of(log)
     assert not folder.exists() or not list(folder.iterdir())
