@@ -9,7 +9,8 @@ MAX_LINES = 80  # of a function
 # What a module may import of this project; a package stands for all of its modules.
 DATA = {'utils', 'config', 'formats'}
 METHOD = {*DATA, 'eval', 'losses', 'model', 'dataset'}
-ENGINE = [{'device', 'torch_io', 'lock'}, {'runtime'}, {'checkpoint'}, {'trainer', 'inference'}, {'run_folder', 'auto_config'}]
+ENGINE = [{'device', 'torch_io', 'lock'}, {'runtime'}, {'checkpoint'}, {'trainer', 'inference'},
+          {'run_folder', 'auto_config'}]
 ALLOWED = {
     'utils': set(),
     'config': {'utils'},
