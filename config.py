@@ -21,7 +21,7 @@ LAYOUTS = ('auto', 'two-stream', 'paired', 'joint', 'single')
 # ---- recipes --------------------------------------------------------------------------------------------------------
 
 class Recipe(NamedTuple):
-    """Hyper-parameters that differ between data sets; each but `source`, `bins` and `size` has a flag of this name.
+    """Hyper-parameters that differ between data sets; each but `source` and the last three has a flag of this name.
 
     To let the recipes differ in another flag, add a field of its name.
     """
@@ -47,6 +47,7 @@ class Recipe(NamedTuple):
     normalize: bool = False
     feature_fps: float = 25.0
     snippet_frames: float = 16
+    class_evidence: float | None = None  # an event has at least the score 1 - class_evidence * gamma; None: any score
     bins: str = 'activitynet'  # of the error diagnosis
     size: tuple[int, int, int] | None = None  # classes, training videos, test videos
 
@@ -69,11 +70,12 @@ RECIPES = {
     # None: chosen from the data, see engine.auto_config.
     'own': Recipe(
         tiou=THUMOS14_TIOU, num_segments=None, topk_ratio=None, batch_size=None, drop_last=False, num_steps=None,
-        detection_inf_step=100, seed=1, class_th=0.01, nms_thresh=0.4, lr=3e-4, normalize=True, bins='thumos14',
+        detection_inf_step=100, seed=1, class_th=0.01, nms_thresh=0.4, lr=3e-4, normalize=True, class_evidence=0.7,
+        bins='thumos14',
         source='measured on real recordings, see docs/videos.md; num_segments, topk_ratio, batch_size, num_steps are '
                'chosen from the data'),
 }
-RECIPE_FLAGS = [name for name in Recipe._fields if name not in ('bins', 'size', 'source')]
+RECIPE_FLAGS = [name for name in Recipe._fields if name not in ('source', 'class_evidence', 'bins', 'size')]
 
 # ---- flags ----------------------------------------------------------------------------------------------------------
 

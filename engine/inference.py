@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config import RECIPES
 from dataset import Shard, UniformSampler, VideoDataset, make_loader
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import (
@@ -40,9 +41,6 @@ from utils import InputError, plural, preview, quote, warn, write_text
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# An event has at least the score 1 - CLASS_EVIDENCE * gamma: actionness alone, without any evidence for the class,
-# gives up to 1 - gamma (docs/looking.md has the measurement).
-CLASS_EVIDENCE = 0.7
 GIL_SWITCH_INTERVAL = 0.0005  # seconds, while an evaluation thread runs; Python's 5 ms would stall training steps
 
 
@@ -138,7 +136,8 @@ class ScoredEvaluation(Evaluation):
     def show(self, name: str) -> None:
         """Print the results."""
         print(f'\n{self.title(name)}\n{format_table(self.scores)}')
-        print(f'events  {format_scores(self.event_scores)}')
+        if self.event_options.min_score > -math.inf:
+            print(f'events  {format_scores(self.event_scores)}')
         if self.scores_with_features.num_videos < self.scores.num_videos:
             print(f'over only the {self.scores_with_features.num_videos} of these videos that have features: average '
                   f'mAP {100 * self.scores_with_features.average:.2f}')
@@ -245,7 +244,10 @@ class EvaluatorOptions(NamedTuple):
     def from_args(cls, args: argparse.Namespace) -> 'EvaluatorOptions':
         """Pick the options from the command line."""
         localization = LocalizationOptions(*(getattr(args, name) for name in LocalizationOptions._fields))
-        min_score = 1 - CLASS_EVIDENCE * args.fusion_weight if args.min_score is None else args.min_score
+        # Actionness alone, without any evidence for the class, gives a score up to 1 - gamma (docs/looking.md).
+        evidence, min_score = RECIPES[args.dataset].class_evidence, args.min_score
+        if min_score is None:
+            min_score = -math.inf if evidence is None else 1 - evidence * args.fusion_weight
         events = EventOptions(args.event_share, args.event_overlap, min_score)
         return cls(args.num_segments, args.batch_size, args.num_workers, localization, args.known_labels, args.tiou,
                    events)
