@@ -34,12 +34,12 @@ class Choice(NamedTuple):
 def choose_sizes(lengths: list[int]) -> list[Choice]:
     """Return T, the batch size and the number of steps for training videos with L snippets each."""
     low, high = SEGMENTS
-    longest = math.ceil(np.percentile(lengths, 90) / 10) * 10
+    longest = math.ceil(np.percentile(lengths, 98) / 10) * 10
     batch_size = min(BATCH_SIZE, len(lengths))
     steps_per_epoch = -(-len(lengths) // batch_size)
     num_steps = min(max(STEPS[0], EPOCHS * steps_per_epoch), STEPS[1])
     return [
-        Choice('num_segments', min(max(longest, low), high), f'90 % of the videos have at most {longest} snippets'),
+        Choice('num_segments', min(max(longest, low), high), f'98 % of the videos have at most {longest} snippets'),
         Choice('batch_size', batch_size, f'of {plural(len(lengths), "training video")}'),
         Choice('num_steps', num_steps, f'{num_steps // steps_per_epoch} epochs')]
 
