@@ -215,7 +215,7 @@ def test_the_death_of_one_rank_ends_the_other_and_both_resume(data, tmp_path, vi
     killed, until = pair(str(tmp_path / 'driver.py'), tmp_path / 'killed' / 'run')
     assert killed.returncode == 1 and until < seconds + 60
     (message,) = [line for line in re.split('[\r\n]|(?=error: rank)', killed.stderr) if line.startswith('error: ')]
-    assert 'another process' in message and '--resume' in message
+    assert 'another rank died' in message and '--resume' in message
     again, _ = pair('main.py', tmp_path / 'killed' / 'run', '--resume')
     assert again.returncode == 0, again.stderr
     assert not differences(tmp_path / 'killed' / 'run', contents(tmp_path / 'whole' / 'run'))
