@@ -402,6 +402,24 @@ def find_weights(parser: Parser, values: dict[str, Any]) -> str:
     return parser.error(f'--inference_only needs --model_file: {folder} contains neither CAS_Only.pkl nor best.pt')
 
 
+class Choice(NamedTuple):
+    """A value chosen from the training data for a flag, and why."""
+
+    flag: str
+    value: int
+    reason: str
+
+
+def fill_unset(args: argparse.Namespace, choices: list[Choice]) -> list[str]:
+    """Set the flags that are unset to the values chosen for them; return a line for each."""
+    unset = [choice for choice in choices if getattr(args, choice.flag) is None]
+    if args.num_epochs is not None:
+        unset = [choice for choice in unset if choice.flag != 'num_steps']
+    for choice in unset:
+        setattr(args, choice.flag, choice.value)
+    return [f'--{choice.flag} {choice.value}: {choice.reason}' for choice in unset]
+
+
 # ---- messages -------------------------------------------------------------------------------------------------------
 
 def format_recipe(args: argparse.Namespace) -> list[str]:

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config import MODALITIES, RECIPES, format_recipe, print_overrides, resolve_config
+from config import MODALITIES, RECIPES, fill_unset, format_recipe, print_overrides, resolve_config
 from utils import InputError, make_dir, print_section, printable, run_cli, truncate, warn, write_json
 
 # torch takes a second to import. `train` and `infer` import what needs it, so that --help, a wrong flag and a missing
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from dataset import VideoDataset
-    from engine.auto_config import Choice
     from engine.inference import ReportOptions
     from engine.runtime import Distributed
 
@@ -120,8 +119,7 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
     from engine.lock import Lock
     from engine.runtime import check_batches
     from formats.annotations import read_annotations
-    from formats.data_folder import has_test_videos
-    from formats.features import split_folders
+    from formats.data_folder import split_to_localize
     from model import NetworkOptions, build_network
 
     # 1. Weights and data.
@@ -133,9 +131,7 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
     gt = read_annotations(data.data_path)
     num_classes = checkpoint.infer_num_classes(state, args.model_file)
     class_names = checkpoint.load_class_names(args.model_file, args.data_path, gt, num_classes)
-    # Without test videos the labeled training videos are localized, as in a training.
-    has_train = gt.labels and any(path.is_dir() for path in split_folders(data.data_path, 'train'))
-    split = 'train' if has_train and not has_test_videos(data.data_path, gt) else 'test'
+    split = split_to_localize(data.data_path, gt)
     test_set = build_dataset(data, split, gt, class_names, args.cache, device, flat=split == 'test')
     if args.normalize:
         test_set.normalize(Normalization.load(Path(args.model_file).with_name('normalization.npz')))
@@ -186,16 +182,6 @@ def check_videos(args: argparse.Namespace, test_set: 'VideoDataset') -> None:
     from formats.videos import find_videos
     if args.videos:
         find_videos(args.videos, test_set.names)
-
-
-def fill_unset(args: argparse.Namespace, choices: 'list[Choice]') -> list[str]:
-    """Set the flags that are unset to the values chosen for them; return a line for each."""
-    unset = [choice for choice in choices if getattr(args, choice.flag) is None]
-    if args.num_epochs is not None:
-        unset = [choice for choice in unset if choice.flag != 'num_steps']
-    for choice in unset:
-        setattr(args, choice.flag, choice.value)
-    return [f'--{choice.flag} {choice.value}: {choice.reason}' for choice in unset]
 
 
 def print_run_summary(args: argparse.Namespace, datasets: 'dict[str, VideoDataset]', device: 'torch.device') -> None:

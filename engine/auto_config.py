@@ -1,12 +1,12 @@
 """Settings that depend on the training data, for recipes that leave them unset (figures in docs/videos.md)."""
 import math
 import sys
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from config import Choice
 from dataset import VideoDataset
 from engine.runtime import Distributed
 from engine.trainer import Trainer, TrainerOptions
@@ -21,14 +21,6 @@ TOPK_RATIOS = 8, 4, 2
 TRIAL_STEPS = 200  # of each ratio
 MEASURED_STEPS = 60  # the last ones of a trial
 HALVING_FACTOR = 1.3  # a smaller k must pay off: its pseudo labels are easier to follow, also where it is wrong
-
-
-class Choice(NamedTuple):
-    """A value for a flag of main.py, and why."""
-
-    flag: str
-    value: int
-    reason: str
 
 
 def choose_sizes(lengths: list[int]) -> list[Choice]:

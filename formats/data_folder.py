@@ -198,6 +198,12 @@ def has_test_videos(root: Path, gt: GroundTruth) -> bool:
             any(folder.is_dir() for folder in split_folders(root, 'test')))
 
 
+def split_to_localize(root: Path, gt: GroundTruth) -> str:
+    """Return 'test', or 'train' for a folder with labeled training videos only, as after a training on them."""
+    has_train = gt.labels and any(path.is_dir() for path in split_folders(root, 'train'))
+    return 'train' if has_train and not has_test_videos(root, gt) else 'test'
+
+
 def resolve_split(root: Path, split: str, gt: GroundTruth, modalities: tuple[str, ...], layout: str, flat: bool,
                   problems: list[str]) -> tuple[SplitList, FeatureFolder]:
     """Return the list of a split and its feature folder; both are empty where an error is added to `problems`."""
