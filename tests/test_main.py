@@ -134,7 +134,7 @@ def refused(capsys, argv, *parts):
         status = stop.code
     err = re.sub('\x1b\\[A', '', capsys.readouterr().err)  # tqdm's way up
     lines = [line for line in re.split('[\r\n]+', err)
-             if line.strip() and not re.match(r'\s*(reading|training)\b.*\|', line)]
+             if line.strip() and not re.match(r'\s*(reading|training|checking|choosing)\b.*\|', line)]
     assert status == 2, err
     assert len(lines) == 1 and lines[0].startswith('error: '), err
     for part in parts:
