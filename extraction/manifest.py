@@ -17,6 +17,7 @@ from utils import (
     preview,
     quote,
     read_json,
+    remove_stale_tmp,
     truncate,
     warn,
     write_bytes,
@@ -48,6 +49,8 @@ class Manifest:
 
         Raises InputError where the folder contains features of another recipe or of unknown origin.
         """
+        for stream in self.streams:  # of a killed extraction
+            remove_stale_tmp(self.folder / 'features' / self.split / stream, '*')
         if self.path.exists():
             self.resume_from(self.read(), names)
         elif not self.overwrite:
