@@ -8,6 +8,7 @@ import os
 import re
 import textwrap
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -194,8 +195,9 @@ def get_parser(description: str | None = None) -> Parser:
 
     outputs = parser.add_argument_group('outputs').add_argument
     outputs('--min_score', type=bounded(float, -1e9),
-            help='minimum score of events (unset: 1 - 0.7 gamma), and initial one in the report (unset: that of best '
-                 'F1 on the test videos of the training, where it is known); detections.json has all')
+            help='minimum score of events (unset: 1 - 0.7 gamma in the recipe own, otherwise any), and initial one in the '
+                 'report (unset: that of best F1 on the test videos of the training, where it is known); '
+                 'detections.json has all')
     outputs('--event_share', type=fraction, default=0.7,
             help='minimum score of an event, as a fraction of the best one of its video and class')
     outputs('--event_overlap', type=bounded(float, 0, 0.5), default=0.1,
@@ -290,8 +292,13 @@ def parse_explicit(parser: Parser, argv: list[str] | None) -> dict[str, Any]:
 def default_values(dataset: str) -> dict[str, Any]:
     """Return the value of every flag in a recipe and the defaults."""
     recipe = RECIPES[dataset]
-    defaults = {action.dest: action.default for action in get_parser()._actions if action.dest != 'help'}
-    return {**defaults, 'dataset': dataset, **{name: getattr(recipe, name) for name in RECIPE_FLAGS}}
+    return {**flag_defaults(), 'dataset': dataset, **{name: getattr(recipe, name) for name in RECIPE_FLAGS}}
+
+
+@cache
+def flag_defaults() -> dict[str, Any]:
+    """Return the default of every flag, None for those of the recipes."""
+    return {action.dest: action.default for action in get_parser()._actions if action.dest != 'help'}
 
 
 def default_dataset(given: dict[str, Any]) -> str:
