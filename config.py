@@ -195,8 +195,8 @@ def get_parser(description: str | None = None) -> Parser:
 
     outputs = parser.add_argument_group('outputs').add_argument
     outputs('--min_score', type=bounded(float, -1e9),
-            help='minimum score of events (unset: 1 - 0.7 gamma in the recipe own, otherwise any), and initial one in the '
-                 'report (unset: that of best F1 on the test videos of the training, where it is known); '
+            help='minimum score of events (unset: 1 - 0.7 gamma in the recipe own, otherwise any), and initial one in '
+                 'the report (unset: that of best F1 on the test videos of the training, where it is known); '
                  'detections.json has all')
     outputs('--event_share', type=fraction, default=0.7,
             help='minimum score of an event, as a fraction of the best one of its video and class')
