@@ -91,7 +91,7 @@ IGNORED_FOR_GROUPING = LEGACY_NOOP | {
     'exp_name', 'output_dir', 'inference_only', 'model_file', 'device', 'resume', 'overwrite', 'check', 'seed',
     'num_workers', 'cache', 'log_every', 'figures', 'min_score', 'event_share', 'event_overlap', 'videos', 'subtitles'}
 # What weights are trained for, and what changes how they localize: both are read from the args.json of the weights.
-MODEL_FLAGS = frozenset(('modal', 'layout', 'normalize', 'num_segments', 'feature_fps', 'snippet_frames', 'hidden_dim',
+MODEL_FLAGS = frozenset(('modal', 'normalize', 'num_segments', 'feature_fps', 'snippet_frames', 'hidden_dim',
                          'fusion_weight', 'topk_ratio'))
 POSTPROCESS_FLAGS = frozenset(('class_th', 'scale', 'oic_margin', 'oic_class_weight', 'nms_thresh', 'nms_alpha',
                                'soft_nms', 'tiou', 'known_labels'))
@@ -367,7 +367,7 @@ def load_args_json(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     names = set(actions) - {'help', 'output_dir', 'exp_name', 'resume', 'overwrite', 'check', 'inference_only',
                             'model_file'}
     if given.get('inference_only'):
-        names = {'dataset', 'batch_size', *MODEL_FLAGS}
+        names = {'dataset', 'batch_size', 'layout', *MODEL_FLAGS}
         if given.get('dataset', content.get('dataset')) == content.get('dataset'):
             names |= POSTPROCESS_FLAGS
 

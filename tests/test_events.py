@@ -5,21 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_detection import make_detections
 
 from eval.detection import scored_subset
 from eval.events import EventOptions, EventScores, main, read_events, score_events, select_events, write_events
 from formats.annotations import read_ground_truth
 from formats.detections import Detections, write_detections
 from utils import InputError, write_json
-
-
-def make_detections(*rows: tuple[str, str, float, float, float]) -> Detections:
-    """Return detections from rows of video, label, start, end, score."""
-    videos, labels = sorted({row[0] for row in rows}), sorted({row[1] for row in rows})
-    return Detections(videos, labels, np.array([videos.index(row[0]) for row in rows], np.int64),
-                      np.array([labels.index(row[1]) for row in rows], np.int64),
-                      np.array([row[2:4] for row in rows], float).reshape(-1, 2),
-                      np.array([row[4] for row in rows], float))
 
 
 def rows_of(events: Detections) -> list[tuple]:
