@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,11 +63,7 @@ class Evaluation:
     video_accuracy: float | None  # fraction of labeled videos with exactly the predicted classes, if any is labeled
     durations: dict[str, float]   # seconds, of the videos whose length is known
     event_options: EventOptions
-
-    @cached_property
-    def events(self) -> Detections:
-        """Return the events among the detections."""
-        return select_events(self.detections, self.event_options)
+    events: Detections            # those among the detections
 
     def to_json(self) -> dict:
         """Return its block of results.json."""
@@ -116,11 +111,7 @@ class ScoredEvaluation(Evaluation):
     scores: Scores
     scores_with_features: Scores  # over the annotated videos that have features
     threshold: OperatingPoint | None  # the score of best F1 at tIoU 0.5, None without a correct detection
-
-    @cached_property
-    def event_scores(self) -> EventScores:
-        """Return precision, recall and F1 of the events."""
-        return score_events(self.gt, self.events)
+    event_scores: EventScores
 
     def to_json(self) -> dict:
         """Return its block of results.json."""
@@ -324,8 +315,9 @@ class Evaluator:
         durations = {name: seconds for name, seconds in zip(test_set.names, test_set.durations.tolist(), strict=True)
                      if np.isfinite(seconds)}
         accuracy = float((predicted == labels).all(axis=1)[labeled].mean()) if labeled.any() else None
+        events = select_events(detections, options.events)
         if self.gt is None:
-            return Evaluation(detections, curves, accuracy, durations, options.events)
+            return Evaluation(detections, curves, accuracy, durations, options.events, events)
 
         # Score.
         matches = match(self.gt, detections, options.tiou)
@@ -336,8 +328,9 @@ class Evaluator:
         has_features[index[index >= 0]] = True
         if not has_features.all():
             scores_with_features = evaluate(select_videos(self.gt, has_features), detections, options.tiou)
-        return ScoredEvaluation(detections, curves, accuracy, durations, options.events, self.gt, scores,
-                                scores_with_features, best_threshold(self.gt, detections, 0.5, at_half))
+        return ScoredEvaluation(detections, curves, accuracy, durations, options.events, events, self.gt, scores,
+                                scores_with_features, best_threshold(self.gt, detections, 0.5, at_half),
+                                score_events(self.gt, events))
 
 
 class Learning(NamedTuple):
