@@ -31,7 +31,7 @@ def text_of(page: Path) -> str:
 
 def blocks(page: Path) -> list[str]:
     """Return the code blocks without a language."""
-    return re.findall(r'^```\n(.*?)^```', text_of(page), re.M | re.S)
+    return [text for language, text in re.findall(r'^```(\w*)\n(.*?)^```$', text_of(page), re.M | re.S) if not language]
 
 
 def inline_code(page: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""docs/python.md: every example runs unchanged, from another folder, with the results of the commands."""
+"""docs/results.md: every example runs unchanged, from another folder, with the results of the commands."""
 import json
 import os
 import re
@@ -17,7 +17,7 @@ from formats.detections import read_detections, write_detections_csv
 from model import AICL
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'python.md').read_text(encoding='utf-8'), re.S)
+EXAMPLES = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'results.md').read_text(encoding='utf-8'), re.S)
 
 THUMOS14 = LocalizationOptions(class_th=0.25, scale=24, oic_margin=0.2, oic_class_weight=0.2, nms_thresh=0.4,
                                nms_alpha=0.35, soft_nms=True, feature_fps=25, snippet_frames=16)
