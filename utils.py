@@ -17,13 +17,14 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from tqdm import tqdm
 
 MAX_DEPTH = 100  # nesting of JSON that is written
 MAX_GUNZIPPED = 2 ** 30  # bytes; a few megabytes of gzip could otherwise fill the memory
@@ -39,7 +40,14 @@ class InputError(Exception):
 def warn(message: str) -> None:
     """Print one line on standard error, on rank 0 only."""
     if os.environ.get('RANK', '0') == '0':
-        print(f'warning: {message}', file=sys.stderr, flush=True)
+        print_line(f'warning: {message}', sys.stderr)
+
+
+def print_line(line: str, file: TextIO | None = None) -> None:
+    """Print a line on standard output or another file, above the progress bar of a terminal."""
+    module = sys.modules.get('tqdm')  # without it there is no bar
+    with module.tqdm.external_write_mode(file) if module else nullcontext():
+        print(line, file=file, flush=True)
 
 
 def printable(text: object) -> str:
@@ -78,6 +86,53 @@ def print_section(title: str, lines: Iterable[str], width: int = 9) -> None:
     for line in lines:
         print(f'{title:<{width}}{truncate(line, 500)}', flush=True)
         title = ''
+
+
+# ---- progress -------------------------------------------------------------------------------------------------------
+
+BAR = '{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]'
+LINE = '{desc}: {unit} {n_fmt}/{total_fmt}, {remaining} left{postfix}'
+LINE_SECONDS = 60  # between two lines
+
+
+class LineWriter:
+    """A file for tqdm that prints each state of a bar as a line on standard error."""
+
+    def write(self, text: str) -> None:
+        """Print a state; an empty one removes the bar from a terminal."""
+        if line := text.strip():
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Do nothing: each line is flushed."""
+
+
+def progress(items: Iterable | None = None, *, delay: float = 1, leave: bool = False, **options: Any) -> 'tqdm':
+    """Return a tqdm bar; where standard error is not a terminal, it prints a line per minute instead.
+
+    It appears after `delay` seconds; without a terminal 0 prints the first line at once.
+    """
+    from tqdm import tqdm
+    if sys.stderr.isatty():
+        return tqdm(items, bar_format=BAR, dynamic_ncols=True, delay=delay, leave=leave, **options)
+    return tqdm(items, bar_format=LINE, file=LineWriter(), mininterval=LINE_SECONDS, miniters=1, leave=False,
+                delay=delay and LINE_SECONDS, **options)
+
+
+def show_details(bar: 'tqdm', details: list[str]) -> None:
+    """Show details with a bar: without a terminal all, else as many of the first ones as its columns have room for."""
+    values, shown = bar.format_dict, list(details)
+    columns = values.pop('ncols')  # without this, the bar itself takes ten
+    while columns and len(shown) > 1 and columns < len(bar.format_meter(**{**values, 'postfix': ', '.join(shown)})):
+        shown.pop()
+    bar.set_postfix_str(', '.join(shown), refresh=False)
+
+
+def pace(bar: 'tqdm') -> tuple[float, str]:
+    """Return the seconds per step of a bar, and the time left."""
+    values = bar.format_dict
+    rate = values['rate'] or (values['n'] - values['initial']) / max(values['elapsed'], 1e-9)
+    return (1 / rate, bar.format_interval((values['total'] - values['n']) / rate)) if rate else (math.nan, '?')
 
 
 # ---- atomic files ---------------------------------------------------------------------------------------------------

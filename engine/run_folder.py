@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from config import IGNORED_FOR_GROUPING
 from dataset import Normalization, VideoDataset
@@ -168,6 +166,7 @@ class RunLogger:
         self.folder, self.current, self.args = folder, current, current.args
         self.results: dict[str, dict] = {}                        # 'best', 'last': their blocks of results.json
         self.evaluations: dict[str, tuple[int, Evaluation]] = {}  # those that this process has made, with the step
+        self.new_evaluations: list[tuple[int, float, float]] = []  # step, mAP, best mAP; not yet printed
         self.best_is_flushed = True                               # detections and curves are those of the best
         self.last_figure_time = -math.inf
         last_step = saved.training.loop['step']
@@ -272,10 +271,7 @@ class RunLogger:
         if isinstance(evaluation, ScoredEvaluation):
             self.log_metrics(step, epoch, evaluation)
             self.maybe_log_figures(step, evaluation)
-            best = self.results['best']
-            tqdm.write(f'step {step:>6}   average mAP {100 * evaluation.scores.average:5.2f}   video accuracy '
-                       f'{100 * (evaluation.video_accuracy or 0):5.1f}   best so far {100 * best["average_mAP"]:5.2f} '
-                       f'(step {best["step"]})', file=sys.stdout)
+            self.new_evaluations.append((step, result['average_mAP'], self.results['best']['average_mAP']))
 
     def log_metrics(self, step: int, epoch: int, evaluation: ScoredEvaluation) -> None:
         """Log an evaluation to metrics.csv and TensorBoard."""

@@ -9,18 +9,16 @@ What another two-branch method computes differently in a step is in `Trainer.com
 import argparse
 import gc
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from dataset import Batch, Shard, ShuffledSampler, VideoDataset, make_loader
 from engine.checkpoint import TrainingState, is_dense, load_weights
@@ -35,7 +33,10 @@ from engine.runtime import (
 )
 from losses import Losses, LossWeights, aicl_losses
 from model import AICL, NetworkOptions, build_network, mine_snippets, pseudo_labels
-from utils import InputError
+from utils import InputError, pace, print_line, progress, show_details
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 CHECKPOINT_SECONDS = 60  # between two checkpoints, at least
 
@@ -302,6 +303,7 @@ class Logger(Protocol):
     """What the loop needs of engine.run_folder.RunLogger."""
 
     results: dict[str, dict]
+    new_evaluations: list[tuple[int, float, float]]
 
     def log_losses(self, rows: list[LossRow]) -> None:
         """Log loss terms."""
@@ -327,8 +329,11 @@ def fit(trainer: Trainer, train_set: VideoDataset, num_steps: int, evaluations: 
     `eval_interval` 0 evaluates only at the end. `logger` is None on all ranks but the first.
     """
     loop, batches, losses = trainer.loop, trainer.batches(train_set, num_workers), LossBuffer()
+    total_losses: dict[int, float] = {}  # of the evaluated steps
     last_log = last_save = time.monotonic()
-    with StopSignal() as stop, progress_bar(num_steps, loop.step, logger is not None) as bar, evaluations:
+    bar = progress(total=num_steps, initial=loop.step, desc='training', unit='step', delay=0, leave=True,
+                   disable=logger is None)
+    with StopSignal() as stop, bar, evaluations:
         while loop.step < num_steps:
             # One step. Nothing here waits for the device.
             batch = next(batches)
@@ -344,14 +349,14 @@ def fit(trainer: Trainer, train_set: VideoDataset, num_steps: int, evaluations: 
 
             # Fetch and log the losses, once per second.
             if is_last or eval_due or save_due or time.monotonic() - last_log > 1:
-                log_losses(losses, train_set.names, logger, log_every, bar)
+                total_loss = log_losses(losses, train_set.names, logger, log_every, bar)
                 last_log = time.monotonic()
             if is_last or eval_due or save_due:
                 trainer.check_finite()
 
             # Evaluate. Scoring goes on in a thread during the next steps.
             if is_last or eval_due:
-                rng = get_rng_state()
+                rng, total_losses[loop.step] = get_rng_state(), total_loss
                 evaluations.submit(loop.step, loop.epoch, trainer.network)
                 if not eval_due:  # only because it is the last step: a longer run draws nothing here
                     set_rng_state(rng)
@@ -361,28 +366,37 @@ def fit(trainer: Trainer, train_set: VideoDataset, num_steps: int, evaluations: 
                 if logger:
                     logger.save(trainer.state())
                 last_save = time.monotonic()
+            if logger:
+                print_evaluations(logger, total_losses, bar)
             if stopped_by and not is_last:
                 return stopped_by
     return 0
 
 
-def progress_bar(num_steps: int, step: int, is_shown: bool) -> tqdm:
-    """Return the progress bar of a training."""
-    return tqdm(total=num_steps, initial=step, desc='training', unit='step', dynamic_ncols=True, disable=not is_shown,
-                mininterval=0.1 if sys.stderr.isatty() else 30)
+def log_losses(losses: LossBuffer, names: list[str], logger: Logger | None, log_every: int, bar: 'tqdm') -> float:
+    """Fetch losses from the device and log them; return the newest loss.
 
-
-def log_losses(losses: LossBuffer, names: list[str], logger: Logger | None, log_every: int, bar: Any) -> None:
-    """Fetch losses from the device and log them; raises InputError at the first step with a non-finite one."""
+    Raises InputError at the first step with a non-finite one.
+    """
     rows, error = losses.flush(names)
     if logger:
         logger.log_losses([row for row in rows if row.step % log_every == 0])
     if error:
         raise error
     newest = dict(zip(Losses._fields, rows[-1].terms, strict=True))
-    shown = {'total': newest['total'], 'mil': newest['mil'], 'consistency': newest['action_consistency'],
-             'contrast': sum(value for name, value in newest.items() if name.startswith('contrastive'))}
-    postfix = {name: f'{value:.3f}' for name, value in shown.items()}
-    if logger and 'average_mAP' in logger.results.get('last', {}):
-        postfix['mAP'] = f'{100 * logger.results["last"]["average_mAP"]:.1f}'
-    bar.set_postfix(postfix, refresh=False)
+    if logger:
+        mean_ap = logger.results.get('last', {}).get('average_mAP')
+        contrast = sum(value for name, value in newest.items() if name.startswith('contrastive'))
+        show_details(bar, [*([] if mean_ap is None else [f'mAP {100 * mean_ap:.2f}']), f'{pace(bar)[0]:.3g} s/step',
+                           f'loss {newest["total"]:.3f}', f'mil {newest["mil"]:.3f}',
+                           f'consistency {newest["action_consistency"]:.3f}', f'contrast {contrast:.3f}'])
+    return newest['total']
+
+
+def print_evaluations(logger: Logger, total_losses: dict[int, float], bar: 'tqdm') -> None:
+    """Print a line for each new evaluation."""
+    evaluations, logger.new_evaluations = logger.new_evaluations, []
+    for step, mean_ap, best in evaluations:
+        seconds, remaining = pace(bar)
+        print_line(f'evaluation: step {step}/{bar.total}, {remaining} left, mAP {100 * mean_ap:.2f} (best '
+                   f'{100 * best:.2f}), {seconds:.3g} s/step, loss {total_losses.pop(step):.3f}')
