@@ -1,17 +1,15 @@
 """Settings that depend on the training data, for recipes that leave them unset (figures in docs/videos.md)."""
 import math
-import sys
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from config import Choice
 from dataset import VideoDataset
 from engine.runtime import Distributed
 from engine.trainer import Trainer, TrainerOptions
 from losses import Losses
-from utils import plural
+from utils import plural, progress
 
 SEGMENTS = 40, 750  # bounds of T; from 40 on, two snippets are mined per set
 BATCH_SIZE = 16
@@ -44,8 +42,8 @@ def choose_topk_ratio(options: TrainerOptions, train_set: VideoDataset, device: 
     part of a video that actions fill. No times are needed. A k of half the size must be lower by HALVING_FACTOR.
     """
     remaining: dict[int, float] = {}
-    bar = tqdm(total=len(TOPK_RATIOS) * TRIAL_STEPS, desc='choosing k', unit='step', leave=False, dynamic_ncols=True,
-               disable=not distributed.is_main_process, mininterval=0.1 if sys.stderr.isatty() else 30)
+    bar = progress(total=len(TOPK_RATIOS) * TRIAL_STEPS, desc='choosing k', unit='step',
+                   disable=not distributed.is_main_process)
     for ratio in TOPK_RATIOS:
         trainer = Trainer(options._replace(network=options.network._replace(topk_ratio=ratio)), train_set.feature_dim,
                           len(train_set.class_names), train_set.lengths, device, distributed.shard)

@@ -19,7 +19,19 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from utils import InputError, Parser, bounded, make_dir, plural, read_json, run_cli, write_bytes, write_json, write_text
+from utils import (
+    InputError,
+    Parser,
+    bounded,
+    make_dir,
+    plural,
+    progress,
+    read_json,
+    run_cli,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 FPS = 25
 MOTIONS = ('Bounce', 'Pulse', 'Slide')
@@ -131,6 +143,7 @@ def write_clips(folder: Path, counts: dict[str, int], seconds: float, size: int,
     written = 0
     tags = ['video,label']
     database = {}
+    bar = progress(total=sum(counts.values()), desc='rendering', unit='clip')
     for part, (split, count) in enumerate(counts.items()):
         (folder / split).mkdir(exist_ok=True)
         for i in range(count):
@@ -146,6 +159,8 @@ def write_clips(folder: Path, counts: dict[str, int], seconds: float, size: int,
                 clip = draw_clip(np.random.RandomState([seed, part, i]), label, seconds, size)
                 write_bytes(path, encode(clip.frames))
                 written += 1
+            bar.update()
+    bar.close()
     write_text(folder / 'labels.csv', '\n'.join(tags) + '\n')
     write_json(folder / 'gt.json', {'version': 'clips of moving shapes', 'database': database})
     return written

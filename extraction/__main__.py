@@ -22,7 +22,6 @@ import av
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from engine.device import pick_device
 from engine.lock import Lock
@@ -35,7 +34,20 @@ from extraction.i3d import CHANNELS, Weights, build_i3d, log_weights_origin
 from extraction.manifest import Manifest
 from extraction.snippets import SNIPPET_FRAMES, End, Features, Network, Snippet, extract_videos, num_rows
 from formats.videos import SUFFIXES, list_videos
-from utils import InputError, Parser, bounded, make_dir, plural, printable, quote, run_cli, truncate, warn
+from utils import (
+    InputError,
+    Parser,
+    bounded,
+    make_dir,
+    plural,
+    print_line,
+    printable,
+    progress,
+    quote,
+    run_cli,
+    truncate,
+    warn,
+)
 
 # Audio files in a folder are reported as such instead of being skipped.
 AUDIO_SUFFIXES = ('.mp3', '.m4a', '.aac', '.wav', '.flac', '.ogg', '.opus', '.wma')
@@ -165,12 +177,11 @@ class Progress:
     """A progress bar over the frames of all videos."""
 
     def __init__(self, videos: dict[str, Path], fps: float):
-        self.names = list(videos)
+        self.num_videos = len(videos)
         self.expected = [expected_frames(path, fps) for path in videos.values()]
         self.done = [0] * len(videos)
         self.num_ended = 0
-        self.bar = tqdm(total=sum(self.expected), unit='frame', dynamic_ncols=True, smoothing=0.05,
-                        mininterval=0.1 if sys.stderr.isatty() else 30)
+        self.bar = progress(total=sum(self.expected), desc='extraction', unit='frame', leave=True, smoothing=0.05)
 
     def follow(self, items: Iterable[Item], frames: int = 1, video: int = 0) -> Iterator[Item]:
         """Yield items unchanged and count `frames` for each: snippets, or the frames of a video."""
@@ -184,8 +195,7 @@ class Progress:
     def end(self, end: End) -> None:
         """Replace the estimated number of frames of a video."""
         self.num_ended += 1
-        self.bar.set_description(f'{self.num_ended}/{len(self.names)} {truncate(self.names[end.video], 30)}',
-                                 refresh=False)
+        self.bar.set_description(f'extraction {self.num_ended}/{self.num_videos}', refresh=False)
         self.bar.total += end.num_frames - self.expected[end.video]
         self.bar.update(end.num_frames - self.done[end.video])
 
@@ -202,7 +212,7 @@ def write_features(videos: dict[str, Path], results: Iterable[tuple[End, Feature
                     raise BadVideo(end.error)
                 check_features(path, features, args.fps, args.stride)
             except BadVideo as error:
-                tqdm.write(f'error: {printable(error)}', file=sys.stderr)
+                print_line(f'error: {printable(error)}', sys.stderr)
                 failed += 1
             else:
                 manifest.write(name, features.streams, {

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from engine.device import pick_device
 from extraction.__main__ import resize
@@ -34,6 +33,7 @@ from utils import (
     Parser,
     bounded,
     print_section,
+    progress,
     refuse_overwriting_foreign,
     refuse_overwriting_inputs,
     run_cli,
@@ -151,8 +151,7 @@ def rows_of_variants(path: Path, grid: Grid, networks: dict[tuple[str, float], N
     """
     rows: dict[Variant, list[Tensor]] = {}
     before = max(0, -min(grid.offset))
-    with tqdm(total=len(grid.fps) * len(grid.resize) * num_rows, unit='row', dynamic_ncols=True,
-              mininterval=0.1 if sys.stderr.isatty() else 30) as bar:
+    with progress(total=len(grid.fps) * len(grid.resize) * num_rows, desc='comparing', unit='row') as bar:
         for fps, size in product(grid.fps, grid.resize):
             bar.set_description(f'{fps:g} fps, {size}')
             with closing(read_frames(path, fps, size)) as frames:

@@ -23,12 +23,11 @@ from urllib.request import Request, urlopen
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from engine.lock import Lock
 from engine.torch_io import read_torch_file, save
 from extraction.i3d import I3D, PUBLISHED, Unit3D, Weights, git_blob_id, match_parameters, read_weights
-from utils import InputError, make_dir, remove_stale_tmp, truncate, warn
+from utils import InputError, make_dir, progress, remove_stale_tmp, truncate, warn
 
 OR_FILE = 'or pass a file with --rgb_weights'
 CHUNK = 2 ** 18  # bytes
@@ -263,8 +262,8 @@ def download(url: str, part: Path, modality: str) -> None:
         with urlopen(Request(url, headers={'Range': f'bytes={start}-'} if start else {}), timeout=60) as response:
             start = start if response.status == 206 else 0
             total = start + int(response.headers.get('Content-Length') or 0)
-            with open(part, 'ab' if start else 'wb', buffering=0) as file, \
-                    tqdm(total=total or None, initial=start, unit='B', unit_scale=True, disable=None) as bar:
+            bar = progress(total=total or None, initial=start, desc='downloading', unit='byte', unit_scale=True)
+            with open(part, 'ab' if start else 'wb', buffering=0) as file, bar:
                 while chunk := response.read(CHUNK):
                     write_all(file, chunk, part)
                     bar.update(len(chunk))

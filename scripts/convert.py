@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for python scripts/convert.py
 from formats.annotations import GroundTruth, empty_ground_truth, match_videos, read_ground_truth
@@ -38,6 +37,7 @@ from utils import (
     plural,
     preview,
     print_section,
+    progress,
     quote,
     read_bytes,
     run_cli,
@@ -330,7 +330,7 @@ def write_features(folder: Path, features: list[Feature], chosen: dict[str, list
         shapes.setdefault(feature.stream, []).append(feature.load().shape)
     time_first = {stream: has_time_first(shapes[stream], stream) for stream in shapes}
     splits = {video: split for split, videos in chosen.items() for video in videos}
-    for feature in tqdm(features, desc='writing', unit='file', leave=False, delay=1):
+    for feature in progress(features, desc='writing', unit='file'):
         if feature.video not in splits:
             continue
         path = folder / 'features' / splits[feature.video] / feature.stream / f'{feature.video}.npy'
