@@ -5,7 +5,7 @@
     python -m benchmarks --device cuda > cuda.md            on a GPU
 
 A line and its reference take turns, round by round, so that other load on the machine slows both down: read the ratios
-rather than the seconds. Synthetic data (3.3 GB) is written to data/bench once.
+rather than the seconds. Synthetic data (2.7 GB) is written to data/bench once.
 """
 import argparse
 import gc
