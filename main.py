@@ -80,14 +80,14 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
         vars(args), checkpoint.data_fingerprint(train_set, test_set, evaluator.gt),
         checkpoint.environment_fingerprint(device, distributed.world_size), trainer.state(), {}, None)
     make_dir(folder, 'choose another --output_dir or --exp_name')
-    with Lock(folder) if distributed.is_main_process else nullcontext():
+    with Lock(folder) if distributed.is_main_process else nullcontext() as lock:
         saved = run_folder.open_run(folder, args.resume, args.overwrite, current, trainer, num_steps, distributed)
         logger = None
-        if distributed.is_main_process:
+        if lock:
             print_run_summary(args, {'train': train_set, 'test': test_set}, device)
             print_section('chosen', chosen)
             print_section('note', suggest_precision(args.precision, device, trainer.step_flops))
-            logger = run_folder.RunLogger(folder, current, saved, normalization)
+            logger = run_folder.RunLogger(folder, lock, current, saved, normalization)
 
         # 5. Train, then report the best and the last weights.
         with logger or nullcontext():
@@ -101,10 +101,12 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
                 print(f'{signal.Signals(stopped_by).name} after step {trainer.loop.step}: resume with the same command '
                       f'and --resume')
             elif logger:
+                logger.lock.check()
                 step, best = logger.evaluations['best']
                 best.write_report(folder, report_options(args, f'{folder.name}: {args.dataset}, step {step}',
                                                          logger.best_name, args.min_score))
                 logger.log_hparams()
+                checkpoint.remove_previous(folder)
                 print_next_steps(args, folder, num_steps)
     return 128 + stopped_by if stopped_by else 0
 
@@ -146,14 +148,15 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
 
     # 3. Localize, score, report.
     make_dir(folder, 'choose another --output_dir or --exp_name')
-    with Lock(folder) if distributed.is_main_process else nullcontext():
-        if distributed.is_main_process:
+    with Lock(folder) if distributed.is_main_process else nullcontext() as lock:
+        if lock:
             if (folder / 'args.json').exists():
                 warn(f'{folder}: contains a training run; its detections.json, results.json, curves.npz and '
                      f'report.html are replaced')
             print_run_summary(args, {'test': test_set}, device)
         evaluation = evaluator.evaluate(network)
-        if evaluation:
+        if evaluation and lock:
+            lock.check()
             write_json(folder / 'inference_args.json', run_folder.args_with_versions(vars(args)))
             evaluation.write(folder)
             min_score = run_folder.best_f1_threshold(args.model_file) if args.min_score is None else args.min_score

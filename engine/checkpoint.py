@@ -209,6 +209,18 @@ def write_initial_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     previous.unlink(missing_ok=True)
 
 
+def remove_previous(folder: Path) -> None:
+    """Remove checkpoint.previous.pt of a finished run, once checkpoint.pt would survive a power loss."""
+    _, path, previous = (folder / name for name in CHECKPOINTS)
+    if previous.exists():
+        try:
+            with open(path, 'rb') as file:
+                os.fsync(file.fileno())
+            previous.unlink()
+        except OSError as error:
+            raise InputError(f'{path}: cannot be written: {error.strerror}') from None
+
+
 def read_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the newest valid checkpoint of a run, None where there is none; raises InputError if all are damaged."""
     paths = [path for path in map(folder.joinpath, CHECKPOINTS) if path.exists()]

@@ -14,7 +14,7 @@ class Lock:
     """Exclusive use of a folder by this process, by a system lock on its file `.lock`.
 
     It is released with the end of the process, however that ends; workers do not inherit it. Raises InputError with
-    the process that holds it.
+    the process that holds it. The folder may be moved or replaced in the meantime: `check` before writing into it.
     """
 
     def __init__(self, folder: Path):
@@ -36,7 +36,7 @@ class Lock:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.exists(self.path) and os.path.samestat(os.fstat(file), os.stat(self.path)):
+                if self.is_in_folder(file):
                     return file
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -48,7 +48,21 @@ class Lock:
                 return file
             os.close(file)  # the previous holder has just removed it
 
+    def is_in_folder(self, file: int) -> bool:
+        """Return whether this open file is the lock file of the folder."""
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self.path))
+        except OSError:
+            return False
+
+    def check(self) -> None:
+        """Raise InputError where the folder is no longer the one that was locked, and may be another process's."""
+        if not self.is_in_folder(self.file):
+            raise InputError(f'{self.folder}: is no longer the folder of this run: it or its file .lock was moved, '
+                             f'removed or replaced; nothing more is written; resume the run where its files are now')
+
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # a disk that became read-only
-            self.path.unlink(missing_ok=True)  # before it is released, so that no process locks a removed file
+            if self.is_in_folder(self.file):  # otherwise it is the lock of another process
+                self.path.unlink()  # before it is released, so that no process locks a removed file
         os.close(self.file)

@@ -1,6 +1,6 @@
 """The output folder of a run: lock, CSV files, TensorBoard events, weights, results.
 
-    with Lock(folder), RunLogger(folder, current, saved) as logger:
+    with Lock(folder) as lock, RunLogger(folder, lock, current, saved) as logger:
         logger.log_losses(rows)
         logger.log_evaluation(step, epoch, evaluation, weights)
         logger.save(trainer.state())
@@ -37,6 +37,7 @@ from engine.checkpoint import (
     write_initial_checkpoint,
 )
 from engine.inference import Evaluation, Evaluator, ScoredEvaluation, measure_learning
+from engine.lock import Lock
 from engine.runtime import Distributed
 from engine.torch_io import save
 from engine.trainer import LossRow, Trainer
@@ -153,17 +154,19 @@ def open_run(folder: Path, resume: bool, overwrite: bool, current: Checkpoint, t
 class RunLogger:
     """Writes the files of a training run.
 
-    `current` describes this invocation; `saved` is the checkpoint to resume, None for a new run.
+    `current` describes this invocation; `saved` is the checkpoint to resume, None for a new run. All methods that write
+    raise InputError where the folder is no longer the locked one.
     """
 
-    def __init__(self, folder: Path, current: Checkpoint, saved: Checkpoint | None = None,
+    def __init__(self, folder: Path, lock: Lock, current: Checkpoint, saved: Checkpoint | None = None,
                  normalization: Normalization | None = None):
+        lock.check()
         if saved:
             print(f'resumed  at step {saved.training.loop["step"]}', flush=True)
         else:
             write_initial_checkpoint(folder, current)
             saved = current
-        self.folder, self.current, self.args = folder, current, current.args
+        self.folder, self.lock, self.current, self.args = folder, lock, current, current.args
         self.results: dict[str, dict] = {}                        # 'best', 'last': their blocks of results.json
         self.evaluations: dict[str, tuple[int, Evaluation]] = {}  # those that this process has made, with the step
         self.new_evaluations: list[tuple[int, float, float]] = []  # step, mAP, best mAP; not yet printed
@@ -190,6 +193,7 @@ class RunLogger:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
+            self.lock.check()
             if kind is None or issubclass(kind, (InputError, KeyboardInterrupt)):
                 self.flush_best()
             with self.report_io_errors():
@@ -200,7 +204,8 @@ class RunLogger:
 
     @contextmanager
     def report_io_errors(self) -> Iterator[None]:
-        """Raise InputError where TensorBoard events cannot be written."""
+        """Raise InputError where TensorBoard events cannot be written: it opens their file by its path every time."""
+        self.lock.check()
         try:
             yield
         except OSError as error:
@@ -225,6 +230,7 @@ class RunLogger:
 
     def save(self, training: TrainingState) -> None:
         """Write a checkpoint of the run with this state of its training."""
+        self.lock.check()
         self.flush_best()
         best = read_weights(self.folder / 'best.pt') if self.results else None
         write_checkpoint(self.folder, self.current._replace(training=training, results=self.results, best=best))
@@ -238,6 +244,7 @@ class RunLogger:
 
     def log_losses(self, rows: list[LossRow]) -> None:
         """Log loss terms to losses.csv and TensorBoard."""
+        self.lock.check()
         self.losses.append([[row.step, row.epoch, *row.terms] for row in rows])
         for row in rows:
             self.add_scalars(row.step, {f'loss/{name}': value
@@ -256,6 +263,7 @@ class RunLogger:
 
         Without ground truth the last ones count as the best.
         """
+        self.lock.check()
         self.evaluations['last'] = step, evaluation
         result = evaluation.to_json()
         self.results['last'] = {'step': step, **result}
@@ -321,6 +329,8 @@ def final_evaluation(network: AICL, folder: Path, evaluator: Evaluator, logger: 
     for name in ('best', 'last'):
         if distributed.all_reduce_max(logger is not None and name not in logger.evaluations):
             path = folder / f'{name}.pt'
+            if logger:
+                logger.lock.check()
             if logger and name == 'last':  # the file may be of a later step
                 save(last, path)
             load_weights(network, read_weights(path) if name == 'best' else last, path)
@@ -328,6 +338,7 @@ def final_evaluation(network: AICL, folder: Path, evaluator: Evaluator, logger: 
             if logger and evaluation:
                 logger.evaluations[name] = logger.results[name]['step'], evaluation
                 if name == 'best':
+                    logger.lock.check()
                     evaluation.write(folder)
     if logger is None:
         return

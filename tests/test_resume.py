@@ -156,9 +156,25 @@ def test_overwriting_leaves_nothing_of_the_old_run_and_all_else(data, folder, tm
     assert old and new and not old & new
     assert {path.name for path in folder.iterdir()} == {
         'args.json', 'labels.txt', 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'checkpoint.pt',
-        'checkpoint.previous.pt', 'detections.json', 'detections.csv', 'events.csv', 'results.json', 'curves.npz',
+        'detections.json', 'detections.csv', 'events.csv', 'results.json', 'curves.npz',
         'report.html', 'notes.txt', 'figures', *new}
     assert (folder / 'notes.txt').read_text() == 'mine'
+
+
+def test_a_finished_run_keeps_one_checkpoint_and_a_longer_one_two(data, undisturbed, folder, tmp_path):
+    log = tmp_path / 'log'
+    assert status(start(command(data, folder, steps=4), log, checkpoint_seconds=0)) == 0, log.read_text()
+    assert [path.name for path in folder.glob('checkpoint*')] == ['checkpoint.pt']
+    # Longer, killed when the only checkpoint has been renamed to make room for the next one.
+    longer = start(command(data, folder, '--resume'), log, Rename('checkpoint.pt'), checkpoint_seconds=0)
+    assert status(longer) == -signal.SIGKILL and not (folder / 'checkpoint.pt').exists()
+    killed = start(command(data, folder, '--resume'), log, Call('engine.trainer.aicl_losses', 2, KILL),
+                   checkpoint_seconds=0)
+    assert status(killed) == -signal.SIGKILL and (folder / 'checkpoint.previous.pt').exists()
+    (folder / 'checkpoint.pt').write_bytes(b'torn')
+    resume(data, folder, log)
+    assert not differences(folder, contents(undisturbed))
+    assert [path.name for path in folder.glob('checkpoint*')] == ['checkpoint.pt']
 
 
 def test_a_kill_in_the_clearing_never_leaves_a_run_in_parts(data, undisturbed, folder, tmp_path):

@@ -34,6 +34,7 @@ from engine.checkpoint import (
     write_checkpoint,
 )
 from engine.device import pick_device
+from engine.inference import Evaluator
 from engine.lock import Lock
 from engine.run_folder import FILES, CSVLogger, check_output_dir, check_output_outside_data
 from engine.runtime import Distributed, StopSignal
@@ -479,6 +480,44 @@ def test_the_end_of_a_run_removes_only_its_own_lock_file(tmp_path):
         patch.setattr(os, 'open', open_then_end)
         with waiting:
             assert os.path.samestat(os.fstat(waiting.file), os.stat(tmp_path / '.lock'))
+
+
+def replace_folder(folder):
+    folder.rename(folder.with_name('moved'))
+    folder.mkdir()
+    for name in ('.lock', 'checkpoint.pt', 'losses.csv', 'results.json'):
+        (folder / name).write_text('of another run')
+
+
+MOVES = {'moved': lambda folder: folder.rename(folder.with_name('moved')), 'replaced': replace_folder,
+         'without its lock file': lambda folder: (folder / '.lock').unlink()}
+
+
+@pytest.mark.parametrize('kind', MOVES)
+def test_a_run_ends_when_its_folder_is_replaced_and_writes_nothing_into_the_new_one(data, tmp_path, capsys,
+                                                                                    monkeypatch, kind):
+    found = {}
+
+    def move():
+        MOVES[kind](tmp_path / 'run')
+        found.update(contents(tmp_path))
+
+    stop_at(3, move, monkeypatch)
+    refused(capsys, words(data, tmp_path / 'run', '--num_steps', 6, '--detection_inf_step', 2),
+            f'{tmp_path / "run"}: is no longer the folder of this run')
+    assert found and contents(tmp_path) == found
+    if kind != 'without its lock file':
+        monkeypatch.undo()
+        train(data, tmp_path / 'moved', '--detection_inf_step', 2, '--resume', steps=6)
+
+
+def test_an_inference_whose_folder_is_replaced_writes_nothing_into_the_new_one(data, finished, tmp_path, capsys,
+                                                                               monkeypatch):
+    evaluate = Evaluator.evaluate
+    monkeypatch.setattr(Evaluator, 'evaluate', lambda *args: replace_folder(tmp_path / 'run') or evaluate(*args))
+    refused(capsys, words(data, tmp_path / 'run', '--inference_only', '--model_file', finished / 'best.pt'),
+            'is no longer the folder of this run')
+    assert set(contents(tmp_path / 'run').values()) == {b'of another run'}
 
 
 def test_a_run_in_a_folder_in_use_is_refused_before_it_writes(data, finished, tmp_path, capsys):
