@@ -85,11 +85,13 @@ LEGACY_NOOP = frozenset(('model_name', 'num_segments1', 'num_segments2', 'load_w
 # What a resumed run may change.
 MUTABLE_ON_RESUME = LEGACY_NOOP | {
     'data_path', 'exp_name', 'output_dir', 'device', 'resume', 'overwrite', 'check', 'num_workers', 'cache', 'layout',
-    'num_epochs', 'num_steps', 'figures', 'min_score', 'event_share', 'event_overlap', 'videos', 'subtitles'}
+    'cuda_graphs', 'num_epochs', 'num_steps', 'figures', 'min_score', 'event_share', 'event_overlap', 'videos',
+    'subtitles'}
 # What runs may differ in and still count as one group, of which eval.summary takes the mean.
 IGNORED_FOR_GROUPING = LEGACY_NOOP | {
     'exp_name', 'output_dir', 'inference_only', 'model_file', 'device', 'resume', 'overwrite', 'check', 'seed',
-    'num_workers', 'cache', 'log_every', 'figures', 'min_score', 'event_share', 'event_overlap', 'videos', 'subtitles'}
+    'num_workers', 'cache', 'cuda_graphs', 'log_every', 'figures', 'min_score', 'event_share', 'event_overlap',
+    'videos', 'subtitles'}
 # What weights are trained for, and what changes how they localize: both are read from the args.json of the weights.
 MODEL_FLAGS = frozenset(('modal', 'normalize', 'num_segments', 'feature_fps', 'snippet_frames', 'hidden_dim',
                          'fusion_weight', 'topk_ratio'))
@@ -173,6 +175,8 @@ def get_parser(description: str | None = None) -> Parser:
     training('--lambda_action', type=nonnegative_float, default=0.1, help='weight of the action consistency')
     training('--detection_inf_step', type=step_interval, metavar='STEPS',
              help="evaluate every STEPS steps and at the end; 'never': only at the end")
+    training('--cuda_graphs', action=switch, default=True,
+             help='replay steps as CUDA graphs on a single GPU, where they can be captured')
     training('--log_every', type=positive_int, default=1, metavar='N', help='write a row of losses.csv every N steps')
     training('--figures', type=bounded(int, 0), default=2,
              help='timelines per evaluation in TensorBoard, at most every 30 seconds')

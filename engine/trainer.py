@@ -10,9 +10,10 @@ import argparse
 import gc
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -33,12 +34,13 @@ from engine.runtime import (
 )
 from losses import Losses, LossWeights, aicl_losses
 from model import AICL, NetworkOptions, build_network, mine_snippets, pseudo_labels
-from utils import InputError, pace, print_line, progress, show_details
+from utils import InputError, pace, print_line, progress, show_details, truncate, warn
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 CHECKPOINT_SECONDS = 60  # between two checkpoints, at least
+MUCH_LATER = 10 ** 6  # steps and epochs, after which any schedule has changed
 
 
 class TrainerOptions(NamedTuple):
@@ -54,6 +56,7 @@ class TrainerOptions(NamedTuple):
     lr: float
     weight_decay: float  # L2, inside Adam
     seed: int
+    cuda_graphs: bool = True  # replay steps as CUDA graphs, on one GPU
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> 'TrainerOptions':
@@ -78,7 +81,7 @@ class GraphedStep:
 
     In tf32 and bf16 a GPU runs the hundreds of kernels of a step faster than the CPU launches them. `loss_fn` maps
     features (N, T, M D) and labels (N, C) to Losses; it has run before, so that everything is initialized. Raises
-    torch.OutOfMemoryError where the intermediate values do not fit.
+    RuntimeError where it cannot be captured or the intermediate values do not fit.
     """
 
     def __init__(self, loss_fn: Callable[[Tensor, Tensor], Losses], parameters: list[nn.Parameter], features: Tensor,
@@ -87,11 +90,14 @@ class GraphedStep:
         for parameter in parameters:  # allocate their gradients in the graph
             parameter.grad = None
         gc.collect()  # a graph freed during capture would invalidate it
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode='thread_local'):  # other threads may pin memory
-            losses = loss_fn(self.features, self.labels)
-            losses.total.backward()
-            self.terms = torch.stack(losses).detach()
+        self.graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(self.graph, capture_error_mode='thread_local'):  # other threads may pin memory
+                losses = loss_fn(self.features, self.labels)
+                losses.total.backward()
+                self.terms = torch.stack(losses).detach()
+        finally:
+            torch.cuda.set_stream(stream)  # a failed capture leaves its own one in place
         self.gradients = [parameter.grad for parameter in parameters]
 
     def replay(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -111,6 +117,8 @@ class Trainer:
     so that the gradients are those of the whole batch. Raises InputError where the videos do not fill a batch.
     """
 
+    can_capture = True  # until a capture fails in this process, which may train more than once
+
     def __init__(self, options: TrainerOptions, feature_dim: int, num_classes: int, lengths: list[int],
                  device: torch.device, shard: Shard = Shard()):
         self.options, self.shard, self.device, self.loop = options, shard, device, LoopState()
@@ -128,7 +136,8 @@ class Trainer:
         self.dtype = next(self.network.parameters()).dtype
         self.num_mined = max(1, options.num_segments // options.contrast_ratio)  # K
         self.ddp_model = self.network if shard.count == 1 else DistributedDataParallel(self.network)
-        self.use_cuda_graphs = device.type == 'cuda' and shard.count == 1
+        self.use_cuda_graphs = (options.cuda_graphs and Trainer.can_capture and device.type == 'cuda' and
+                                shard.count == 1)
         self.graphs: dict[tuple[int, ...], GraphedStep | None] = {}  # by batch shape; None: seen once
 
     @property
@@ -184,13 +193,48 @@ class Trainer:
         if graph is None:
             features = batch.features.to(self.device, self.dtype)
             labels = batch.labels.to(self.device, self.dtype)
+            rng = get_rng_state()
             try:
+                self.check_capturable(features, labels)
                 graph = GraphedStep(self.compute_losses, list(self.network.parameters()), features, labels)
-            except torch.OutOfMemoryError:
-                self.use_cuda_graphs, self.graphs = False, {}
+            except Exception as error:  # of any kind: where the loss itself is wrong, the eager step raises again
+                set_rng_state(rng)
+                self.use_cuda_graphs = Trainer.can_capture = False
+                self.graphs = {}
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                warn(f'steps are not replayed as CUDA graphs, which is slower: {truncate(reason, 150)} (see '
+                     f'docs/developers.md; --no-cuda_graphs turns them off)')
                 return None
             self.graphs[shape] = graph
         return graph.replay(batch.features, batch.labels)
+
+    def check_capturable(self, features: Tensor, labels: Tensor) -> None:
+        """Raise RuntimeError where a replayed step would not be an eager one.
+
+        That is where it waits for the device, of which a failed capture might leave torch in an undefined state, or
+        where the loss depends on a Python number that changes, as a schedule or a random number of the CPU: a graph
+        contains the number of its capture. Two steps that differ only in these are compared; neither has an effect.
+        """
+        rng, loop, terms = get_rng_state(), self.loop, []
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        try:
+            for later in (0, MUCH_LATER):
+                torch.cuda.set_rng_state_all(rng['cuda'])  # a graph draws new numbers of the GPU
+                self.loop = replace(loop, step=loop.step + later, epoch=loop.epoch + later)
+                with warnings.catch_warnings(action='ignore'):  # that this mode is experimental
+                    torch.cuda.set_sync_debug_mode('error')
+                losses = self.compute_losses(features, labels)
+                losses.total.backward()
+                torch.cuda.set_sync_debug_mode('default')
+                terms.append(torch.stack(losses).detach())
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+            self.loop = loop
+            for buffer, value in zip(self.network.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+            set_rng_state(rng)
+        if not torch.allclose(*terms, rtol=1e-3, equal_nan=True):
+            raise RuntimeError('the loss depends on the step, the epoch or random numbers of the CPU')
 
     def batches(self, train_set: VideoDataset, num_workers: int = 0) -> Iterator[Batch]:
         """Yield batches epoch after epoch, without end, from the current position."""

@@ -1,6 +1,7 @@
 """A GPU gives the results of a CPU. Skipped without a CUDA device."""
 import csv
 import json
+import random
 from functools import partial
 
 import numpy as np
@@ -89,6 +90,51 @@ def test_a_graphed_step_equals_an_eager_one(precision):
         ends.append([terms, *(value.detach() for value in trainer.network.parameters())])
     for eager, graphed in zip(*ends):
         torch.testing.assert_close(graphed, eager, rtol=1e-3, atol=1e-4)
+
+
+def synchronize(trainer, features):
+    return float(features[0, 0, 0] > -1)
+
+
+def mask(trainer, features):
+    return 1 + 0 * features[features > 0.5].mean()
+
+
+def warm_up(trainer, features):
+    return min(1, (trainer.loop.step + 1) / 4)
+
+
+def draw(trainer, features):
+    return random.random()
+
+
+@pytest.mark.parametrize('checked', [True, False])  # without the check the capture itself fails
+@pytest.mark.parametrize('factor', [synchronize, mask, warm_up, draw])
+def test_a_loss_that_cannot_be_captured_is_trained_eagerly(monkeypatch, capsys, factor, checked):
+    if not checked and factor in (warm_up, draw):
+        pytest.skip('a capture succeeds, with wrong numbers')
+
+    def compute_losses(self, features, labels):
+        losses = original(self, features, labels)
+        return losses._replace(total=losses.total * factor(self, features))
+
+    original = Trainer.compute_losses
+    monkeypatch.setattr(Trainer, 'compute_losses', compute_losses)
+    if not checked:
+        monkeypatch.setattr(Trainer, 'check_capturable', lambda *_: None)
+    ends, batch = [], make_batch()
+    for use_cuda_graphs in (False, True):
+        monkeypatch.setattr(Trainer, 'can_capture', True)
+        trainer = make_trainer('fp32')
+        trainer.use_cuda_graphs = use_cuda_graphs
+        terms = torch.stack([trainer.step(batch) for _ in range(5)])
+        ends.append([terms, *(value.detach() for value in trainer.network.parameters()), random.random(),
+                     torch.rand(3, device='cuda')])
+    for eager, fallen_back in zip(*ends):
+        torch.testing.assert_close(fallen_back, eager, rtol=1e-3, atol=1e-4)
+    assert capsys.readouterr().err.count('CUDA graphs') == 1 and not trainer.use_cuda_graphs
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.cuda.get_sync_debug_mode() == 0
 
 
 def test_a_gpu_localizes_like_a_cpu(data, tmp_path):

@@ -1,7 +1,9 @@
 """The trainer: what makes it repeatable and lets another process resume it."""
 import random
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from config import parse_args
@@ -17,6 +19,7 @@ from engine.runtime import (
 )
 from engine.torch_io import save
 from engine.trainer import Trainer, TrainerOptions
+from model import build_network
 
 CPU = torch.device('cpu')
 FLAGS = ['--data_path', 'data', '--exp_name', 'x', '--hidden_dim', '5', '--num_segments', '24', '--batch_size', '4']
@@ -83,22 +86,108 @@ def test_moments_of_an_older_checkpoint_get_the_memory_layout_of_their_weights()
         assert torch.equal(now, before)
 
 
-def test_without_memory_for_a_cuda_graph_steps_are_eager(monkeypatch):
-    batch, tried, ends = make_batch(), [], []
+@pytest.fixture
+def graphs(monkeypatch):
+    """Stand-ins for what needs a GPU; a graph repeats the Python numbers of its capture. The list of captures."""
+    captured = []
 
+    class Graph:
+        def __init__(self, loss_fn, parameters, features, labels):
+            random.random()  # a capture may draw
+            captured.append(tuple(features.shape))
+            self.trainer, self.loop = loss_fn.__self__, replace(loss_fn.__self__.loop)
+
+        def replay(self, features, labels):
+            now, self.trainer.loop = self.trainer.loop, self.loop
+            terms = self.trainer.eager_step(Batch(features, labels, [], 1.0))
+            self.trainer.loop = now
+            return terms
+
+    monkeypatch.setattr(trainer, 'GraphedStep', Graph)
+    monkeypatch.setattr(Trainer, 'can_capture', True)
+    monkeypatch.setattr(torch.cuda, 'set_sync_debug_mode', lambda mode: None)
+    return captured
+
+
+class WithLoss(Trainer):
+    """A trainer whose total loss has a factor, a function of the trainer."""
+
+    def __init__(self, factor, use_cuda_graphs):
+        super().__init__(TrainerOptions.from_args(parse_args(FLAGS)), 6, 3, [20] * 4, CPU)
+        self.network.add_module('norm', torch.nn.BatchNorm1d(12))  # has buffers
+        self.factor, self.use_cuda_graphs = factor, use_cuda_graphs
+
+    def compute_losses(self, features, labels):
+        losses = super().compute_losses(self.network.norm(features.mT).mT, labels)
+        return losses._replace(total=losses.total * self.factor(self))
+
+
+def train(factor, use_cuda_graphs, steps=5):
+    """What six steps compute: losses, weights, buffers, moments, and the next random numbers."""
+    own, batch = WithLoss(factor, use_cuda_graphs), make_batch()
+    terms = [own.step(batch) for _ in range(steps)]
+    values = [*own.network.state_dict().values(), *(value for moments in own.optimizer.state.values()
+                                                    for value in moments.values())]
+    return own, [*terms, *values, torch.rand(3), torch.tensor([random.random(), np.random.rand()])]
+
+
+def fail(error):
+    """Return a factor of the loss that raises in the second step, the first time."""
+    calls = []
+
+    def factor(own):
+        calls.append(random.random() + torch.rand(()))  # what it draws is drawn once
+        if len(calls) == 2 and own.use_cuda_graphs:
+            raise error
+        return 1
+    return factor
+
+
+@pytest.mark.parametrize('make_factor', [
+    lambda: fail(torch.OutOfMemoryError('CUDA out of memory.')), lambda: fail(AssertionError()),
+    lambda: fail(RuntimeError('CUDA error: operation not permitted when stream is capturing\nmore')),
+    lambda: lambda own: min(1, own.loop.step / 3), lambda: lambda own: 0.9 ** own.loop.epoch + own.loop.step // 100,
+    lambda: lambda own: random.random(), lambda: lambda own: np.random.rand(), lambda: lambda own: torch.rand(())])
+def test_a_step_that_a_graph_would_not_repeat_is_eager_with_one_warning(graphs, capsys, make_factor):
+    _, expected = train(make_factor(), use_cuda_graphs=False)
+    own, found = train(make_factor(), use_cuda_graphs=True)
+    for ours, eager in zip(found, expected, strict=True):
+        assert torch.equal(ours, eager)
+    warning, = capsys.readouterr().err.splitlines()
+    assert 'CUDA graphs' in warning and '--no-cuda_graphs' in warning and len(warning) < 300
+    assert not own.use_cuda_graphs and not Trainer.can_capture and not graphs
+
+
+def test_a_failed_capture_has_no_effect(graphs, monkeypatch, capsys):
     def refuse(*_):
-        tried.append(1)
+        random.random(), torch.rand(1)
+        graphs.append('tried')
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(trainer, 'GraphedStep', refuse)
-    for use_cuda_graphs in (False, True):
-        own = make_trainer()
-        own.use_cuda_graphs = use_cuda_graphs
-        terms = torch.stack([own.step(batch) for _ in range(4)])
-        ends.append([terms, *(value.detach() for value in own.network.parameters())])
-    for eager, refused in zip(*ends):
-        assert torch.equal(eager, refused)
-    assert len(tried) == 1 and not own.use_cuda_graphs  # at the second batch, and never again
+    _, expected = train(lambda own: 1, use_cuda_graphs=False)
+    _, found = train(lambda own: 1, use_cuda_graphs=True)
+    for ours, eager in zip(found, expected, strict=True):
+        assert torch.equal(ours, eager)
+    assert graphs == ['tried'] and capsys.readouterr().err.count('warning') == 1  # at the second step, never again
+
+
+def test_the_check_before_a_capture_has_no_effect(graphs, capsys):
+    _, expected = train(lambda own: 0.5, use_cuda_graphs=False)
+    own, found = train(lambda own: 0.5, use_cuda_graphs=True)
+    random.random()  # as the one capture does
+    assert graphs == [(4, 24, 12)] and own.use_cuda_graphs and not capsys.readouterr().err
+    for ours, eager in zip(found[:-1], expected[:-1], strict=True):
+        assert torch.equal(ours, eager)
+
+
+@pytest.mark.parametrize(('flags', 'used'), [([], True), (['--no-cuda_graphs'], False)])
+def test_cuda_graphs_are_for_a_single_gpu_and_can_be_turned_off(monkeypatch, flags, used):
+    monkeypatch.setattr(Trainer, 'can_capture', True)
+    monkeypatch.setattr(trainer, 'build_network', lambda *args: build_network(*args[:-1], CPU))
+    options = TrainerOptions.from_args(parse_args([*FLAGS, *flags]))
+    assert Trainer(options, 6, 3, [20] * 4, torch.device('cuda')).use_cuda_graphs == used
+    assert not Trainer(options, 6, 3, [20] * 4, CPU).use_cuda_graphs
 
 
 def test_the_flop_of_a_step_are_those_of_its_matmuls():
