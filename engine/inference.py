@@ -27,7 +27,7 @@ from eval.detection import (
     to_json,
     warnings,
 )
-from eval.events import EventOptions, EventScores, format_scores, score_events, select_events, write_events
+from eval.events import EventOptions, EventScores, format_scores, score_events, select_events
 from eval.localization import LocalizationOptions, localize, predict_classes
 from eval.report import build_report, relative_urls
 from eval.subtitles import write_subtitles
@@ -74,7 +74,7 @@ class Evaluation:
         """Write detections.json, detections.csv, events.csv and curves.npz."""
         write_detections(folder / 'detections.json', self.detections)
         write_detections_csv(folder / 'detections.csv', self.detections)
-        write_events(folder / 'events.csv', self.events)
+        write_detections_csv(folder / 'events.csv', self.events)
         write_curves(folder / 'curves.npz', self.curves)
 
     def write_report(self, folder: Path, options: ReportOptions) -> None:

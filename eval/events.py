@@ -129,13 +129,6 @@ def format_scores(scores: EventScores) -> str:
 
 # ---- events.csv -----------------------------------------------------------------------------------------------------
 
-def write_events(path: str | os.PathLike, events: Detections) -> None:
-    """Write events as rows of video,label,start,end,score, in their order, with at most four decimals."""
-    segments, scores = (np.reshape([round(value, 4) for value in values.ravel().tolist()], values.shape)
-                        for values in (events.segments, events.scores))
-    write_detections_csv(path, events._replace(segments=segments, scores=scores))
-
-
 def read_events(path: str | os.PathLike) -> Detections:
     """Read an events.csv, also one that was edited: other columns are ignored, and `score` may be missing (1).
 
@@ -215,7 +208,7 @@ def run(args: argparse.Namespace) -> None:
         refuse_overwriting_foreign(args.output, SIGNATURE)
     events = select_events(read_detections(args.detections), EventOptions(args.share, args.overlap, args.min_score))
     if args.output:
-        write_events(args.output, events)
+        write_detections_csv(args.output, events)
     line = plural(len(events.scores), 'event') + f' in {plural(len(set(events.video.tolist())), "video")}'
     if args.gt:
         gt = scored_subset(read_ground_truth(args.gt), events.videos, args.subset)

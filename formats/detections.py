@@ -107,15 +107,19 @@ def write_detections(path: str | os.PathLike, detections: Detections) -> None:
 
 
 def write_detections_csv(path: str | os.PathLike, detections: Detections) -> None:
-    """Write detections as rows of video,label,start,end,score, in their order."""
+    """Write detections as rows of video,label,start,end,score, by name and time, with at most four decimals."""
     def cell(name: str) -> str:
         name = _encodable(name)
         return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\r\n') else name
 
     videos, labels = (list(map(cell, names)) for names in (detections.videos, detections.labels))
-    columns = detections.video, detections.label, *detections.segments.T, detections.scores
-    lines = [f'{videos[video]},{labels[label]},{start},{end},{score}\n'
-             for video, label, start, end, score in zip(*(column.tolist() for column in columns))]
+    place = {name: i for i, name in enumerate(sorted(detections.videos))}
+    rank = np.array([place[name] for name in detections.videos], np.int64)
+    start, end = detections.segments.T
+    order = np.lexsort((end, detections.label, start, rank[detections.video]))
+    columns = [column[order].tolist() for column in (detections.video, detections.label, start, end, detections.scores)]
+    lines = [f'{videos[video]},{labels[label]},{",".join(f"{round(value, 4) + 0.}" for value in numbers)}\n'  # no -0.0
+             for video, label, *numbers in zip(*columns)]
     write_text(path, 'video,label,start,end,score\n' + ''.join(lines))
 
 

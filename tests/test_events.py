@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from test_detection import make_detections
 
 from eval.detection import scored_subset
-from eval.events import EventOptions, EventScores, main, read_events, score_events, select_events, write_events
+from eval.events import EventOptions, EventScores, main, read_events, score_events, select_events
 from formats.annotations import read_ground_truth
-from formats.detections import Detections, write_detections
+from formats.detections import Detections, write_detections, write_detections_csv
 from utils import InputError, write_json
 
 
@@ -79,7 +79,7 @@ def test_events_are_those_of_the_definition_without_overlaps(rows, overlap, shar
 
 def test_no_detections_give_no_events(tmp_path):
     events = select_events(Detections(['v'], [], *np.zeros((2, 0), np.int64), np.zeros((0, 2)), np.zeros(0)))
-    write_events(tmp_path / 'events.csv', events)
+    write_detections_csv(tmp_path / 'events.csv', events)
     assert (tmp_path / 'events.csv').read_text() == 'video,label,start,end,score\n'
     assert len(read_events(tmp_path / 'events.csv').scores) == 0
 

@@ -6,9 +6,8 @@ from xml.etree import ElementTree
 import pytest
 from test_events import make_detections
 
-from eval.events import write_events
 from eval.export import main
-from formats.detections import write_detections
+from formats.detections import write_detections, write_detections_csv
 
 ODD = 'a "b" <c> & d\te'
 EVENTS = make_detections(('one', 'run', 0.1234, 2, 0.9), ('one', 'run', 2, 5.5555, 0.8), ('one', ODD, 1, 3, 0.7),
@@ -18,7 +17,7 @@ EVENTS = make_detections(('one', 'run', 0.1234, 2, 0.9), ('one', 'run', 2, 5.555
 @pytest.fixture
 def export(tmp_path):
     """Return a function that exports the events, with the flags given, to 'out'."""
-    write_events(tmp_path / 'events.csv', EVENTS)
+    write_detections_csv(tmp_path / 'events.csv', EVENTS)
 
     def run(*flags):
         assert main([str(tmp_path / 'events.csv'), '-o', str(tmp_path / 'out'), *map(str, flags)]) == 0
@@ -66,7 +65,7 @@ def test_elan_files_follow_the_schema(export):
 
 
 def test_elan_refuses_overlapping_events_of_a_class(tmp_path, capsys):
-    write_events(tmp_path / 'e.csv', make_detections(('v', 'x', 0, 2, 1), ('v', 'x', 1, 3, 1)))
+    write_detections_csv(tmp_path / 'e.csv', make_detections(('v', 'x', 0, 2, 1), ('v', 'x', 1, 3, 1)))
     assert main([str(tmp_path / 'e.csv'), '--to', 'elan', '-o', str(tmp_path / 'out')]) == 2
     error = capsys.readouterr().err
     assert "events of 'x' overlap at 1 s" in error and error.count('\n') == 1 and not (tmp_path / 'out').exists()

@@ -166,17 +166,31 @@ NAMES = ['plain', 'a,b', 'say "so"', 'two\nlines', 'car\rriage', ' spaces ', 'Ä
 
 def test_detections_csv_is_read_by_csv_and_pandas(tmp_path):
     rng = np.random.default_rng(0)
-    scores, segments = rng.random(8), rng.normal(size=(8, 2)) * 1e-5
+    scores, segments = rng.random(8), rng.normal(size=(8, 2)) * 100
     detections = Detections(NAMES, NAMES[::-1], np.arange(8), np.arange(8), segments, scores)
+    order = sorted(range(8), key=NAMES.__getitem__)
     write_detections_csv(tmp_path / 'a.csv', detections)
     with open(tmp_path / 'a.csv', newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ['video', 'label', 'start', 'end', 'score']
-    assert [row['video'] for row in rows] == NAMES and [row['label'] for row in rows] == NAMES[::-1]
+    assert [row['video'] for row in rows] == sorted(NAMES)
+    assert [row['label'] for row in rows] == [NAMES[::-1][i] for i in order]
     for name, column in (('start', segments[:, 0]), ('end', segments[:, 1]), ('score', scores)):
-        assert [float(row[name]) for row in rows] == column.tolist()
+        assert [float(row[name]) for row in rows] == [float(f'{value:.4f}') for value in column[order].tolist()]
     table = pd.read_csv(tmp_path / 'a.csv')
-    assert table['video'].tolist() == NAMES and table['score'].tolist() == pytest.approx(scores)
+    assert table['video'].tolist() == sorted(NAMES)
+    assert table['score'].tolist() == pytest.approx(scores[order], abs=6e-5)
+
+
+def test_detections_csv_is_sorted_by_video_and_time_with_at_most_four_decimals(tmp_path):
+    rows = [(1, 1, 7, 9, 0.1), (1, 0, 7, 8, 1 / 3), (0, 0, 30, 31, 2), (1, 0, 0.1 + 0.2, 1e6 + 1 / 3, 1e-9),
+            (0, 1, 4, 5, -1e-9), (1, 0, 7, 7.5, 1e300)]
+    video, label, start, end, scores = (np.array(column) for column in zip(*rows))
+    write_detections_csv(tmp_path / 'a.csv', Detections(['w', 'v', 'none'], ['a', 'b'], video, label,
+                                                        np.stack([start, end], axis=1), scores))
+    assert (tmp_path / 'a.csv').read_text().splitlines()[1:] == [
+        'v,a,0.3,1000000.3333,0.0', 'v,a,7.0,7.5,1e+300', 'v,a,7.0,8.0,0.3333', 'v,b,7.0,9.0,0.1',
+        'w,b,4.0,5.0,0.0', 'w,a,30.0,31.0,2.0']
 
 
 def test_invalid_text_is_refused_when_read_and_escaped_when_written(tmp_path):
