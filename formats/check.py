@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from formats.annotations import GroundTruth, empty_ground_truth, require_annotations
 from formats.data_folder import Split, collect_errors, find_split, has_test_videos
-from utils import InputError, plural, preview, print_section, quote, warn
+from utils import InputError, plural, preview, print_section, progress, quote, truncate, warn
 
 MAX_LINES = 50  # problems that are printed
+MAX_CLASSES = 50  # that are listed; of more only those with the fewest and the most videos, NUM_ENDS each
+NUM_ENDS = 10
 WIDTH = 11  # of the titles
 
 
@@ -37,7 +38,7 @@ def describe_features(split: Split) -> list[str]:
 def read_all(split: Split, problems: list[str]) -> list[str]:
     """Read every feature, one video at a time; collect NaN and infinity, return the range."""
     ranges, empty = [], []
-    videos = tqdm(split.names, desc=f'reading {split.name} features', unit='video', leave=False, delay=1)
+    videos = progress(split.names, desc=f'reading {split.name} features', unit='video')
     for video, file in zip(videos, split.files):
         rows = np.empty((file.length, file.width * len(split.folder.modalities)), np.float32)
         with collect_errors(problems):
@@ -123,6 +124,23 @@ def check_classes(root: Path, train: Split, findings: Findings) -> None:
                                  f'training videos, too few to learn them: {preview(few)}')
 
 
+def list_classes(gt: GroundTruth, splits: dict[str, Split]) -> list[str]:
+    """Return a table of the classes with their numbers of videos and instances, two per line."""
+    columns = {f'{name} videos': split.labels.sum(axis=0).astype(int) for name, split in splits.items()}
+    first = next(iter(columns))
+    if len(gt.label):
+        columns['instances'] = np.bincount(gt.label, minlength=len(gt.labels))
+    order, title = list(range(len(gt.labels))), f'numbers of {", ".join(columns)}'
+    if len(order) > MAX_CLASSES:
+        order.sort(key=lambda i: columns[first][i])
+        order = order[:NUM_ENDS] + order[-NUM_ENDS:]
+        title += f', of the {NUM_ENDS} classes with the fewest and the {NUM_ENDS} with the most {first}'
+    cells = [f'{truncate(gt.labels[i] or "(none of them)", 24):<24}' +
+             ''.join(f'{column[i]:>7}' for column in columns.values()) for i in order]
+    rows = -(-len(cells) // 2)
+    return [f'{title}:', *('    '.join(cells[row::rows]) for row in range(rows))]
+
+
 def check_counts(gt: GroundTruth, splits: dict[str, Split], expected: tuple[int, int, int] | None,
                  findings: Findings) -> None:
     """Collect classes without training videos, and numbers that differ from those expected."""
@@ -156,6 +174,8 @@ def check_data_folder(root: Path, modalities: tuple[str, ...], layout: str, feat
         check_split(split, feature_fps, snippet_frames, findings)
         if split.files:
             splits[name] = split
+    if splits:
+        print_section('classes', list_classes(gt, splits), WIDTH)
     if len(splits) == 2:
         check_train_test(root, splits['train'], splits['test'], findings)
     if 'train' in splits:

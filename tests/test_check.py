@@ -39,6 +39,25 @@ def test_a_good_folder(folder, capsys):
         assert part in out
 
 
+def test_the_classes_are_listed_with_their_counts(folder, capsys):
+    out = check(folder, capsys)[1]
+    title, row = out[out.index('classes  '):].splitlines()[:2]
+    assert title.split(maxsplit=1)[1] == 'numbers of train videos, test videos, instances:'
+    assert row.split() == 'Jump 2 1 3 Run 2 1 3'.split()
+
+
+def test_of_many_classes_the_smallest_and_the_largest_are_listed(tmp_path, capsys):
+    videos = {f'v{i}': ('train', [f'class_{j:02}' for j in range(60) if i <= j]) for i in range(60)}
+    annotate(tmp_path, videos)
+    for name in videos:
+        save(tmp_path, 'train', name, features_of(name, 3))
+    out = check(tmp_path, capsys)[1]
+    title, *rows = out[out.index('classes  '):].splitlines()[:11]
+    assert 'of the 10 classes with the fewest and the 10 with the most train videos' in title
+    assert [row.split() for row in rows] == [[f'class_{j:02}', f'{j + 1}', f'{j + 1}', f'class_{50 + j}', f'{51 + j}',
+                                              f'{51 + j}'] for j in range(10)]
+
+
 def test_the_flags_of_a_training_apply(folder, capsys):
     shutil.rmtree(folder / 'features/train/flow')
     assert check(folder, capsys, '--modal', 'all')[0] == 2
