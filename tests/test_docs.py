@@ -1,22 +1,27 @@
 """The pages match the code: links, commands, flags, names, quirks, and the length of the README."""
+import argparse
 import ast
 import importlib
 import io
+import json
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 import warnings
 from collections import Counter
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from config import get_parser
+from config import RECIPES, default_values, get_parser
 from model import ActionnessModule
+from scripts import own_videos
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
@@ -89,17 +94,34 @@ def test_the_diffs_for_developers_apply_to_the_code():
 
 # ---- commands --------------------------------------------------------------------------------------------------------
 
-def commands(page: Path) -> list[list[str]]:
-    """Return the words of every command line of a page that runs a program of this project."""
-    lines = [line for block in blocks(page) for line in block.replace('\\\n', ' ').splitlines()] + inline_code(page)
+# Commands of other programs, which may stand in a block of commands.
+OTHER_COMMANDS = 'git', 'cd', '.', 'cp', 'export', 'docker', 'pip', 'tensorboard'
+FOREIGN = 'pip', 'pytest', 'venv', 'ruff', 'mypy', 'scripts/test.sh'  # run by python or bash, without a parser here
+PLACEHOLDERS = {'F': '25', 'n': '16', 'N': '16'}  # numbers in the text
+
+
+def lines_of(block: str) -> list[list[str]]:
+    """Return the words of each command in a block, without variables, comments and redirections."""
     found = []
-    for line in lines:
-        if re.match(r'([A-Z_]+=\S* )*(python|bash|sbatch|torchrun) ', line.strip()):
-            words = shlex.split(line, comments=True)
-            while re.match('[A-Z_]+=', words[0]):
-                words.pop(0)
-            found.append(words)
+    for line in block.replace('\\\n', ' ').splitlines():
+        words = shlex.split(line.partition(' > ')[0], comments=True)
+        while words and re.match('[A-Z_]+=', words[0]):
+            words.pop(0)
+        found += [words] if words else []
     return found
+
+
+def command_blocks(page: Path) -> list[list[list[str]]]:
+    """Return the blocks of commands; the other blocks are folders and tables."""
+    return [lines_of(block) for block in blocks(page) if not re.search(r'[├└]|^\w+,\w', block)]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the words of every command of a page that runs a program of this project, in blocks and in the text."""
+    in_text = [words for code in inline_code(page) if re.match(r'([A-Z_]+=\S* )*(python|bash|sbatch|torchrun) ', code)
+               for words in lines_of(code)]
+    in_blocks = [words for block in command_blocks(page) for words in block]
+    return [words for words in in_blocks + in_text if words[0] not in OTHER_COMMANDS]
 
 
 def program_of(words: list[str]) -> tuple[str, list[str]]:
@@ -113,62 +135,158 @@ def program_of(words: list[str]) -> tuple[str, list[str]]:
     return words[place], words[place + 1:]
 
 
-@cache
-def help_of(program: str) -> str:
-    """Return a program's --help; of a script its text, and the help of main.py, to which it passes flags on."""
-    if program.endswith('.sh'):
-        return (ROOT / program).read_text(encoding='utf-8') + help_of('main.py')
-    output, before = io.StringIO(), sys.argv
-    sys.argv = [program, '--help']
-    try:  # in this process, because importing torch takes seconds
-        with redirect_stdout(output), pytest.raises(SystemExit) as ended, warnings.catch_warnings(action='ignore'):
-            if program.endswith('.py'):
-                runpy.run_path(str(ROOT / program), run_name='__main__')
-            else:
-                runpy.run_module(program, run_name='__main__', alter_sys=True)
-    finally:
-        sys.argv = before
-    assert not ended.value.code
-    return output.getvalue()
-
-
 def exists(program: str) -> bool:
     path = ROOT / program.replace('.', '/')
     return (ROOT / program).is_file() or path.with_suffix('.py').is_file() or (path / '__main__.py').is_file()
 
 
-FOREIGN = ('pip', 'pytest', 'venv', 'ruff', 'mypy', '-c')  # in commands, but not part of this project
+class Parsed(BaseException):
+    """The arguments of a program are valid."""
+
+
+def parse(program: str, arguments: list[str]) -> str:
+    """Let a program parse its arguments, without running it; return what it prints, '' if they are valid."""
+    def and_stop(method):
+        def parse_and_stop(*args, **options):
+            method(*args, **options)
+            raise Parsed
+        return parse_and_stop
+
+    output = io.StringIO()
+    try:  # in this process, because importing torch takes seconds
+        with redirect_stdout(output), redirect_stderr(output), warnings.catch_warnings(action='ignore'), \
+                pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, 'argv', [program, *arguments])
+            for name in ('parse_args', 'parse_intermixed_args'):
+                patch.setattr(argparse.ArgumentParser, name, and_stop(getattr(argparse.ArgumentParser, name)))
+            if program.endswith('.py'):
+                runpy.run_path(str(ROOT / program), run_name='__main__')
+            else:
+                runpy.run_module(program, run_name='__main__', alter_sys=True)
+    except Parsed:
+        return ''
+    except SystemExit:
+        return output.getvalue() or 'it parsed nothing'
+    return 'it parsed nothing'
+
+
+def parse_script(script: str, arguments: list[str]) -> str:
+    """Parse the arguments of a shell script by the parsers of the programs that it runs; return as `parse`."""
+    if script in ('own_videos.sh', 'localize.sh'):
+        own, rest, after = own_videos.split_arguments(arguments, 'name')
+        assert bool(own.model_file) == (script == 'localize.sh')
+        return (rest and parse('extraction', [*rest, '--output', 'x'])) or parse('main.py', after)
+    if script == 'seeds.sh' and arguments and arguments[0].isdecimal():
+        arguments = arguments[1:]
+    has_path = arguments and not arguments[0].startswith('-')
+    return parse('main.py', arguments[1:] if has_path else arguments)
+
+
+@cache
+def problem_of(words: tuple[str, ...]) -> str:
+    """Return why a command of a page is wrong, '' if it is right."""
+    program, arguments = program_of([*words])
+    if program in FOREIGN or program == '-c':
+        return ''
+    if not exists(program):
+        return f'{program} does not exist'
+    if '--help' in arguments:
+        return ''
+    arguments = [PLACEHOLDERS.get(word, word) for word in arguments]
+    if program.endswith('.sh'):
+        return parse_script(program.removeprefix('scripts/'), arguments)
+    return parse(program, arguments)
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_runs_an_existing_program_with_its_flags(page):
-    wrong = []
-    for words in commands(page):
-        program, arguments = program_of(words)
-        if program in FOREIGN:
-            continue
-        if not exists(program):
-            wrong.append(f'{program} does not exist')
-            continue
-        known = set(FLAG.findall(help_of(program)))
-        flags = [word.partition('=')[0] for word in arguments if FLAG.fullmatch(word.partition('=')[0])]
-        wrong += [f'{program} has no {flag}' for flag in flags if flag not in known]
-    assert not wrong
+def test_every_command_is_parsed_by_its_program(page):
+    problems = {' '.join(words): problem_of(tuple(words)) for words in commands(page) if len(words) > 2}
+    # In the text, a program may be named without its arguments.
+    assert {command: problem for command, problem in problems.items()
+            if problem and f'`{command}`' not in text_of(page)} == {}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_line_of_a_block_is_a_command(page):
+    known = {'python', 'bash', 'sbatch', 'torchrun', *OTHER_COMMANDS}
+    assert [words for block in command_blocks(page) for words in block if words[0] not in known] == []
+
+
+def test_wrong_commands_are_found():
+    for command in ('python main.py --data_path x --exp_name y --epochs 3', 'python -m eval.nothing gt.json',
+                    'python -m eval.detection gt.json detections.json --tiou many',
+                    'python -m eval.export events.csv --to word -o x', 'bash scripts/train.sh /data --lr fast',
+                    'bash scripts/own_videos.sh a b.csv --resize tiny', 'bash scripts/own_videos.sh a b.csv -- --lr -1',
+                    'sbatch scripts/slurm.sh /data --nodes=2', 'torchrun --nproc_per_node=4 main.py --seed first'):
+        assert problem_of(tuple(command.split())), command
+    found = [program_of(words) for page in PAGES for words in commands(page)]
+    assert ('scripts/seeds.sh', ['3', '/data/THUMOS14']) in found
+    assert any(program == 'main.py' and '--resume' in arguments for program, arguments in found)
+
+
+@cache
+def help_of(program: str) -> str:
+    """Return a program's --help; of a script its text, and the help of main.py, to which it passes flags on."""
+    if program.endswith('.sh'):
+        return (ROOT / program).read_text(encoding='utf-8') + help_of('main.py')
+    return parse(program, ['--help'])
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_flag_in_the_text_belongs_to_a_program_of_these_pages(page):
     programs = {program_of(words)[0] for one in PAGES for words in commands(one)}
     known = {flag for program in programs if program not in FOREIGN and exists(program)
-             for flag in FLAG.findall(help_of(program))}
+             for flag in FLAG.findall(help_of(program))} | {'--long', '--shm-size'}
     assert [code for code in inline_code(page) if code.startswith('--') and FLAG.match(code)[0] not in known] == []
 
 
-def test_commands_and_flags_are_found():
-    found = [program_of(words) for page in PAGES for words in commands(page)]
-    assert ('scripts/seeds.sh', ['3']) in found
-    assert any(program == 'main.py' and '--resume' in arguments for program, arguments in found)
-    assert {'--tiou', '--output'} <= set(FLAG.findall(help_of('eval.detection')))
+# ---- files for clusters ----------------------------------------------------------------------------------------------
+
+def test_the_dockerfile_copies_existing_files_and_runs_an_existing_script():
+    lines = [line for line in text_of(ROOT / 'Dockerfile').replace('\\\n', ' ').splitlines()
+             if line and not line.startswith('#')]
+    instructions = [line.split() for line in lines]
+    assert instructions[0][0] == 'FROM'
+    copied = {name for word, *names in instructions if word == 'COPY' for name in names[:-1]}
+    assert 'requirements.txt' in copied and all((ROOT / name).exists() for name in copied)
+    installed = re.findall(r'-[rc] (\S+)', text_of(ROOT / 'Dockerfile'))
+    assert set(installed) <= copied
+    command = json.loads(next(line for line in lines if line.startswith('CMD')).removeprefix('CMD '))
+    assert command[0] == 'bash' and exists(command[1])
+    ignored = text_of(ROOT / '.dockerignore').split()
+    assert {'.git', '.venv', 'data', 'outputs'} <= set(ignored) and not copied & set(ignored)
+
+
+@pytest.mark.parametrize('script', sorted((ROOT / 'scripts').glob('*.sh')), ids=lambda path: path.name)
+def test_scripts_have_valid_syntax(script):
+    ended = subprocess.run(['bash', '-n', script], capture_output=True, text=True)
+    assert ended.returncode == 0 and not ended.stderr, ended.stderr
+
+
+# ---- recipes ---------------------------------------------------------------------------------------------------------
+
+def value_in_table(text: str, recipe: str) -> object:
+    """Return the value of a flag in a cell of the table, such as `T // 8 = 93`, `1/3`, `50,000 steps` or `yes`."""
+    if pooled := re.fullmatch(r'T // (\d+) = (\d+)', text):
+        assert int(pooled[2]) == RECIPES[recipe].num_segments // int(pooled[1])
+        return int(pooled[1])
+    if text.count(':') == 2:
+        return get_parser().parse_args(['--tiou', text]).tiou
+    switches = {'yes': True, 'no': False}
+    return switches[text] if text in switches else float(Fraction(text.split()[0].replace(',', '')))
+
+
+def test_the_table_of_recipes_has_the_values_of_the_code():
+    section = text_of(PAPER_AND_CODE).partition('## Recipes')[2].partition('\n## ')[0]
+    rows = [[cell.strip(' †‡') for cell in line.strip('|').split('|')] for line in section.splitlines()
+            if line.startswith('|') and '`--' in line]
+    assert len(rows) == 13
+    for _, *cells, flags in rows:
+        for name, cell in zip(('thumos14', 'activitynet1.2', 'activitynet1.3'), cells, strict=True):
+            values = [default_values(name)[flag] for flag in re.findall('`--(.*?)`', flags)]
+            cell = cells[0] if cell == 'same' else cell
+            assert [value_in_table(text.strip(' †‡'), name) for text in cell.split(', ')] == [
+                value for value in values if value is not None], (name, flags)
 
 
 # ---- quirks ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
-"""docs/results.md: every example runs unchanged, from another folder, with the results of the commands."""
+"""The pages: every example in Python runs unchanged, from another folder; every command on small files."""
+import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_docs import PAGES, commands, program_of
+from test_main import TINY, train, write_data
 
 from dataset import uniform_indices
 from eval.detection import main
@@ -102,3 +106,77 @@ def test_an_array_of_features_is_localized(folder):
         for i, column in enumerate(expected):
             np.testing.assert_allclose(columns[f'arr_{i}'], column, rtol=1e-5, atol=1e-6)
     assert len(expected.scores) and expected.segments.max() <= 40 * 16 / 25
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+PLACES = {'/data/THUMOS14': 'thumos14', '/data/THUMOS14/features/train': 'thumos14/features/train', 'NAME': 'test_0',
+          'SOURCE': 'thumos14/features', 'FILE': 'thumos14/gt.json', 'DEST': 'converted', 'F': '25', 'n': '16'}
+
+
+def runnable() -> list[list[str]]:
+    """Return the commands of all pages that need neither videos nor a GPU: programs and arguments.
+
+    A command is left out where a later one has the same files and more flags, or for the sample, see test_sample.py.
+    """
+    found: list[list[str]] = []
+    for words in reversed([words for page in PAGES for words in commands(page)]):
+        program, arguments = program_of(words)
+        is_ours = program == 'main.py' or program.startswith(('eval.', 'scripts.convert'))
+        if (words[0] == 'python' and is_ours and arguments[1:] and 'data/sample' not in arguments and
+                not any(program == other[0] and {*arguments} <= {*other} for other in found)):
+            found.insert(0, [program, *arguments])
+    return found
+
+
+@pytest.fixture(scope='module')
+def workspace(tmp_path_factory) -> Path:
+    """A folder with the files that the commands name."""
+    folder = tmp_path_factory.mktemp('workspace')
+    data = write_data(folder / 'thumos14')
+    shutil.copytree(data / 'features' / 'test', folder / 'new_features')
+    for name in ('mine', 'DIR'):
+        shutil.copytree(data / 'features' / 'train', folder / name / 'features' / 'train')
+        (folder / name / 'labels.csv').write_text('video,label\n' + ''.join(
+            f'train_{i},{"Run" if i % 2 else "Jump"}\n' for i in range(5)))
+    first = train(data, folder / 'outputs' / 'first')
+    for name in ('gt.json', 'curves.npz', 'detections.json', 'events.csv', 'best.pt', 'baseline.json', 'aicl.json'):
+        source = {'gt.json': data / 'gt.json', 'baseline.json': first / 'detections.json',
+                  'aicl.json': first / 'detections.json'}
+        shutil.copy(source.get(name, first / name), folder / name)
+    for place in (folder, folder / 'outputs' / 'AICL'):
+        place.mkdir(exist_ok=True)
+        shutil.copy(first / 'best.pt', place / 'CAS_Only.pkl')
+    for name in ('args.json', 'labels.txt'):
+        shutil.copy(first / name, folder / name)
+    for name, weight in (('full', 0.01), ('base', 0)):
+        run = shutil.copytree(first, folder / 'outputs' / f'{name}-seed1')
+        settings = json.loads((run / 'args.json').read_text())
+        (run / 'args.json').write_text(json.dumps({**settings, 'exp_name': run.name, 'lambda_contrast': weight}))
+    (folder / 'extraction.json').write_text(json.dumps({'videos': {f'test_{i}': {'duration': 20} for i in range(3)}}))
+    (folder / 'clips').mkdir()
+    for split, count in (('train', 5), ('test', 3)):
+        for i in range(count):
+            (folder / 'clips' / f'{split}_{i}.mp4').write_bytes(b'a video')
+    return folder
+
+
+def test_commands_end_without_an_error(workspace, monkeypatch, capsys):
+    monkeypatch.chdir(workspace)
+    num_steps = 6
+    for program, *arguments in runnable():
+        words = [PLACES.get(word, word) for word in arguments]
+        if program == 'main.py' and '--check' not in words:
+            words += [] if '--resume' in words else TINY
+            if '--inference_only' not in words:
+                num_steps += 2
+                words += ['--num_steps', str(num_steps)]
+        monkeypatch.setattr(sys, 'argv', [program, *words])
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(ROOT)
+            module = importlib.import_module(program.removesuffix('.py').replace('/', '.'))
+            status = module.main()
+        printed = capsys.readouterr()
+        assert status in (0, None), (program, words, printed.err)
+        for flag, path in zip(words, words[1:]):
+            assert flag not in ('-o', '--output', '--figure', '--csv', '--markdown', '--latex') or Path(path).exists()
