@@ -7,6 +7,7 @@ import argparse
 import os
 import re
 import textwrap
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -115,6 +116,14 @@ def step_interval(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of steps nor 'never'") from None
 
 
+def frame_rate(text: str) -> float | str:
+    """Return a frame rate, or 'video' for the rate of each video; an argparse type."""
+    try:
+        return text if text == 'video' else bounded(float, 1e-9)(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a frame rate nor 'video'") from None
+
+
 def get_parser(description: str | None = None) -> Parser:
     """Return the parser of main.py; flags with a value in the recipes have the default None."""
     sources = [f'{name}: {recipe.source}.' for name, recipe in RECIPES.items()]
@@ -150,7 +159,8 @@ def get_parser(description: str | None = None) -> Parser:
     data('--modal', choices=MODALITIES, help='feature streams to use (unset: those in the data folder)')
     data('--normalize', action=switch, help='standardize features by the mean and deviation of the training snippets')
     data('--num_segments', type=positive_int, help='T, snippets sampled per video')
-    data('--feature_fps', type=positive_float, help='frame rate of the features')
+    data('--feature_fps', type=frame_rate, help="frame rate of the features; 'video': that of each video, by its "
+         'duration or fps in gt.json or extraction.json')
     data('--snippet_frames', type=positive_float, help='frames per snippet (stride of the features)')
 
     network = parser.add_argument_group('network').add_argument
@@ -433,15 +443,20 @@ def fill_unset(args: argparse.Namespace, choices: list[Choice]) -> list[str]:
 
 # ---- messages -------------------------------------------------------------------------------------------------------
 
+def changed_settings(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, value and default of the settings that differ from the recipe and the defaults."""
+    usual = {name: value for name, value in default_values(values['dataset']).items()
+             if name in RECIPE_FLAGS or value is not None and name not in IGNORED_FOR_GROUPING}
+    return [(name, show_value(values[name]), show_value(value)) for name, value in usual.items()
+            if name in values and values[name] != value]
+
+
 def format_recipe(args: argparse.Namespace) -> list[str]:
     """Return the recipe's values in use, their source, and what differs from the recipe and the defaults."""
     values, usual = vars(args), default_values(args.dataset)
-    usual = {name: value for name, value in usual.items()
-             if name in RECIPE_FLAGS or value is not None and name not in IGNORED_FOR_GROUPING}
     kept = [f'{name} {show_value(values[name])}' for name in RECIPE_FLAGS
             if values[name] == usual[name] and values[name] is not None]
-    changed = [f'{name} {show_value(values[name])} ({show_value(usual[name])})' for name in usual
-               if values[name] != usual[name]]
+    changed = [f'{name} {value} ({default})' for name, value, default in changed_settings(values)]
     lines = [f'{args.dataset}: {", ".join(kept)}', RECIPES[args.dataset].source]
     return lines + ([f'changed (default in parentheses): {", ".join(changed)}'] if changed else [])
 

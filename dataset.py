@@ -22,13 +22,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, get_worker_info
-from tqdm import tqdm
 
 from config import MODALITIES
 from formats.annotations import GroundTruth
 from formats.data_folder import Split, find_split
 from formats.features import MAX_LENGTH_MISMATCH
-from utils import InputError, plural, preview, truncate, warn, write_bytes
+from utils import InputError, plural, preview, progress, truncate, warn, write_bytes
 
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # they end a run
 MEMORY_FRACTION = {'device': 0.6, 'ram': 0.7}  # of the free memory that --cache auto gives to features
@@ -262,7 +261,7 @@ class VideoDataset(Dataset):
         shape, dtype, on_device = self.split.shape, self.split.dtype, self.cache == 'device'
         buffer = empty_hugepages((max(self.lengths), self.num_features), dtype)  # staging area on the way to a GPU
         features = torch.empty(shape, dtype=buffer.dtype, device=device) if on_device else empty_hugepages(shape, dtype)
-        videos = tqdm(self.files, desc=f'reading {self.split.name} features', unit='video', leave=False, delay=1)
+        videos = progress(self.files, desc=f'reading {self.split.name} features', unit='video')
         for file, start in zip(videos, self.offsets, strict=False):
             rows = features[start:start + file.length]
             target = buffer[:file.length] if on_device else rows
@@ -337,15 +336,15 @@ class VideoDataset(Dataset):
             selected = empty_hugepages(selected.shape, np.dtype(np.float32)).copy_(selected)
         return selected.view(shape)
 
-    def describe(self, feature_fps: float, snippet_frames: float) -> list[str]:
-        """Return what is in the data set, and warn where the time base does not match known durations."""
-        counts, *irregular = self.split.summary(feature_fps, snippet_frames).lines()
+    def describe(self, feature_fps: float | str, snippet_frames: float) -> list[str]:
+        """Return what is in the data set, and warn where durations or annotations do not match the features."""
+        counts, *irregular = self.split.summary().lines()
         features = (f'{self.folder} ({self.layout}): {plural(len(self), "video")} of {min(self.lengths)} to '
                     f'{max(self.lengths)} snippets, cache {self.cache}')
         time_base = self.split.time_base(feature_fps, snippet_frames)
-        if time_base and time_base.is_mismatched:
-            warn(f'{self.split.name}: {time_base.advice()}')
-        return [counts, features, *filter(None, [self.split.folder.layout_warning()]), *irregular]
+        for line in time_base.warnings():
+            warn(f'{self.split.name}: {line}')
+        return [counts, features, *filter(None, [self.split.folder.layout_warning()]), *time_base.lines(), *irregular]
 
 
 def build_dataset(options: DataOptions, split: str, gt: GroundTruth, class_names: list[str], cache: str = 'auto',

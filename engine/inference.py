@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,6 +53,7 @@ class ReportOptions(NamedTuple):
     videos: Path | None      # folder of video files that the page plays
     min_score: float | None  # initial value of the page's score slider; None: that of best F1
     subtitles: str | None    # 'srt' or 'vtt'
+    training: dict | None    # of the run that trained the weights, see eval.report.read_training
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Evaluation:
         gt = self.gt if isinstance(self, ScoredEvaluation) else None
         write_text(path, build_report(gt, self.detections, tiou, self.curves, options.bins, options.title,
                                       options.subtitle, durations=self.durations, videos=relative_urls(files, path),
-                                      min_score=options.min_score, events=self.events))
+                                      min_score=options.min_score, events=self.events,
+                                      training=options.training))
         if options.subtitles:
             write_subtitles(folder / 'subtitles', self.events, options.subtitles, overwrite=True)
 
@@ -230,6 +233,7 @@ class EvaluatorOptions(NamedTuple):
     use_video_labels: bool  # localize the labels of a labeled video instead of its predicted classes
     tiou: list[float]
     events: EventOptions
+    feature_fps: float | str
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> 'EvaluatorOptions':
@@ -241,7 +245,7 @@ class EvaluatorOptions(NamedTuple):
             min_score = -math.inf if evidence is None else 1 - evidence * args.fusion_weight
         events = EventOptions(args.event_share, args.event_overlap, min_score)
         return cls(args.num_segments, args.batch_size, args.num_workers, localization, args.known_labels, args.tiou,
-                   events)
+                   events, args.feature_fps)
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,15 @@ class Evaluator:
     options: EvaluatorOptions
     shard: Shard = Shard()  # this rank's shard of the videos
     gather: Callable[[Any], list] = lambda value: []  # see runtime.Distributed
+
+    def __post_init__(self) -> None:
+        self.frame_rates  # raises InputError before the first step
+
+    @cached_property
+    def frame_rates(self) -> np.ndarray:
+        """(N,) of the features of each test video; raises InputError where one is unknown."""
+        options = self.options
+        return self.test_set.split.frame_rates(options.feature_fps, options.localization.snippet_frames)
 
     def evaluate(self, model: AICL) -> Evaluation | None:
         """Localize every test video and score the detections; None on all ranks but the first."""
@@ -304,12 +317,12 @@ class Evaluator:
         classes = np.where(labeled[:, None], labels, predicted) if options.use_video_labels else predicted
 
         # Localize.
-        proposals = localize(predictions.selection, predictions.probabilities, num_snippets, options.localization,
-                             classes)
-        detections = Detections(test_set.names, class_names, proposals.video, proposals.label,
-                                proposals.segments, proposals.scores)
-        frames, fps = options.localization.snippet_frames, options.localization.feature_fps
-        curves = pick_curves(test_set.names, class_names, num_snippets * frames / fps / options.num_segments,
+        localization = options.localization._replace(feature_fps=self.frame_rates)
+        proposals = localize(predictions.selection, predictions.probabilities, num_snippets, localization, classes)
+        detections = Detections(test_set.names, class_names, proposals.video, proposals.label, proposals.segments,
+                                proposals.scores, options.use_video_labels and bool(labeled.any()))
+        seconds = num_snippets * localization.snippet_frames / self.frame_rates
+        curves = pick_curves(test_set.names, class_names, seconds / options.num_segments,
                              num_snippets, predictions.aware, predictions.agnostic, predictions.selection,
                              predictions.cas, keep=predicted | labels)
         durations = {name: seconds for name, seconds in zip(test_set.names, test_set.durations.tolist(), strict=True)

@@ -21,7 +21,7 @@ class LocalizationOptions(NamedTuple):
     nms_thresh: float        # overlap with a better span from which a span is suppressed
     nms_alpha: float         # soft NMS multiplies suppressed scores by exp(-overlap^2 / nms_alpha)
     soft_nms: bool           # False: suppressed spans are dropped
-    feature_fps: float       # frame rate at which the features were extracted
+    feature_fps: float | np.ndarray  # frame rate at which the features were extracted, or (N,) that of each video
     snippet_frames: int      # frames per snippet
 
 

@@ -29,7 +29,7 @@ from formats.columns import (
     video_column,
 )
 from formats.videos import match_videos, video_stem
-from utils import InputError, open_file, quote, read_json, truncate
+from utils import InputError, open_file, plural, preview, quote, read_json, truncate
 
 # The subsets in the order of their use, and how they are spelled, in any case.
 SUBSETS = {'training': ('train', 'training'), 'validation': ('validation', 'val'), 'testing': ('test', 'testing')}
@@ -39,6 +39,9 @@ NEGATIVE = ''  # the label of a video without any of the classes: it is trained 
 
 COMMON_SNIPPET_FRAMES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 COMMON_FPS = (10, 12.5, 15, 20, 24, 25, 30, 50, 60, 100, 200)
+OWN_RATE = 'video'  # --feature_fps: each video has its own rate
+SLACK = 0.2  # seconds by which a duration may be inexact
+MAX_BEYOND = 0.02  # share of times after the end of their video; 0.1 % of THUMOS14's annotations are
 
 
 class GroundTruth(NamedTuple):
@@ -55,6 +58,8 @@ class GroundTruth(NamedTuple):
     tag_label: np.ndarray = np.zeros(0, np.int64)  # (A,) index into labels
     warnings: tuple[str, ...] = ()  # what looks wrong in the file, a line each
     negatives: tuple[str, ...] = ()  # videos of the scored subset without an instance, see eval.detection
+    fps: dict[str, float] = {}  # frame rate of the videos for which it is known
+    version: str = ''  # of the file, '' where absent
 
     def video_labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the video-level labels, of instances and tags: indices into videos and labels, both (G + A,)."""
@@ -91,11 +96,12 @@ def read_ground_truth(path: str | os.PathLike) -> GroundTruth:
 
 def parse_ground_truth(database: dict[str, Any], path: str | os.PathLike = 'ground truth') -> GroundTruth:
     """Return the ground truth in the value of "database", as `read_ground_truth`; messages contain `path`."""
-    return build_ground_truth(database, path)[0]
+    return build_ground_truth({'database': database}, path)[0]
 
 
-def build_ground_truth(database: dict[str, Any], path: str | os.PathLike) -> tuple[GroundTruth, int]:
+def build_ground_truth(content: dict[str, Any], path: str | os.PathLike) -> tuple[GroundTruth, int]:
     """Return the ground truth and the number of JSON keys of its videos and annotations; see `columns.Builder`."""
+    database = content['database']
     check_video_names(path, database)
     entries = list(database.values())
 
@@ -120,11 +126,12 @@ def build_ground_truth(database: dict[str, Any], path: str | os.PathLike) -> tup
         untimed += [row for row in rows if 'segment' not in row]
         num_keys += sum(map(len, rows))
     labels, label = sort_labels(path, ids, label)
-    lines = [*misspelled_keys(entries, ('subset', 'duration', 'annotations'), 'videos'),
+    lines = [*misspelled_keys(entries, ('subset', 'duration', 'fps', 'annotations'), 'videos'),
              *misspelled_keys(untimed, ('label', 'segment'), 'annotations'), *similar_names(labels)]
     gt = GroundTruth(list(database), [subset or '' for subset in subsets], durations, labels, video[timed],
                      label[timed], segments[timed], video[~timed], label[~timed],
-                     tuple(f'{path}: {line}' for line in lines))
+                     tuple(f'{path}: {line}' for line in lines), fps=positive_numbers(database, 'fps'),
+                     version=str(content.get('version', '')))
     return gt, num_keys
 
 
@@ -212,29 +219,41 @@ def read_labels(path: Path) -> GroundTruth:
 
 # ---- durations ------------------------------------------------------------------------------------------------------
 
+def positive_numbers(videos: dict[str, dict], key: str) -> dict[str, float]:
+    """Return the value of a key of the videos that have a positive number there."""
+    values = duration_column([entry.get(key) for entry in videos.values()])
+    return {name: value for name, value in zip(videos, values.tolist()) if not np.isnan(value)}
+
+
 def read_durations(path: str | os.PathLike) -> dict[str, float]:
     """Read the duration in seconds of every video of an extraction.json or a gt.json that has one.
 
     Raises InputError for another file.
     """
+    return positive_numbers(read_videos(path), 'duration')
+
+
+def read_videos(path: str | os.PathLike) -> dict[str, dict]:
+    """Read the entries of the videos of an extraction.json or a gt.json; raises InputError for another file."""
     content = read_json(path)
     videos = content.get('videos', content.get('database')) if isinstance(content, dict) else None
     if not isinstance(videos, dict) or not all(isinstance(entry, dict) for entry in videos.values()):
         raise InputError(f'{path}: contains no durations: it needs {{"videos": {{video: {{"duration": seconds}}}}}}; '
                          f'extract again, or use another file')
-    durations = duration_column([entry.get('duration') for entry in videos.values()])
-    return {name: seconds for name, seconds in zip(videos, durations.tolist()) if not np.isnan(seconds)}
+    return videos
 
 
-def add_durations(gt: GroundTruth, seconds: dict[str, float]) -> GroundTruth:
-    """Fill in missing durations; videos that are not in `gt` are appended."""
+def add_durations(gt: GroundTruth, seconds: dict[str, float], fps: dict[str, float]) -> GroundTruth:
+    """Fill in missing durations, and replace frame rates by those of features; new videos are appended."""
     index = match_videos(list(seconds), gt.videos).tolist()
     new = [name for name, v in zip(seconds, index) if v < 0]
     durations = np.append(gt.durations, [seconds[name] for name in new])
     for v, value in zip(index, seconds.values()):
         if v >= 0 and np.isnan(durations[v]):
             durations[v] = value
-    return gt._replace(videos=gt.videos + new, subsets=gt.subsets + [''] * len(new), durations=durations)
+    names = {name: gt.videos[v] if v >= 0 else name for name, v in zip(seconds, index)}
+    return gt._replace(videos=gt.videos + new, subsets=gt.subsets + [''] * len(new), durations=durations,
+                       fps=gt.fps | {names[name]: rate for name, rate in fps.items() if name in names})
 
 
 # ---- a data folder --------------------------------------------------------------------------------------------------
@@ -247,7 +266,8 @@ def read_annotations(root: Path) -> GroundTruth:
     elif (root / 'labels.csv').exists():
         gt = read_labels(root / 'labels.csv')
     if (root / 'extraction.json').exists():
-        gt = add_durations(gt, read_durations(root / 'extraction.json'))
+        videos = read_videos(root / 'extraction.json')
+        gt = add_durations(gt, positive_numbers(videos, 'duration'), positive_numbers(videos, 'fps'))
     return gt
 
 
@@ -295,30 +315,118 @@ def check_unique(names: list[str], path: Path) -> None:
             raise InputError(f'{path}: contains {truncate(name)} more than once, with or without v_; keep one of them')
 
 
-# ---- the time base --------------------------------------------------------------------------------------------------
+# ---- times ----------------------------------------------------------------------------------------------------------
+
+def suspicious_times(kind: str, segments: np.ndarray, durations: np.ndarray) -> list[str]:
+    """Return a line for each kind of times that are impossible, or in another unit than seconds.
+
+    kind: what has these segments (R, 2) in videos of these durations (R,), NaN where unknown.
+    """
+    lines, (start, end) = [], segments.T.copy()  # contiguous
+    for wrong, what in ((end < start, 'end before they start, and match nothing'),
+                        (start < -1, 'start before second 0')):
+        if wrong.any():
+            lines.append(f'{int(wrong.sum())} of {len(segments)} {kind} {what}: are their times [start, end] in '
+                         f'seconds?')
+    known = ~np.isnan(durations)
+    beyond = int((end > np.maximum(1.1 * durations, durations + 1)).sum())  # False for NaN
+    if beyond > MAX_BEYOND * known.sum():
+        lines.append(f'{beyond} of {int(known.sum())} {kind} end after their videos: are the times frames instead of '
+                     f'seconds?')
+    long = known & (durations > 10)
+    if end.max(initial=-np.inf, where=long) <= 1 and long.any():
+        lines.append(f'all {kind} lie within the first second of videos of up to {durations[long].max():.4g} s: are '
+                     f'the times fractions of the duration?')
+    return lines
+
 
 class TimeBase(NamedTuple):
-    """Durations of videos relative to those of their features, L snippets x snippet_frames / feature_fps."""
+    """The time that the features of V videos cover, and what is known about it.
 
-    num_videos: int
-    ratio: float  # the median over the videos
-    feature_fps: float
+    A feature row covers `snippet_frames` frames at `feature_fps`, or with OWN_RATE at the rate of its video.
+    """
+
+    names: list[str]
+    lengths: np.ndarray    # (V,) L, number of snippets
+    durations: np.ndarray  # (V,) seconds, NaN where unknown
+    fps: np.ndarray        # (V,) frame rate of the video, NaN where unknown
+    last_end: np.ndarray   # (V,) seconds, end of the last instance, 0 without one
+    feature_fps: float | str
     snippet_frames: float
 
-    @property
-    def is_mismatched(self) -> bool:
-        """Whether the two differ by more than 10 %."""
-        return abs(self.ratio - 1) > 0.1
+    def frame_rates(self) -> np.ndarray:
+        """Return the frame rate of the features of each video: (V,), NaN where unknown.
 
-    def advice(self) -> str:
-        """Return what is wrong, and the flag that fixes it with the nearest common value if one is near."""
+        The own rate of a video is its `fps`, if its features last as long as the video at this rate; otherwise that at
+        which its L snippets last as long as the video.
+        """
+        if self.feature_fps != OWN_RATE:
+            return np.full(len(self.lengths), float(self.feature_fps))
+        by_duration = self.snippet_frames * self.lengths / self.durations
+        return np.where(np.isnan(self.fps) | self.is_off(self.fps, 0), by_duration, self.fps)
+
+    def is_off(self, fps: float | np.ndarray, tolerance: float = 0.03) -> np.ndarray:
+        """Return which videos are known to be longer or shorter than their features at a frame rate: (V,) bool.
+
+        Up to one snippet is no difference, because the last, incomplete snippet of a video has no features.
+        """
+        snippet = self.snippet_frames / fps
+        difference = np.abs(self.durations - self.lengths * snippet)
+        return (difference > snippet + SLACK) & (difference > tolerance * self.durations)  # False for NaN
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """Of the videos whose duration is known: relative to that of their features."""
+        ratios = self.durations * self.frame_rates() / (self.lengths * self.snippet_frames)
+        return ratios[~np.isnan(ratios)]
+
+    def lines(self) -> list[str]:
+        """Return what is known about the time base."""
+        num_known = int((~np.isnan(self.durations)).sum())
+        if self.feature_fps == OWN_RATE:
+            seconds = self.snippet_frames / self.frame_rates()
+            known = seconds[~np.isnan(seconds)]
+            return [f'time base: {known.min():.4g} to {known.max():.4g} s per snippet, by the duration or fps of each '
+                    f'video'] if len(known) else []
+        if not num_known:
+            return ['time base: not checked, because no duration is known; gt.json may contain "duration"']
+        rest = len(self.names) - num_known
+        return [f'the videos last {np.median(self.ratios):.3f} times as long as their features '
+                f'({self.snippet_frames / float(self.feature_fps):g} s per snippet, median of {num_known}'
+                + (f'; {plural(rest, "video")} without a duration: not checked)' if rest else ')')]
+
+    def warnings(self) -> list[str]:
+        """Return a line each for durations and for annotations that do not match the features."""
+        lines, fps = [], self.frame_rates()
+        if self.is_off(fps).any():
+            lines.append(self.advice(float(self.feature_fps)))
+        snippet = self.snippet_frames / fps
+        beyond = [name for name, is_beyond in zip(self.names, self.last_end > (self.lengths + 1) * snippet + SLACK)
+                  if is_beyond]
+        if beyond:
+            lines.append(f'{len(beyond)} of {plural(int((self.last_end > 0).sum()), "video")} with annotations that '
+                         f'end after the features ({np.nanmedian(snippet):.3g} s per snippet): {preview(beyond)}')
+        return lines
+
+    def advice(self, fps: float) -> str:
+        """Return what is wrong at this frame rate, and the flag that fixes it: a common value, or OWN_RATE."""
+        ratio, num_known = float(np.median(self.ratios)), len(self.ratios)
+        # A video is half a snippet longer than its features, on average.
+        middle = float(np.nanmedian(self.durations * fps / ((self.lengths + 0.5) * self.snippet_frames)))
         options: list[tuple[str, float, float]] = [('snippet_frames', frames, frames / self.snippet_frames)
                                                    for frames in COMMON_SNIPPET_FRAMES]
-        options += [('feature_fps', fps, self.feature_fps / fps) for fps in COMMON_FPS]
-        flag, value, factor = min(options, key=lambda option: abs(np.log(option[2] / self.ratio)))
-        if abs(factor / self.ratio - 1) > 0.05:
-            flag, value = 'snippet_frames', self.snippet_frames * self.ratio
-        return (f'TIME BASE: the videos are {self.ratio:.3g} times as long as their features at '
-                f'--feature_fps {self.feature_fps:g} --snippet_frames {self.snippet_frames:g} (median of '
-                f'{self.num_videos}), so every detection would be misplaced; a snippet seems to last '
-                f'{self.ratio * self.snippet_frames / self.feature_fps:.3g} s: try --{flag} {value:.4g}')
+        options += [('feature_fps', rate, fps / rate) for rate in COMMON_FPS]
+        options = sorted(options, key=lambda option: abs(np.log(option[2] / middle)))
+        options.append(('snippet_frames', self.snippet_frames * ratio, ratio))
+        num_off = int(self.is_off(fps).sum())
+        fitting = [option for option in options if self.is_off(fps / option[2]).sum() <= 0.1 * num_known]
+        at = f'at --feature_fps {fps:g} --snippet_frames {self.snippet_frames:g}'
+        if not fitting or num_off <= 0.1 * num_known:
+            low, high = self.ratios.min(), self.ratios.max()
+            return (f'TIME BASE: the durations of {num_off} of {plural(num_known, "video")} do not match '
+                    f'their features {at} (the videos are {low:.3g} to {high:.3g} times as long), so their detections '
+                    f'would be misplaced: try --feature_fps {OWN_RATE}, the rate of each video')
+        flag, value, _ = fitting[0]
+        return (f'TIME BASE: the videos are {ratio:.3g} times as long as their features {at} (median of {num_known}), '
+                f'so every detection would be misplaced; a snippet seems to last '
+                f'{ratio * self.snippet_frames / fps:.3g} s: try --{flag} {value:.4g}')

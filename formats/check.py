@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formats.annotations import GroundTruth, empty_ground_truth, require_annotations
+from formats.annotations import GroundTruth, empty_ground_truth, require_annotations, suspicious_times
 from formats.data_folder import Split, collect_errors, find_split, has_test_videos
 from utils import InputError, plural, preview, print_section, progress, quote, truncate, warn
 
@@ -63,25 +63,26 @@ def check_annotations(root: Path, findings: Findings) -> GroundTruth:
                       [f'{len(gt.labels)} classes, {len(gt.videos)} videos ({subsets}), '
                        f'{len(gt.video)} instances{tags}'], WIDTH)
         findings.warnings.extend(gt.warnings)
+        findings.warnings.extend(f'{root / "gt.json"}: {line}' for line in
+                                 suspicious_times('instances', gt.segments, gt.durations[gt.video]))
     return gt
 
 
-def check_split(split: Split, feature_fps: float, snippet_frames: float, findings: Findings) -> None:
+def check_split(split: Split, feature_fps: float | str, snippet_frames: float, is_localized: bool,
+                findings: Findings) -> None:
     """Describe a split and collect what is wrong with it."""
     findings.problems.extend(split.problems)
-    lines = split.summary(feature_fps, snippet_frames).lines()
+    lines = split.summary().lines()
     if unlisted := split.unlisted_files:
         lines.append(f'{plural(len(unlisted), "video")} with features, but neither annotated nor listed: '
                      f'{preview(unlisted)}')
     if split.files:
-        lines += describe_features(split)
-    if time_base := split.time_base(feature_fps, snippet_frames):
-        lines.append(f'the videos last {time_base.ratio:.3f} times as long as their features '
-                     f'({snippet_frames / feature_fps:g} s per snippet, median of {time_base.num_videos})')
-        if time_base.is_mismatched:
-            findings.warnings.append(f'{split.name}: {time_base.advice()}')
-    if split.files:
-        lines += read_all(split, findings.problems)
+        time_base = split.time_base(feature_fps, snippet_frames)
+        lines += describe_features(split) + time_base.lines() + read_all(split, findings.problems)
+        findings.warnings.extend(f'{split.name}: {line}' for line in time_base.warnings())
+        if is_localized:
+            with collect_errors(findings.problems):
+                split.frame_rates(feature_fps, snippet_frames)
     print_section(split.name, lines, WIDTH)
 
 
@@ -155,8 +156,8 @@ def check_counts(gt: GroundTruth, splits: dict[str, Split], expected: tuple[int,
                                  .format(*expected, *counts))
 
 
-def check_data_folder(root: Path, modalities: tuple[str, ...], layout: str, feature_fps: float, snippet_frames: float,
-                      expected: tuple[int, int, int] | None = None) -> None:
+def check_data_folder(root: Path, modalities: tuple[str, ...], layout: str, feature_fps: float | str,
+                      snippet_frames: float, expected: tuple[int, int, int] | None = None) -> None:
     """Print what a data folder contains and everything that is wrong with it.
 
     expected: numbers of classes, training and test videos. Raises InputError where a training would stop.
@@ -164,14 +165,15 @@ def check_data_folder(root: Path, modalities: tuple[str, ...], layout: str, feat
     findings = Findings([], [])
     gt = check_annotations(root, findings)
     splits: dict[str, Split] = {}
+    localized = 'test' if has_test_videos(root, gt) else 'train'
     for name in ('train', 'test'):
         if not gt.labels and not (root / f'split_{name}.txt').is_file():
             continue  # what is wrong with the annotations is already reported
-        if name == 'test' and not has_test_videos(root, gt):
+        if name == 'test' and localized == 'train':
             print_section(name, ['no test videos: the training videos will be localized, without scores'], WIDTH)
             continue
         split = find_split(root, name, gt, gt.labels, modalities, layout)
-        check_split(split, feature_fps, snippet_frames, findings)
+        check_split(split, feature_fps, snippet_frames, name == localized, findings)
         if split.files:
             splits[name] = split
     if splits:

@@ -25,7 +25,7 @@ BLOCK_SIZE = 1000  # rows that are processed together: half a megabyte
 MAX_SECONDS = 1e12  # a later time (30,000 years) is an error, and lengths could overflow
 
 Location = Callable[[int], str]  # of the i-th value of a column: file, video and row, for a message
-# Builds the result from the videos of a file and the file's path; also returns the number of JSON keys in the videos.
+# Builds the result from the content of a file and its path; also returns the number of JSON keys in the videos.
 Builder = Callable[[dict[str, Any], str | os.PathLike], tuple[Any, int]]
 
 
@@ -73,7 +73,7 @@ def _build(value: Any, path: str | os.PathLike, builders: dict[str, Builder], ki
     """Return the result of the first builder whose key the value has, and the number of keys seen in the value."""
     for key, builder in builders.items():
         if type(value) is dict and type(value.get(key)) is dict:
-            result, num_keys = builder(value[key], path)
+            result, num_keys = builder(value, path)
             return result, num_keys + len(value) + sum(len(inner) for inner in value.values() if type(inner) is dict)
     needed = ' or '.join(f'{{"{key}": {{video: ...}}}}' for key in builders)
     raise InputError(f'{path}: not a file of {kind}: it needs {needed}')

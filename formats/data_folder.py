@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from formats.annotations import (
     GroundTruth,
@@ -32,7 +31,7 @@ from formats.features import (
     split_folders,
 )
 from formats.videos import match_videos
-from utils import InputError, plural, preview, quote
+from utils import InputError, plural, preview, progress, quote
 
 
 class SplitList(NamedTuple):
@@ -96,7 +95,7 @@ class Split:
         """(V,) seconds, NaN where unknown."""
         return np.append(self.gt.durations, np.nan)[self.gt_index]
 
-    def summary(self, feature_fps: float, snippet_frames: float) -> 'Summary':
+    def summary(self) -> 'Summary':
         """Count what the split contains. Annotations are counted over all listed videos, with or without features."""
         gt = self.gt
         listed = match_videos(self.members.names, gt.videos)
@@ -104,27 +103,32 @@ class Split:
         video, label, segments = gt.video[is_listed], gt.label[is_listed], gt.segments[is_listed]
         tagged = gt.tag_video[np.isin(gt.tag_video, listed)]
         distinct = np.unique(np.column_stack([video, label, segments]), axis=0)
-        last_end: dict[int, float] = {}
-        for v, end in zip(video.tolist(), segments[:, 1].tolist()):
-            last_end[v] = max(last_end.get(v, 0), end)
-        annotated = {*last_end, *tagged.tolist()}
+        annotated = {*video.tolist(), *tagged.tolist()}
         subsets = {subset_name(gt.subsets[v]) for v in annotated} - {''}
         unlisted = [gt.videos[v] for v in np.unique(gt.video_labels()[0]).tolist()
                     if v not in annotated and subset_name(gt.subsets[v]) in subsets]
-        # The last, incomplete snippet of a video has no features, so an annotation may end that much later.
-        beyond_features = [name for name, v, file in zip(self.names, self.gt_index.tolist(), self.files)
-                           if last_end.get(v, 0) > (file.length + 1) * snippet_frames / feature_fps]
         return Summary(self.members.source, len(self.members.names), len(annotated), len(video),
                        int((segments[:, 1] <= segments[:, 0]).sum()), len(video) - len(distinct),
-                       self.without_features, self.without_annotation, unlisted, self.length_mismatch, beyond_features,
+                       self.without_features, self.without_annotation, unlisted, self.length_mismatch,
                        len(tagged))
 
-    def time_base(self, feature_fps: float, snippet_frames: float) -> TimeBase | None:
-        """Compare the durations of the videos with those of their features; None if no duration is known."""
-        feature_seconds = np.array([file.length for file in self.files]) * snippet_frames / feature_fps
-        ratios = self.durations / feature_seconds
-        ratios = ratios[np.isfinite(ratios)]
-        return TimeBase(len(ratios), float(np.median(ratios)), feature_fps, snippet_frames) if len(ratios) else None
+    def time_base(self, feature_fps: float | str, snippet_frames: float) -> TimeBase:
+        """Return the time base of the features at these flags."""
+        gt = self.gt
+        fps = np.array([gt.fps.get(gt.videos[v], np.nan) if v >= 0 else np.nan for v in self.gt_index.tolist()])
+        last_end = np.zeros(len(gt.videos) + 1)  # and of index -1, a video that is not in the annotations
+        np.maximum.at(last_end, gt.video, gt.segments[:, 1])
+        return TimeBase(self.names, np.array([file.length for file in self.files]), self.durations, fps,
+                        last_end[self.gt_index], feature_fps, snippet_frames)
+
+    def frame_rates(self, feature_fps: float | str, snippet_frames: float) -> np.ndarray:
+        """Return the frame rate of the features of each video: (V,); raises InputError where it is unknown."""
+        rates = self.time_base(feature_fps, snippet_frames).frame_rates()
+        if unknown := [name for name, rate in zip(self.names, rates) if np.isnan(rate)]:
+            raise InputError(f'{self.folder.path}: --feature_fps {feature_fps}: neither duration nor fps is known for '
+                             f'{len(unknown)} of {plural(len(rates), f"{self.name} video")}: {preview(unknown)}; add '
+                             f'"duration" to gt.json, or give a number')
+        return rates
 
 
 class Summary(NamedTuple):
@@ -140,7 +144,6 @@ class Summary(NamedTuple):
     without_annotation: list[str]
     unlisted: list[str]  # annotated, in a subset of the listed videos
     length_mismatch: list[str]  # RGB and flow differ by a row or two
-    beyond_features: list[str]  # annotations end after the features
     tags: int  # labels without a time
 
     def lines(self) -> list[str]:
@@ -154,8 +157,7 @@ class Summary(NamedTuple):
         for names, what in ((self.without_features, 'without features'),
                             (self.without_annotation, 'without annotation'),
                             (self.unlisted, 'annotated in the same subset but not listed'),
-                            (self.length_mismatch, 'with a row or two more in one stream, truncated to the shorter'),
-                            (self.beyond_features, 'with annotations that end after the features')):
+                            (self.length_mismatch, 'with a row or two more in one stream, truncated to the shorter')):
             if names:
                 lines.append(f'{plural(len(names), "video")} {what}: {preview(names)}')
         return lines
@@ -294,7 +296,7 @@ def inspect_features(folder: FeatureFolder, paths: dict[int, tuple[Path, ...]], 
                      ) -> dict[int, FeatureFile]:
     """Read the headers of all videos, with the keys of `paths`; unusable ones are added to `problems` instead."""
     files: dict[int, FeatureFile] = {}
-    for i, of_video in tqdm(paths.items(), desc=f'checking {split} features', unit='video', leave=False, delay=1):
+    for i, of_video in progress(paths.items(), desc=f'checking {split} features', unit='video'):
         with collect_errors(problems):
             file = folder.inspect(of_video)
             first = next(iter(files.values()), file)

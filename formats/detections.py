@@ -38,6 +38,7 @@ class Detections(NamedTuple):
     label: np.ndarray  # (R,) int64 index into labels
     segments: np.ndarray  # (R, 2) float64 seconds
     scores: np.ndarray  # (R,) float64
+    known_labels: bool = False  # of the given labels of each video, not of predicted classes
 
 
 def select_detections(detections: Detections, mask: np.ndarray) -> Detections:
@@ -64,11 +65,12 @@ def read_any(path: str | os.PathLike) -> GroundTruth | Detections:
 
 def parse_detections(results: dict[str, Any], path: str | os.PathLike = 'detections') -> Detections:
     """Return the detections in the value of "results", as `read_detections`; messages contain `path`."""
-    return build_detections(results, path)[0]
+    return build_detections({'results': results}, path)[0]
 
 
-def build_detections(results: dict[str, Any], path: str | os.PathLike) -> tuple[Detections, int]:
+def build_detections(content: dict[str, Any], path: str | os.PathLike) -> tuple[Detections, int]:
     """Return the detections and the number of JSON keys in their rows; see `columns.Builder`."""
+    results, external = content['results'], content.get('external_data')
     check_video_names(path, results)
     check_types(results.values(), {list}, lambda index: f'{path}: video {quote(list(results)[index])}',
                 'must have a list of detections')
@@ -82,7 +84,8 @@ def build_detections(results: dict[str, Any], path: str | os.PathLike) -> tuple[
         check_all(np.isfinite(scores[block]), location, 'needs a "score" that is a finite number')
         num_keys += sum(map(len, rows))
     labels, label = sort_labels(path, ids, label)
-    return Detections(list(results), labels, video, label, segments, scores), num_keys
+    known_labels = isinstance(external, dict) and external.get('known_labels') is True
+    return Detections(list(results), labels, video, label, segments, scores, known_labels), num_keys
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -103,7 +106,8 @@ def write_detections(path: str | os.PathLike, detections: Detections) -> None:
             for label, score, segment in zip(*(column.tolist() for column in columns))]
     results = {_encodable(video): rows[start:end]
                for video, start, end in zip(detections.videos, [0, *ends], ends)}
-    write_bytes(path, orjson.dumps({'version': 'VERSION 1.3', 'results': results, 'external_data': {}}))
+    external = {'known_labels': True} if detections.known_labels else {}
+    write_bytes(path, orjson.dumps({'version': 'VERSION 1.3', 'results': results, 'external_data': external}))
 
 
 def write_detections_csv(path: str | os.PathLike, detections: Detections) -> None:

@@ -14,7 +14,7 @@ LENGTHS = {'b': 30, 'a': 7, 'c': 1, 'd': 50, 'e': 2}
 def annotate(folder, videos, **more):
     """Write gt.json: {name: (subset, labels)}, each label once; `more` are further keys of every video."""
     database = {name: {'subset': subset, **more,
-                       'annotations': [{'label': label, 'segment': [1, 2]} for label in labels]}
+                       'annotations': [{'label': label, 'segment': [0.5, 1]} for label in labels]}
                 for name, (subset, labels) in videos.items()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'gt.json').write_text(json.dumps({'database': database}))

@@ -208,3 +208,43 @@ def test_a_single_class_needs_negative_videos(folder, capsys):
     (folder / 'gt.json').write_text(json.dumps({'database': database}))
     status, out, _ = check(folder, capsys)
     assert status == 0 and 'a single class' not in out
+
+
+# ---- times ----------------------------------------------------------------------------------------------------------
+
+def test_annotations_after_the_features_change_the_last_line(folder, capsys):
+    out = check(folder, capsys)[1]
+    assert 'time base: not checked' in out and out.endswith('fine: ready to train\n')
+    out = check(folder, capsys, '--feature_fps', '100')[1]  # the rows of a, c and e last 1.12, 0.16 and 0.32 s
+    assert 'warning: train: 1 of 3 videos with annotations that end after the features (0.16 s per snippet): c' in out
+    assert 'warning: test: 1 of 2 videos' in out and out.endswith('\nready to train, but see 2 warnings above\n')
+
+
+def test_rescaled_features_are_warned_about_and_videos_may_have_their_own_rate(folder, capsys):
+    for split, names in (('train', 'bac'), ('test', 'de')):
+        for name in names:
+            save(folder, split, name, features_of(name, 10))
+    database = read_json(folder / 'gt.json')['database']
+    for name, seconds in zip('abcde', (3, 6.4, 20, 6.4, 64)):
+        database[name]['duration'] = seconds
+        for row in database[name]['annotations']:
+            row['segment'] = [1, 2]
+    (folder / 'gt.json').write_text(json.dumps({'database': database}))
+    out = check(folder, capsys)[1]
+    assert out.count('try --feature_fps video') == 2 and 'see 2 warnings above' in out
+    assert check(folder, capsys, '--feature_fps', 'video')[1].endswith('fine: ready to train\n')
+    del database['d']['duration'], database['a']['duration']  # a is trained on, without times
+    (folder / 'gt.json').write_text(json.dumps({'database': database}))
+    status, out, _ = check(folder, capsys, '--feature_fps', 'video')
+    assert status == 2 and out.count('neither duration nor fps is known for 1 of 2 test videos: d') == 1
+
+
+@pytest.mark.parametrize('segment, part', [([125, 300], 'end after their videos: are the times frames'),
+                                           ([0.1, 0.9], 'are the times fractions'), ([5, 3], 'end before they start')])
+def test_annotations_in_other_units_are_warned_about(folder, capsys, segment, part):
+    database = annotate(folder, {name: (split, ['Run']) for split, names in (('train', 'abc'), ('test', 'de'))
+                                 for name in names}, duration=19)
+    for entry in database.values():
+        entry['annotations'][0]['segment'] = segment
+    (folder / 'gt.json').write_text(json.dumps({'database': database}))
+    assert part in check(folder, capsys)[1]

@@ -77,7 +77,7 @@ def test_labeled_videos_are_trained_on_and_those_in_the_test_folder_are_tested(t
     test = find_split(tmp_path, 'test', gt, gt.labels, BOTH).require()
     assert train.names == ['a', 'b'] and train.labels.tolist() == [[0, 1], [1, 0]] and not train.without_features
     assert test.names == ['t', 'u'] and test.labels.tolist() == [[0, 1], [0, 0]]
-    assert train.summary(25, 16).tags == 2
+    assert train.summary().tags == 2
 
 
 def test_gt_json_is_preferred_to_labels_csv(tmp_path):
@@ -211,14 +211,14 @@ def test_published_annotations_of_activitynet(tmp_path, version, num_videos, ins
     content['database']['more'] = {'subset': 'training', 'annotations': [{'label': 'Ballet', 'segment': [1, 2]}]}
     (tmp_path / 'gt.json').write_text(json.dumps(content))
     gt = read_ground_truth(tmp_path / 'gt.json')
-    found = find_split(tmp_path, 'test', gt, gt.labels, BOTH).summary(25, 16)
+    found = find_split(tmp_path, 'test', gt, gt.labels, BOTH).summary()
     assert (found.source, found.annotated, found.instances) == ('subset validation', num_videos, instances)
     assert (found.empty_instances, found.duplicate_instances) == (empty, duplicates)
 
     names = [f'v_{name}' for name in gt.videos[9:-1]] + ['v_unknown']
     (tmp_path / 'split_test.txt').write_text('\n'.join(names))
     split = find_split(tmp_path, 'test', gt, gt.labels, BOTH)
-    found = split.summary(25, 16)
+    found = split.summary()
     assert len(split.problems) == 1 and 'no test features found' in split.problems[0]
     assert (found.listed, found.annotated, found.without_annotation) == (num_videos - 8, num_videos - 9, ['v_unknown'])
     assert found.unlisted == gt.videos[:9]
@@ -227,24 +227,25 @@ def test_published_annotations_of_activitynet(tmp_path, version, num_videos, ins
 # ---- counts and the time base ---------------------------------------------------------------------------------------
 
 def test_summary_counts_irregularities(folder):
-    segments = [0, 1], ['0', 1.0], [2, 2], [3, 1], [5, 30 * 0.64 + 0.7]
+    segments = [0, 1], ['0', 1.0], [2, 2], [3, 1], [5, 30 * 0.64 + 0.9]
     rows = [{'label': 'Run', 'segment': segment} for segment in segments]
     (folder / 'gt.json').write_text(json.dumps({'database': {
         'b': {'subset': 'train', 'annotations': rows}, 'a': {'subset': 'train', 'annotations': [
             {'label': 'Run', 'segment': [0, 7 * 0.64 + 0.6]}, {'label': 'Jump', 'segment': [0, 7 * 0.64 + 0.6]}]},
         'f': {'subset': 'train', 'annotations': rows[:1]}, 'g': {'subset': 'other', 'annotations': rows[:1]}}}))
     train = open_split(folder)
-    summary = train.summary(25, 16)
-    assert summary == ('split_train.txt', 3, 2, 7, 2, 1, [], ['c'], ['f'], [], ['b'], 0)
-    assert train.summary(25, 32).beyond_features == [] and train.summary(50, 16).beyond_features == ['b', 'a']
+    summary = train.summary()
+    assert summary == ('split_train.txt', 3, 2, 7, 2, 1, [], ['c'], ['f'], [], 0)
+    for fps, frames, names in ((25, 16, '1 of 2 videos with'), (50, 16, '2 of 2 videos with'), (25, 32, '')):
+        assert ''.join(train.time_base(fps, frames).warnings()).startswith(names)
     text = '\n'.join(summary.lines())
     for part in ('3 videos in split_train.txt, 2 of them annotated, 7 instances (2 of no length, 1 exact duplicates',
-                 '1 video without annotation: c', '1 video with annotations that end after the features: b'):
+                 '1 video without annotation: c'):
         assert part in text
 
 
 @pytest.mark.parametrize('seconds_per_row, fps, frames, advice', [
-    (0.64, 25, 16, None), (0.64 * 1.09, 25, 16, None), (0.64 * 0.91, 25, 16, None),
+    (0.64, 25, 16, None), (0.64 * 1.025, 25, 16, None), (0.64 * 0.975, 25, 16, None),
     (0.64 * 1.11, 25, 16, '--snippet_frames 17.76'), (0.64 * 0.89, 25, 16, '--snippet_frames 14.24'),
     (2.56, 25, 16, '--snippet_frames 64'), (0.96, 25, 16, '--snippet_frames 24'), (0.16, 25, 16, '--snippet_frames 4'),
     (16 / 30, 25, 16, '--feature_fps 30'), (0.64, 30, 16, '--feature_fps 25'), (0.16, 25, 32, '--snippet_frames 4'),
@@ -255,15 +256,59 @@ def test_time_base(folder, seconds_per_row, fps, frames, advice):
         entry['duration'] = None if name == 'c' else LENGTHS[name] * seconds_per_row
     (folder / 'gt.json').write_text(json.dumps({'database': database}))
     time_base = open_split(folder).time_base(fps, frames)
-    assert time_base.num_videos == 2 and time_base.ratio == pytest.approx(seconds_per_row / (frames / fps))
-    assert time_base.is_mismatched == (advice is not None)
-    assert advice is None or time_base.advice().endswith(f'try {advice}')
+    assert len(time_base.ratios) == 2 and np.median(time_base.ratios) == pytest.approx(seconds_per_row * fps / frames)
+    assert '1 video without a duration: not checked' in time_base.lines()[0]
+    found = time_base.warnings()
+    assert [line.rpartition(' try ')[2] for line in found if 'TIME BASE' in line] == ([advice] if advice else [])
 
 
-def test_no_duration_no_time_base(folder):
-    assert open_split(folder).time_base(25, 16) is None
-    (folder / 'gt.json').unlink()
-    assert open_split(folder, 'test').time_base(25, 16) is None
+def set_clock(folder, **videos):
+    """Write annotations of the training videos with further keys: a duration, a frame rate."""
+    database = annotate(folder, {name: ('train', ['Run']) for name in 'abc'})
+    for name, entry in videos.items():
+        database[name] |= entry
+    (folder / 'gt.json').write_text(json.dumps({'database': database}))
+    return open_split(folder)
+
+
+def test_no_duration_no_check(folder):
+    for split in open_split(folder), open_split(folder, 'test'):
+        time_base = split.time_base(25, 16)
+        assert time_base.lines()[0].startswith('time base: not checked') and not time_base.warnings()
+
+
+def test_the_remainder_of_a_clip_is_no_mismatch(folder):
+    """Of 125 frames, 5 s, the first 112 are 7 snippets."""
+    split = set_clock(folder, a={'duration': 5.0})
+    assert not split.time_base(25, 16).warnings()
+    assert '--feature_fps 24' in split.time_base(60, 16).warnings()[0]
+
+
+@pytest.mark.parametrize('b, a', [(60.0, 60.0), (19.2 * 25 / 24, 14.0)])
+def test_videos_of_different_rates_are_warned_about_and_get_their_own(folder, b, a):
+    """30 rows and 7 rows: rescaled videos, or another frame rate."""
+    split = set_clock(folder, b={'duration': b}, a={'duration': a}, c={'duration': 0.64})
+    warning, = split.time_base(25, 16).warnings()
+    assert 'TIME BASE: the durations of ' in warning and 'try --feature_fps video' in warning
+    assert not split.time_base('video', 16).warnings()
+    assert split.frame_rates('video', 16) == pytest.approx([16 * 30 / b, 16 * 7 / a, 25])
+
+
+def test_the_rate_of_a_video_is_used_where_its_duration_agrees(folder):
+    """30 rows of 16 frames at 30 fps are 16 s; features at 25 fps of a video at 50 fps are those of its duration."""
+    split = set_clock(folder, b={'duration': 16.5, 'fps': 30}, a={'duration': 4.6, 'fps': 50}, c={'fps': 24})
+    assert split.frame_rates('video', 16) == pytest.approx([30, 16 * 7 / 4.6, 24])
+    split = set_clock(folder, b={'duration': 16.5})
+    assert 'neither duration nor fps is known for 2 of 3 train videos: a, c' in error_of(split.frame_rates, 'video', 16)
+    assert split.frame_rates(25, 16).tolist() == [25, 25, 25]
+
+
+def test_the_rate_of_an_extraction_is_that_of_its_features(folder):
+    videos = {name: {'fps': 10, 'duration': length * 1.6 + 0.1} for name, length in LENGTHS.items() if name in 'abc'}
+    (folder / 'extraction.json').write_text(json.dumps({'videos': videos}))
+    split = set_clock(folder, b={'fps': 30})
+    assert split.frame_rates('video', 16).tolist() == [10, 10, 10]
+    assert split.time_base(25, 16).warnings()[0].endswith('try --feature_fps 10')
 
 
 # ---- names ----------------------------------------------------------------------------------------------------------

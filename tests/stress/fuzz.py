@@ -292,8 +292,10 @@ def read_data(folder: Path) -> None:
     gt = ann.read_annotations(folder)
     for name in ('train', 'test'):
         split = find_split(folder, name, gt, gt.labels, ('rgb', 'flow'))
-        split.summary(25, 16).lines()
-        split.time_base(25, 16)
+        split.summary().lines()
+        for rate in (25, 'video'):
+            split.time_base(rate, 16).lines()
+            split.time_base(rate, 16).warnings()
         read_rows(split.require().files[:1])
 
 
