@@ -209,7 +209,7 @@ def write_features(videos: dict[str, Path], results: Iterable[tuple[End, Feature
             name, path = names[end.video], videos[names[end.video]]
             try:
                 if end.error:
-                    raise BadVideo(end.error)
+                    raise BadVideo(f'{path}: {end.error.removeprefix(f"{path}: ")}')
                 check_features(path, features, args.fps, args.stride)
             except BadVideo as error:
                 print_line(f'error: {printable(error)}', sys.stderr)
@@ -217,22 +217,21 @@ def write_features(videos: dict[str, Path], results: Iterable[tuple[End, Feature
             else:
                 manifest.write(name, features.streams, {
                     'frames': features.num_frames, 'fps': args.fps, 'duration': features.num_frames / args.fps,
-                    'rows': len(features.streams['rgb']), 'file': str(path.absolute()), 'size': path.stat().st_size,
+                    'rows': len(features.streams['rgb']), 'file': str(path.absolute()), 'size': end.size,
                     'split': args.split})
             progress.end(end)
     return failed
 
 
 def check_features(path: Path, features: Features, fps: float, stride: int) -> None:
-    """Check the rows of a video; raises BadVideo where there are none, InputError for NaN and infinity."""
+    """Check the rows of a video; raises BadVideo where there are none, and for NaN and infinity."""
     count = features.num_frames
     if not features.streams:
         raise BadVideo(f'{path}: too short: {plural(count, "frame")} at {fps:g} fps, a row needs {SNIPPET_FRAMES}, '
                        f'with flow one more')
     for stream, rows in features.streams.items():
         if not np.isfinite(rows).all():
-            raise InputError(f'{path}: its {stream} features contain NaN or infinity; check the weights or the '
-                             f'backbone')
+            raise BadVideo(f'{path}: its {stream} features contain NaN or infinity; check the weights or the backbone')
         if len(rows) not in (num_rows(count, stride), num_rows(count, stride, flow=False)):  # of a backbone
             warn(f'{path}: {plural(len(rows), "row")} for {plural(count, "frame")}; train and localize with '
                  f'--snippet_frames {count / len(rows):.4g}, and check the folder with main.py --check')
@@ -315,12 +314,15 @@ def backbone_features(videos: dict[str, Path], backbone: Backbone, progress: Pro
     """Yield the features of each video by a backbone."""
     for video, path in enumerate(videos.values()):
         try:
+            size = path.stat().st_size if path.exists() else 0
             with closing(read_frames(path, args.fps, args.resize)) as frames:
                 features = extract_by_backbone(backbone, progress.follow(frames, video=video), args.crop, args.output)
         except BadVideo as error:
             yield End(video, 0, str(error)), Features({}, 0)
+        except InputError as error:
+            raise InputError(f'{path}: {error}') from None
         else:
-            yield End(video, features.num_frames), features
+            yield End(video, features.num_frames, size=size), features
 
 
 def main(argv: list[str] | None = None) -> int:

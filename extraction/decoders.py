@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from extraction.flow_workers import init_worker
-from extraction.frames import BadVideo, read_frames
+from extraction.frames import BadVideo, describe, read_frames
 from extraction.snippets import SNIPPET_FRAMES, End, Snippet, crop_snippets
 from utils import InputError
 
@@ -34,12 +34,14 @@ class Recipe(NamedTuple):
 
 
 def read_video(video: int, path: Path, recipe: Recipe, threads: int = 0) -> Iterator[Snippet | End]:
-    """Yield the snippets of a video file and its end, with the error where the file cannot be used."""
+    """Yield the snippets of a video file and its end, with the error, of any kind, where the file cannot be used."""
     try:
+        size = path.stat().st_size  # a file that changes while it is read is an error
         with closing(read_frames(path, recipe.fps, recipe.resize, threads)) as frames:
-            yield from crop_snippets(frames, recipe.crop, recipe.stride, recipe.flow, video)
-    except BadVideo as error:
-        yield End(video, 0, str(error))
+            for item in crop_snippets(frames, recipe.crop, recipe.stride, recipe.flow, video):
+                yield item._replace(size=size) if isinstance(item, End) else item
+    except Exception as error:
+        yield End(video, 0, str(error) if isinstance(error, BadVideo) else describe(error))
 
 
 def read_videos(paths: Sequence[Path], recipe: Recipe, processes: int = 0) -> Iterator[Snippet | End]:

@@ -56,7 +56,10 @@ class FlowPool:
         assert gray is not None
         if self.executor is None:
             done: Future[np.ndarray] = Future()
-            done.set_result(self.recipe(gray))
+            try:
+                done.set_result(self.recipe(gray))
+            except Exception as error:
+                done.set_exception(error)
             return done
         try:
             return self.executor.submit(self.recipe, gray)

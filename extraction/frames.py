@@ -2,12 +2,15 @@
 
 Decoding, the `fps` filter, resizing, rotation and the conversion to RGB are FFmpeg's, through PyAV. Frame `i` is what a
 player shows `i / fps` seconds after the start. Times are relative to the beginning of the file, as in FFmpeg; if the
-video stream starts later than the audio, its first frame is repeated until then.
+video stream starts later than the audio, its first frame is repeated until then. Where the timestamps of a file jump
+(joined recordings, a damaged one), counting continues: see `Clock`.
 """
+import os
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import chain, pairwise
 from os import fspath
 from pathlib import Path
 
@@ -19,11 +22,15 @@ from av.filter import Graph
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from utils import InputError, plural, truncate, warn
+from utils import InputError, open_file, plural, truncate, warn
 
 # Without the last two flags FFmpeg converts even widths by a table that is off by one or two gray levels.
 BILINEAR = 'bilinear+accurate_rnd+full_chroma_int'
-MAX_MISSING = 0.1  # share of the duration in the header that may be missing at the end
+MAX_MISSING = 0.5  # seconds of the duration in the header that may be missing at the end
+DISCONTINUOUS = 'mpegts', 'mpeg', 'ogg'  # formats whose clock may restart
+MAX_GAP, MAX_GAP_DISCONTINUOUS = 600, 10  # seconds from one frame to the next; more is a jump. 10 is FFmpeg's
+DISORDER = 0.5  # seconds; AVI files of H.264 contain timestamps in the order of decoding
+MAX_PIXELS = 2 ** 24  # of a resized frame
 FIX = 'download it again, or repair it (ffmpeg -i OLD -c:v libx264 NEW.mp4)'
 
 
@@ -35,18 +42,39 @@ class BadVideo(InputError):
 
 @contextmanager
 def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video file and its video stream. Raises BadVideo, also for FFmpeg's errors inside the block."""
+    """Open a video file and its video stream.
+
+    Raises BadVideo, also for whatever FFmpeg raises inside the block, and where the file is changed meanwhile.
+    """
     try:
-        if not path.stat().st_size:
-            raise BadVideo(f'{path}: is empty; {FIX}')
-        # The prefix excludes URLs and other protocols.
-        with av.open(f'file:{fspath(path)}', metadata_errors='replace') as container:
-            yield container, select_stream(path, container)
+        with open_file(path) as file:
+            before = os.fstat(file.fileno())
+            if not before.st_size:
+                raise BadVideo(f'{path}: is empty; {FIX}')
+            # The prefix excludes URLs and other protocols.
+            with av.open(f'file:{fspath(path)}', metadata_errors='replace') as container:
+                yield container, select_stream(path, container)
+            if any(fingerprint(now) != fingerprint(before) for now in (os.fstat(file.fileno()), os.stat(path))):
+                raise BadVideo(f'{path}: was changed or replaced while it was read; run the same command again')
     except av.FFmpegError as error:
         reason = truncate(error.strerror or error)
         raise BadVideo(f'{path}: not a readable video ({reason}); {FIX}') from None
     except OSError as error:
         raise BadVideo(f'{path}: cannot be read: {error.strerror}') from None
+    except InputError as error:
+        raise BadVideo(str(error)) from None
+    except Exception as error:  # a decoder or filter may raise anything for an odd file
+        raise BadVideo(f'{path}: {describe(error)}; {FIX}') from None
+
+
+def fingerprint(state: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file is written to or replaced."""
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def describe(error: Exception) -> str:
+    """Return an error of a library in one line."""
+    return f'cannot be extracted ({type(error).__name__}: {truncate(error, 120)})'
 
 
 def select_stream(path: Path, container: InputContainer) -> VideoStream:
@@ -114,14 +142,16 @@ def decode(path: Path, fps: float, resize: str | None = None, threads: int = 0) 
     with open_video(path) as (container, stream):
         stream.thread_type = 'AUTO'
         stream.codec_context.thread_count = threads
-        start = Fraction(container.start_time or 0, av.time_base)
-        graph, num_corrupt = None, 0
-        for frame in decode_packets(path, container, stream):
-            if frame.pts is None or frame.time_base is None:
-                continue
+        clock = Clock(path, container, stream)
+        graph, num_corrupt, shape = None, 0, None
+        for frame in clock.restamp(decode_packets(path, container, stream, clock)):
+            current = frame.width, frame.height, rotation_filters(frame)
             if graph is None:
-                graph = build_graph(stream, frame, fps, resize, threads)
-            frame.pts -= round(start / frame.time_base)
+                graph, shape = build_graph(path, stream, frame, fps, resize, threads), current
+            elif shape and current != shape:
+                warn(f'{path}: its size or rotation changes after {frame.time:.1f} seconds; all frames are resized and '
+                     f'rotated like the first one')
+                shape = None  # once per video
             num_corrupt += frame.is_corrupt
             graph.push(frame)
             yield from drain_graph(graph)
@@ -129,21 +159,21 @@ def decode(path: Path, fps: float, resize: str | None = None, threads: int = 0) 
             raise BadVideo(f'{path}: contains no decodable frame with a timestamp; {FIX}')
         graph.push(None)
         yield from drain_graph(graph)
+        clock.report_jumps()
     if num_corrupt:
         warn(f'{path}: {plural(num_corrupt, "damaged frame")} concealed by the decoder')
 
 
-def decode_packets(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+def decode_packets(path: Path, container: InputContainer, stream: VideoStream,
+                   clock: 'Clock') -> Iterator[av.VideoFrame]:
     """Yield the frames as stored.
 
     Errors before the first frame are ignored: a recording may start between two keyframes. Raises BadVideo for later
-    ones, and where all streams end before the duration in the header.
+    ones, and where the streams end before the duration in the header.
     """
-    time, reached = None, Fraction(container.start_time or 0, av.time_base)
-    end = reached + Fraction(container.duration or 0, av.time_base)
+    time = None
     for packet in container.demux():
-        if packet.pts is not None and packet.time_base is not None:
-            reached = max(reached, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        clock.see(packet)
         if packet.stream.index != stream.index:
             continue
         try:
@@ -155,13 +185,103 @@ def decode_packets(path: Path, container: InputContainer, stream: VideoStream) -
         for frame in frames:
             time = frame.time if frame.time is not None else time or 0.
             yield frame
-    missing = float(end - reached)
-    if missing > MAX_MISSING * (container.duration or 0) / av.time_base:
+    if (missing := clock.missing_seconds()) > MAX_MISSING:
         raise BadVideo(f'{path}: the last {missing:.1f} seconds are missing; {FIX}')
 
 
-def build_graph(stream: VideoStream, first: av.VideoFrame, fps: float, resize: str | None, threads: int) -> Graph:
-    """Return the filter graph for a video whose first frame is `first`."""
+class Clock:
+    """The times of a video's frames, from its start, where the timestamps in the file may jump.
+
+    As in players, a frame that is earlier than the one before it, or later by more than a bound, follows that one. A
+    gap that other streams fill is none: a still image with an hour of audio. So no file asks for more than a bounded
+    number of repeated frames for each one that it contains.
+    """
+
+    def __init__(self, path: Path, container: InputContainer, stream: VideoStream):
+        self.path, self.container, self.stream = path, container, stream
+        self.tick = stream.time_base or Fraction(1, av.time_base)
+        self.discontinuous = container.format.name in DISCONTINUOUS
+        self.max_gap = MAX_GAP_DISCONTINUOUS if self.discontinuous else MAX_GAP
+        self.spans: dict[int, list[Fraction]] = {}  # by stream: first and last second since its own last jump
+        self.longest = Fraction(0)  # from one packet of the video to the next
+        self.num_jumps, self.first_jump = 0, ''
+
+    def see(self, packet: av.Packet) -> None:
+        """Note the time of a packet."""
+        ticks = packet.dts if packet.pts is None else packet.pts
+        if ticks is None or packet.time_base is None:
+            return
+        begin = ticks * packet.time_base
+        end = begin + (packet.duration or 0) * packet.time_base
+        span = self.spans.setdefault(packet.stream.index, [begin, begin])
+        if packet.stream.index == self.stream.index:
+            self.longest = max(self.longest, begin - span[1])
+        elif not -self.max_gap < begin - span[1] < self.max_gap:
+            span[:] = begin, begin
+        span[1] = max(span[1], end)
+
+    def missing_seconds(self) -> float:
+        """Return how long before the duration in the header the file ends.
+
+        That of the video itself, where the header has it. Else that of all streams, which Matroska counts from 0 and
+        in which the last frame may last as long as any other. Clocks that may restart have no header.
+        """
+        if self.discontinuous or self.num_jumps or self.stream.index not in self.spans:
+            return 0
+        if self.stream.duration:
+            end = (self.stream.start_time or 0) + self.stream.duration
+            return float(end * self.tick - self.spans[self.stream.index][1])
+        reached = max(last for _, last in self.spans.values())
+        return float(Fraction(self.container.duration or 0, av.time_base) - reached - self.longest)
+
+    def is_filled(self, begin: int, end: int) -> bool:
+        """Return whether another stream continues from one tick of the video to the other."""
+        return any(first <= begin * self.tick + self.max_gap and end * self.tick - self.max_gap <= last
+                   for index, (first, last) in self.spans.items() if index != self.stream.index)
+
+    def restamp(self, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """Yield the frames with `pts` from the start, not decreasing; a frame without one follows the one before it."""
+        start = round(Fraction(self.container.start_time or 0, av.time_base) / self.tick)
+        step = round(1 / (self.stream.guessed_rate or 25) / self.tick)
+        bound, disorder = round(self.max_gap / self.tick), round(DISORDER / self.tick)
+        last, offset, is_first = start, start, True  # of the frame before, in the file
+        for frame, following in pairwise(chain(frames, [None])):
+            assert frame is not None
+            ticks = frame.pts if frame.pts is not None else last if is_first else last + step
+            after = following.pts if following is not None else None
+            if (not is_first and after is not None and 0 <= after - last <= bound
+                    and not last - disorder <= ticks <= after + disorder):
+                self.note_jump(ticks - last, last - offset)
+                ticks = (last + after) // 2  # a single wrong one
+            gap = ticks - last
+            if (gap < -disorder and not is_first) or (gap > bound and not self.is_filled(last, ticks)):
+                self.note_jump(gap, last - offset)
+                offset += gap - (0 if is_first else step)
+            elif 0 < gap * self.tick <= 1:
+                step = gap
+            if (frame.duration or 0) > bound and not self.is_filled(ticks, ticks + frame.duration):
+                frame.duration = step  # the last frame is shown that long
+            last, is_first = ticks, False
+            frame.pts = ticks - offset
+            yield frame
+
+    def note_jump(self, ticks: int, at: int) -> None:
+        """Remember a jump of the clock by some ticks, for the warning."""
+        self.first_jump = self.first_jump or (f'by {float(ticks * self.tick):.1f} seconds after '
+                                              f'{float(at * self.tick):.1f} seconds')
+        self.num_jumps += 1
+
+    def report_jumps(self) -> None:
+        """Warn where the clock jumped."""
+        if self.num_jumps:
+            more = f' and {plural(self.num_jumps - 1, "more time")}' if self.num_jumps > 1 else ''
+            warn(f'{self.path}: its timestamps jump {self.first_jump}{more}; the frames after a jump continue the time '
+                 f'before it')
+
+
+def build_graph(path: Path, stream: VideoStream, first: av.VideoFrame, fps: float, resize: str | None,
+                threads: int) -> Graph:
+    """Return the filter graph for a video whose first frame is `first`; raises BadVideo where it is too elongated."""
     rate = Fraction(str(fps))
     filters = [('fps', f'fps={rate.numerator}/{rate.denominator}:start_time=0')]
     if resize:
@@ -171,6 +291,9 @@ def build_graph(stream: VideoStream, first: av.VideoFrame, fps: float, resize: s
             height, width = target_size(resize, height, width)
         else:
             width, height = target_size(resize, width, height)
+        if width * height > MAX_PIXELS:
+            raise BadVideo(f'{path}: {first.width} x {first.height} pixels: resized to {resize} it would have '
+                           f'{width} x {height}; extract it into a folder of its own with --resize 340x256')
         filters += [('scale', f'{width}:{height}:flags={BILINEAR}'), ('format', 'rgb24')]
         filters += [(name, 'dir=cclock_flip' if name == 'transpose' else '') for name in rotation]
     graph = Graph()

@@ -114,6 +114,8 @@ class Manifest:
                              f'another --output')
         if self.overwrite:
             return False
+        if not video.is_file():  # reported in its turn
+            return False
         if entry['size'] != video.stat().st_size:
             raise InputError(f'{video}: {self.folder} contains features of another file of this name '
                              f'({truncate(entry.get("file"))}, {truncate(entry["size"], 40)} bytes); {FIX}')

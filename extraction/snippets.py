@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from extraction.flow_workers import FlowPool, center_crop
+from extraction.frames import BadVideo, describe
+from utils import InputError
 
 SNIPPET_FRAMES = 16
 Network = Callable[[Tensor], Tensor]  # (N, C, F, crop, crop) in [-1, 1] -> (N, P, D)
@@ -41,6 +43,7 @@ class End(NamedTuple):
     video: int
     num_frames: int
     error: str = ''  # where the video cannot be used
+    size: int = 0    # bytes of the file that was read
 
 
 class Features(NamedTuple):
@@ -91,19 +94,31 @@ def crop_snippets(frames: Iterable[np.ndarray], crop: int, stride: int, flow: bo
 
 
 def with_flow(snippets: Iterable[Snippet | End], pool: FlowPool) -> Iterator[Clips | End]:
-    """Yield each snippet's RGB frames and flow in order; the flow of later snippets is computed meanwhile."""
-    pending: deque[tuple[Snippet, Future[np.ndarray]] | End] = deque()
+    """Yield each snippet's RGB frames and flow in order; the flow of later snippets is computed meanwhile.
 
-    def first() -> Clips | End:
+    Where the flow of a snippet fails, the end of its video contains the error.
+    """
+    pending: deque[tuple[Snippet, Future[np.ndarray]] | End] = deque()
+    errors: dict[int, str] = {}
+
+    def first() -> Iterator[Clips | End]:
         item = pending.popleft()
-        return item if isinstance(item, End) else Clips(item[0].rgb, pool.result(item[1]), item[0].video)
+        if isinstance(item, End):
+            yield item._replace(error=item.error or errors.pop(item.video, ''))
+            return
+        try:
+            yield Clips(item[0].rgb, pool.result(item[1]), item[0].video)
+        except InputError:
+            raise
+        except Exception as error:
+            errors[item[0].video] = f'optical flow {describe(error)}'
 
     for item in snippets:
         pending.append(item if isinstance(item, End) else (item, pool.submit(item.gray)))
         if len(pending) > pool.depth:
-            yield first()
+            yield from first()
     while pending:
-        yield first()
+        yield from first()
 
 
 def extract_videos(snippets: Iterable[Snippet | End], networks: dict[str, Network], pool: FlowPool | None = None,
@@ -140,9 +155,12 @@ def extract_videos(snippets: Iterable[Snippet | End], networks: dict[str, Networ
 
 def extract(frames: Iterable[np.ndarray], networks: dict[str, Network], pool: FlowPool | None = None, crop: int = 224,
             batch_size: int = 1, stride: int = SNIPPET_FRAMES) -> Features:
-    """Compute the rows of one video on the CPU, see `extract_videos`."""
+    """Compute the rows of one video on the CPU, see `extract_videos`; raises BadVideo where its flow fails."""
     snippets = crop_snippets(frames, crop, stride, flow=pool is not None)
-    return next(extract_videos(snippets, networks, pool, batch_size))[1]
+    end, features = next(extract_videos(snippets, networks, pool, batch_size))
+    if end.error:
+        raise BadVideo(end.error)
+    return features
 
 
 def to_clip(images: list[np.ndarray], device: torch.device | str, dtype: torch.dtype) -> Tensor:
