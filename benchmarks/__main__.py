@@ -33,9 +33,9 @@ from benchmarks import workloads
 from benchmarks.workloads import ACTIVITYNET, THUMOS14, Size, make_batch, make_trainer
 from config import MODALITIES
 from dataset import ShuffledSampler, VideoDataset, make_loader
+from engine.checkpoint import commit
 from engine.device import bf16_gain, pick_device
 from engine.inference import EvaluatorOptions
-from engine.run_folder import commit
 from engine.runtime import configure
 from eval.detection import evaluate
 from eval.localization import Proposals, localize

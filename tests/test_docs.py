@@ -240,6 +240,16 @@ def test_every_flag_in_the_text_belongs_to_a_program_of_these_pages(page):
     assert [code for code in inline_code(page) if code.startswith('--') and FLAG.match(code)[0] not in known] == []
 
 
+def test_the_messages_on_the_page_are_those_of_the_code():
+    section = text_of(ROOT / 'docs' / 'running.md').partition('## When something breaks')[2].partition('\n### ')[0]
+    messages = [code for line in section.splitlines() if line.startswith('|')
+                for code in re.findall('`([^`]+)`', line.split('|')[1])]
+    assert len(messages) > 8
+    code = ' '.join(re.sub(r"'\s*\n\s*f?'", '', text_of(path)) for folder in (ROOT, ROOT / 'engine')
+                    for path in folder.glob('*.py'))
+    assert [part for message in messages for part in message.split('...') if part.strip() not in code] == []
+
+
 # ---- files for clusters ----------------------------------------------------------------------------------------------
 
 def test_the_dockerfile_copies_existing_files_and_runs_an_existing_script():
