@@ -94,6 +94,7 @@ class Evaluation:
 
     def title(self, name: str) -> str:
         """Return the counts in one line."""
+        name += ', known labels' if self.detections.known_labels else ''
         line = (f'{name}: {plural(len(self.detections.scores), "detection")} in '
                 f'{plural(len(self.detections.videos), "video")}, {plural(len(self.events.scores), "event")}')
         return line if self.video_accuracy is None else f'{line}, video accuracy {100 * self.video_accuracy:.1f} %'
@@ -123,7 +124,7 @@ class ScoredEvaluation(Evaluation):
         # The first key distinguishes it from the file of eval.detection, which that command may overwrite.
         return {'video_accuracy': self.video_accuracy, **to_json(self.scores), **threshold,
                 'events': self.event_scores._asdict(),
-                'num_ground_truth_videos': self.scores.num_videos,
+                'num_ground_truth_videos': self.scores.num_videos, 'num_instances': self.scores.num_instances,
                 'localized_only': {name: with_features[name] for name in ('average_mAP', 'mAP', 'num_videos')},
                 **super().to_json()}
 

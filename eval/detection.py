@@ -20,11 +20,11 @@ from numpy.typing import ArrayLike
 
 from formats.annotations import (
     GroundTruth,
-    in_subset,
     match_videos,
     read_ground_truth,
     select_videos,
     subset_name,
+    suspicious_times,
 )
 from formats.columns import nearest_name, plain_form
 from formats.detections import Detections, read_detections
@@ -49,10 +49,11 @@ AVERAGES = {  # that papers report
     '0.1:0.7': [i / 10 for i in range(1, 8)],
     '0.5:0.95': [i / 20 for i in range(10, 20)],
 }
+KNOWN_LABELS = ('with known labels: only the given labels of each video were localized, so this does not compare with '
+                'results of predicted classes')
 UNASSIGNED = np.iinfo(np.int64).max
 MAX_TIES = 10_000  # instances of a class in one video up to which equal tIoUs are sorted as in the reference
 MAX_TIED = 0.01  # share of detections with equal scores, correct and wrong ones mixed, above which a warning is given
-MAX_BEYOND = 0.02  # share of times after the end of their video; 0.1 % of THUMOS14's annotations are
 MAX_FACTOR = 8  # between the ends of detections and instances: frames, milliseconds and fractions differ by more
 BLOCK_PAIRS = 2 ** 16  # pairs of detection and instance per block: they fit into the CPU's cache
 SIGNATURE = r'{\s*"average_mAP"'  # how files of --output begin
@@ -90,6 +91,7 @@ class Scores(NamedTuple):
     unknown_label_names: tuple[str, ...] = ()  # a few of them, with the nearest label of the ground truth
     undetected: tuple[str, ...] = ()  # classes without a detection
     remarks: tuple[str, ...] = ()  # what looks wrong in the two files, a line each
+    known_labels: bool = False  # the detections are those of the given labels, see Detections
 
     @property
     def mean_ap(self) -> np.ndarray:
@@ -293,7 +295,8 @@ def evaluate(gt: GroundTruth, detections: Detections, tiou: ArrayLike, matches: 
         unknown_label_names=tuple(map(partial(_with_nearest, labels), unknown_names[:3])),
         undetected=tuple(label for label, a, b in zip(labels, first, last) if a == b),
         remarks=(*gt.warnings, *_suspicious_labels(gt, labels, detections, matches),
-                 *_suspicious_times(gt, detections, matches)))
+                 *suspicious_files(gt, detections)),
+        known_labels=detections.known_labels)
 
 
 def _with_nearest(labels: list[str], name: str) -> str:
@@ -321,32 +324,17 @@ def _suspicious_labels(gt: GroundTruth, labels: list[str], detections: Detection
     return lines
 
 
-def _suspicious_times(gt: GroundTruth, detections: Detections, matches: Matches) -> list[str]:
-    """Return a line for each kind of times that are impossible, or in another unit than seconds."""
-    lines: list[str] = []
-    listed = matches.video >= 0
-    kinds = (('instances', gt.segments, gt.durations[gt.video]),
-             ('detections', detections.segments[listed], gt.durations[matches.video[listed]]))
-    for kind, segments, durations in kinds:
-        start, end = segments.T.copy()  # contiguous
-        for wrong, what in ((end < start, 'end before they start, and match nothing'),
-                            (start < -1, 'start before second 0')):
-            if wrong.any():
-                lines.append(f'{int(wrong.sum())} of {len(segments)} {kind} {what}: are their times [start, end] in '
-                             f'seconds?')
-        known = ~np.isnan(durations)
-        beyond = int((end > np.maximum(1.1 * durations, durations + 1)).sum())  # False for NaN
-        if beyond > MAX_BEYOND * known.sum():
-            lines.append(f'{beyond} of {int(known.sum())} {kind} end after their videos: are the times frames instead '
-                         f'of seconds?')
-        long = known & (durations > 10)
-        if end.max(initial=-np.inf, where=long) <= 1 and long.any():
-            lines.append(f'all {kind} lie within the first second of videos of up to {durations[long].max():.4g} s: '
-                         'are the times fractions of the duration?')
-    if not lines and listed.any():
+def suspicious_files(gt: GroundTruth, detections: Detections) -> list[str]:
+    """Return a line for each kind of times of either file that are impossible, or in another unit than seconds."""
+    video = match_videos(detections.videos, gt.videos)[detections.video]
+    listed = video >= 0
+    video, segments = video[listed], detections.segments[listed]
+    lines = [*suspicious_times('instances', gt.segments, gt.durations[gt.video]),
+             *suspicious_times('detections', segments, gt.durations[video])]
+    if not lines and len(video):
         last = [np.full(len(gt.videos), -np.inf), np.full(len(gt.videos), -np.inf)]
         np.maximum.at(last[0], gt.video, gt.segments[:, 1])
-        np.maximum.at(last[1], matches.video[listed], detections.segments[listed, 1])
+        np.maximum.at(last[1], video, segments[:, 1])
         both = (last[0] > 0) & (last[1] > 0)
         factor = float(np.median(last[1][both] / last[0][both])) if both.any() else 1.0
         if not 1 / MAX_FACTOR < factor < MAX_FACTOR:
@@ -400,7 +388,9 @@ def scored_subset(gt: GroundTruth, videos: Sequence[str], subset: str | None = N
         names = ', '.join(quote(spelling[name]) for name, _ in Counter(subsets[annotated]).most_common(5)) or 'none'
         raise InputError(f'no video of the subset {quote(subset)} is annotated; subsets with annotated videos: {names}')
     negatives = tuple(gt.videos[v] for v in np.flatnonzero(chosen & ~annotated))
-    return select_videos(gt, keep)._replace(negatives=negatives)
+    num_tags = int(chosen[gt.tag_video].sum())
+    tags = [f'{plural(num_tags, "label")} without a time ("segment") in this subset: not scored'] if num_tags else []
+    return select_videos(gt, keep)._replace(negatives=negatives, warnings=(*gt.warnings, *tags))
 
 
 def tiou_key(threshold: float) -> str:
@@ -413,7 +403,8 @@ def to_json(scores: Scores) -> dict:
     keys = [tiou_key(threshold) for threshold in scores.tiou]
     return {'average_mAP': scores.average, 'mAP': dict(zip(keys, scores.mean_ap.tolist())),
             'AP': {label: dict(zip(keys, ap)) for label, ap in zip(scores.labels, scores.ap.tolist())},
-            'num_videos': scores.num_videos, 'num_predictions': scores.num_detections}
+            'num_videos': scores.num_videos, 'num_predictions': scores.num_detections,
+            **({'known_labels': True} if scores.known_labels else {})}
 
 
 def averages(scores: Scores) -> dict[str, float]:
@@ -436,7 +427,7 @@ def format_table(scores: Scores) -> str:
         'tIoU   ' + ''.join(f'{tiou_key(threshold):>7}' for threshold in scores.tiou),
         'mAP (%)' + ''.join(f'{value:7.2f}' for value in 100 * scores.mean_ap),
         'average' + ''.join(f'{name:>9} {100 * value:6.2f}' for name, value in averages(scores).items()),
-        *undetected])
+        *undetected, *([KNOWN_LABELS] if scores.known_labels else [])])
 
 
 def format_classes(scores: Scores) -> str:
@@ -488,12 +479,10 @@ def run(args: argparse.Namespace) -> None:
     if not args.overwrite:
         refuse_overwriting_foreign(args.output, SIGNATURE)
     gt, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
-    tagged, gt = gt, scored_subset(gt, detections.videos, args.subset)
+    gt = scored_subset(gt, detections.videos, args.subset)
     scores = evaluate(gt, detections, args.tiou)
     for line in warnings(scores):
         warn(line)
-    if num_tags := int(in_subset(tagged, gt.subsets[0])[tagged.tag_video].sum()):
-        warn(f'{args.ground_truth}: {plural(num_tags, "label")} without a time ("segment") in this subset: not scored')
     if args.output:
         write_json(args.output, to_json(scores))
     print(f'subset {gt.subsets[0]!a}:', format_table(scores), flush=True)

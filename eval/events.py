@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.detection import match, scored_subset
+from eval.detection import match, scored_subset, suspicious_files
 from formats.annotations import GroundTruth, read_ground_truth
 from formats.detections import Detections, read_detections, select_detections, write_detections_csv
 from utils import (
@@ -31,6 +31,7 @@ from utils import (
     refuse_overwriting_foreign,
     refuse_overwriting_inputs,
     run_cli,
+    warn,
 )
 
 COLUMNS = ('video', 'label', 'start', 'end', 'score')
@@ -212,7 +213,10 @@ def run(args: argparse.Namespace) -> None:
     line = plural(len(events.scores), 'event') + f' in {plural(len(set(events.video.tolist())), "video")}'
     if args.gt:
         gt = scored_subset(read_ground_truth(args.gt), events.videos, args.subset)
+        for warning in (*gt.warnings, *suspicious_files(gt, events)):
+            warn(warning)
         line = f'subset {gt.subsets[0]!a}: {format_scores(score_events(gt, events))}'
+        line += ' (with known labels)' if events.known_labels else ''
     print(line, flush=True)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.detection import suspicious_files
 from formats.annotations import GroundTruth, in_subset, match_videos, read_ground_truth, subset_name
 from formats.detections import Detections, read_detections, select_detections
 from utils import (
@@ -151,6 +152,8 @@ def run(args: argparse.Namespace) -> None:
     if not len(selected.scores):
         raise InputError(f'{args.detections}: no detection is left to be a pseudo label; lower --min_score')
     result = pseudo_database(database, gt, labeled, selected, args.fps)
+    for line in suspicious_files(gt, detections):
+        warn(line)
     if not inside.all():
         warn(f'{plural(int((~inside).sum()), "video")} with detections ignored: in another subset or not in the ground '
              'truth')

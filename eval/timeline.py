@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from eval.curves import ACTION, BACKGROUND, INCONSISTENT, Curves, read_curves, regions
-from eval.detection import scored_subset
+from eval.detection import scored_subset, suspicious_files
 from eval.diagnosis import COLORS, ERROR_TYPES, diagnose
 from formats.annotations import GroundTruth, match_videos
 from formats.detections import Detections, read_any
@@ -37,6 +37,7 @@ from utils import (
     run_cli,
     save_figure,
     truncate,
+    warn,
 )
 
 if TYPE_CHECKING:
@@ -459,6 +460,9 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f'{" and ".join(list(ground_truths)[:2])} both contain ground truth; give one')
     gt = next(iter(ground_truths.values()), None)
     detections = {path: content for path, content in contents.items() if isinstance(content, Detections)}
+    for path, rows in detections.items():
+        for line in suspicious_files(gt, rows) if gt else ():
+            warn(f'{path}: {line}')
     results = [ResultFile(_short_name(path, list(detections)), rows,
                           classify_detections(args.video, gt, rows, args.tiou) if gt else None)
                for path, rows in detections.items()]
