@@ -102,9 +102,8 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
                       f'and --resume')
             elif logger:
                 logger.lock.check()
-                step, best = logger.evaluations['best']
-                best.write_report(folder, report_options(args, f'{folder.name}: {args.dataset}, step {step}',
-                                                         logger.best_name, args.min_score))
+                _, best = logger.evaluations['best']
+                best.write_report(folder, report_options(args, logger.best_name, args.min_score, folder))
                 logger.log_hparams()
                 checkpoint.remove_previous(folder)
                 print_next_steps(args, folder, num_steps)
@@ -160,8 +159,8 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
             write_json(folder / 'inference_args.json', run_folder.args_with_versions(vars(args)))
             evaluation.write(folder)
             min_score = run_folder.best_f1_threshold(args.model_file) if args.min_score is None else args.min_score
-            evaluation.write_report(folder, report_options(args, f'{folder.name}: {args.dataset}',
-                                                           f'weights {args.model_file}', min_score))
+            evaluation.write_report(folder, report_options(args, f'weights {args.model_file}', min_score,
+                                                           Path(args.model_file).parent))
             write_json(folder / 'results.json', evaluation.to_json())
             evaluation.show(args.model_file)
             evaluation.warn()
@@ -198,12 +197,16 @@ def print_run_summary(args: argparse.Namespace, datasets: 'dict[str, VideoDatase
     print_section('device', [f'{device}, {args.precision}'])
 
 
-def report_options(args: argparse.Namespace, title: str, subtitle: str, min_score: float | None) -> 'ReportOptions':
-    """Return how the report page and the subtitles are written."""
+def report_options(args: argparse.Namespace, weights: str, min_score: float | None, run: Path) -> 'ReportOptions':
+    """Return how the report page and the subtitles are written; `run` is the folder of the run of the weights."""
     from engine.inference import ReportOptions
+    from engine.run_folder import args_with_versions
     from eval.diagnosis import BINS
-    videos = Path(args.videos) if args.videos else None
-    return ReportOptions(BINS[RECIPES[args.dataset].bins], title, subtitle, videos, min_score, args.subtitles)
+    from eval.report import read_training
+    title = f'{Path(args.data_path).resolve().name} · {args.exp_name}'
+    training = read_training(run, args_with_versions(vars(args))) if (run / 'args.json').is_file() else None
+    return ReportOptions(BINS[RECIPES[args.dataset].bins], title, weights, Path(args.videos) if args.videos else None,
+                         min_score, args.subtitles, training)
 
 
 def print_next_steps(args: argparse.Namespace, folder: Path, num_steps: int | None = None) -> None:

@@ -308,8 +308,9 @@ class RunLogger:
     @property
     def best_name(self) -> str:
         """What the best weights are, for the report."""
-        scored = isinstance(self.evaluations['best'][1], ScoredEvaluation)
-        return 'best weights, chosen on the test videos' if scored else 'last weights'
+        step, best = self.evaluations['best']
+        scored = isinstance(best, ScoredEvaluation)
+        return f'best weights (step {step}), chosen on the test videos' if scored else f'last weights (step {step})'
 
     def log_hparams(self) -> None:
         """Log the hyper-parameters with the best and last mAP to TensorBoard."""

@@ -6,7 +6,8 @@ r"""The report page: one HTML file with the scores, an error analysis, and a tim
     python -m eval.report detections.json --curves curves.npz --durations extraction.json --videos clips -o report.html
 
 The third form has no ground truth: the page shows curves and detections, and no scores. With --videos the video plays
-above its timeline; the files are not copied, the page links to them by relative paths.
+above its timeline; the files are not copied, the page links to them by relative paths. With --run outputs/NAME it also
+shows the losses, the mAP and the settings of this training run.
 
 The page needs no network and no other file. It draws plain SVG with report_assets/report.js: a charting library would
 add megabytes, and has no timeline like this one.
@@ -17,10 +18,12 @@ if there are any. Arrays are packed as little-endian bytes in base64. The same i
 """
 import argparse
 import base64
+import csv
 import hashlib
 import html
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,9 +33,10 @@ from urllib.parse import quote as quote_url
 import numpy as np
 from numpy.typing import ArrayLike
 
+from config import changed_settings
 from eval.curves import Curves, read_curves, regions
 from eval.detection import TIOU, averages, best_threshold, evaluate, scored_subset, tiou_key, warnings
-from eval.diagnosis import BINS, COLORS, ERROR_TYPES, TITLES, Diagnosis, diagnose, notes
+from eval.diagnosis import BINS, COLORS, ERROR_TYPES, TITLES, Characteristic, Diagnosis, diagnose, notes
 from eval.events import format_scores, read_events, score_events, select_events
 from formats.annotations import GroundTruth, match_videos, read_durations, read_ground_truth
 from formats.detections import Detections, read_detections
@@ -40,7 +44,9 @@ from formats.videos import find_videos
 from utils import (
     InputError,
     Parser,
+    open_file,
     printable,
+    read_json,
     refuse_overwriting_foreign,
     refuse_overwriting_inputs,
     run_cli,
@@ -50,7 +56,15 @@ from utils import (
 ASSETS = Path(__file__).parent / 'report_assets'
 SIGNATURE = r'(<[^>]*>\s*){4}<meta http-equiv="Content-Security-Policy"'  # start of a report; other files are kept
 MAX_DETECTIONS = 200_000  # on a page: about 8 MB
+MAX_POINTS = 250  # of a curve over the steps; more are averaged
 MIN_DURATION = 1e-3  # seconds; a shorter duration counts as unknown
+# Marks in the head of the page, and why a result with them is not one on real videos, or comparable with others.
+SYNTHETIC = {
+    'synthetic sample': 'random features written by scripts/make_sample.py: these scores do not predict those on real '
+                        'videos',
+    'synthetic clips': 'clips rendered by examples/make_clips.py: these scores do not predict those on real videos'}
+KNOWN_LABELS = ('the classes of each video were given (--known_labels) instead of predicted: these scores are not '
+                'comparable with results that predict the classes')
 
 
 class Rows(NamedTuple):
@@ -67,24 +81,26 @@ def build_report(gt: GroundTruth | None, detections: Detections, tiou: ArrayLike
                  bins: Mapping[str, Sequence[float]] = BINS['thumos14'], title: str = 'Detections',
                  subtitle: str = '', *, durations: Mapping[str, float] | None = None,
                  videos: Mapping[str, str] | None = None, min_score: float | None = None,
-                 events: Detections | None = None) -> str:
+                 events: Detections | None = None, training: Mapping[str, Any] | None = None) -> str:
     """Return the HTML text of the page for detections in the videos of `gt` (see `eval.detection.scored_subset`).
 
     Without `gt`, or without any annotated instance, the page shows curves and detections only. `bins` are those of
     `eval.diagnosis`. `durations` maps video names to seconds and fills in what `gt` lacks; `videos` maps them to the
     URL of the video file, relative to the page (see `relative_urls`). `min_score` is the initial value of the score
-    slider, by default that of the best F1. `events` are by default selected from the detections. Scores should lie
-    between 1e-9 and 1e9 in size. Raises InputError where `curves` contain none of the videos.
+    slider, by default that of the best F1. `events` are by default selected from the detections. `training` is that of
+    `read_training`. Scores should lie between 1e-9 and 1e9 in size. Raises InputError where `curves` contain none of
+    the videos.
     """
     events = select_events(detections) if events is None else events
     names = _all_videos(gt, detections)
     gt_labels = [] if gt is None else gt.labels
     labels = gt_labels + sorted({*detections.labels} - {*gt_labels})
     data: dict[str, Any] = {
-        'labels': labels, 'videos': names, 'durations': _durations(gt, names, durations),
+        'labels': labels, 'videos': names, 'durations': _durations(gt, names, durations, curves, detections),
         'clips': None if not videos else [videos.get(name) for name in names],
         'curves': None if curves is None else _pack_curves(curves, names, labels),
-        'events': _pack_events(events, names, labels)}
+        'events': _pack_events(events, names, labels), 'training': training}
+    marks = _marks(gt, detections)
     if gt is None or not len(gt.segments):
         rows = _select_rows(detections, names, labels, np.zeros(len(detections.scores), bool))
         types = np.zeros((1, len(detections.scores)), np.uint8)
@@ -96,6 +112,14 @@ def build_report(gt: GroundTruth | None, detections: Detections, tiou: ArrayLike
         data |= _scored(gt, detections, events, diagnosis)
         data['instances'] = _pack_instances(gt, diagnosis.matched_instances)
         min_score = _best_f1_score(gt, detections, diagnosis) if min_score is None else min_score
+    if subtitle:
+        data['facts'].insert(0, ('result of', subtitle))
+    if detections.scores.max(initial=0) > 1:
+        data['notes'].append(
+            f'scores rank detections and are not probabilities: AICL adds a fraction of the class probability '
+            f'(--oic_class_weight) to the contrast of a segment with its surroundings, so they exceed 1 here, up to '
+            f'{detections.scores.max():.4g}')
+    data['notes'] += [f'{mark}: {reason}' for mark, reason in marks.items()]
     if rows.per_video:
         data['notes'].append(
             f'the page contains {len(rows.row):,} of {len(detections.scores):,} detections: the top {rows.per_video} '
@@ -105,8 +129,15 @@ def build_report(gt: GroundTruth | None, detections: Detections, tiou: ArrayLike
     data['detections'] = _pack_detections(detections, types, rows) | {
         'score': _pack(scores, 'f8'),  # exact: the page counts detections above a threshold
         'total': _pack(np.bincount(_video_index(detections, names), minlength=len(names)))}
+    data['range'] = [float(scores.min()), float(scores.max())] if len(scores) else [0, 1]
     data['threshold'] = _initial_threshold(scores, rows.video, min_score)
-    return _render(title, subtitle, json.dumps(data, allow_nan=False, separators=(',', ':')), bool(videos))
+    return _render(title, subtitle, marks, json.dumps(data, allow_nan=False, separators=(',', ':')), bool(videos))
+
+
+def _marks(gt: GroundTruth | None, detections: Detections) -> dict[str, str]:
+    """Return the marks of a result on synthetic data or with known labels, and their reasons."""
+    marks = {mark: reason for mark, reason in SYNTHETIC.items() if gt is not None and gt.version.startswith(mark)}
+    return marks | ({'known labels': KNOWN_LABELS} if detections.known_labels else {})
 
 
 def _all_videos(gt: GroundTruth | None, detections: Detections) -> list[str]:
@@ -116,18 +147,25 @@ def _all_videos(gt: GroundTruth | None, detections: Detections) -> list[str]:
     return known + [name for name, found in zip(detections.videos, is_known) if not found]
 
 
-def _durations(gt: GroundTruth | None, names: list[str], durations: Mapping[str, float] | None) -> list:
-    """Return the seconds of every video of the page, None where they are unknown."""
-    seconds = np.full(len(names), np.nan)
-    if durations:
-        index = match_videos(list(durations), names)
-        listed = np.flatnonzero(index >= 0)
-        seconds[index[listed]] = np.fromiter(durations.values(), np.float64, len(durations))[listed]
+def _durations(gt: GroundTruth | None, names: list[str], durations: Mapping[str, float] | None, curves: Curves | None,
+               detections: Detections) -> list[float]:
+    """Return the seconds of every video of the page; if unknown, those of its curves or the end of its last segment."""
+    def fill_in(videos: list[str], values: np.ndarray) -> None:
+        index = match_videos(videos, names)
+        rows = np.flatnonzero((index >= 0) & (values >= MIN_DURATION))
+        rows = rows[~(seconds[index[rows]] >= MIN_DURATION)]
+        seconds[index[rows]] = values[rows]
+
+    seconds, ends = np.full(len(names), np.nan), np.ones(len(names))
     if gt is not None:
-        annotated = np.flatnonzero(~np.isnan(gt.durations))
-        seconds[annotated] = gt.durations[annotated]
-    seconds[~(seconds >= MIN_DURATION)] = np.nan
-    return _nan_to_none(seconds)
+        seconds[:len(gt.videos)] = gt.durations
+        np.maximum.at(ends, gt.video, gt.segments[:, 1])
+    if durations:
+        fill_in([*durations], np.fromiter(durations.values(), np.float64, len(durations)))
+    if curves is not None:
+        fill_in(curves.videos, curves.seconds * curves.aware.shape[1])
+    np.maximum.at(ends, _video_index(detections, names), detections.segments[:, 1])
+    return np.where(seconds >= MIN_DURATION, seconds, ends).tolist()
 
 
 def _scored(gt: GroundTruth, detections: Detections, events: Detections, diagnosis: Diagnosis) -> dict:
@@ -142,10 +180,11 @@ def _scored(gt: GroundTruth, detections: Detections, events: Detections, diagnos
         'averages': dict(spans[-1:] + spans[:-1]),  # the last one is over all thresholds
         'classes': [{'label': c, 'instances': int(num_instances[c]), 'detections': int(num_detections[c]), 'ap': ap}
                     for c, ap in zip(np.flatnonzero(num_instances).tolist(), scores.ap.tolist())],
-        'facts': f'{scores.num_videos:,} annotated videos of the subset “{gt.subsets[0]}” '
-                 f'({scores.videos_without_detection:,} without a detection), {scores.num_instances:,} instances of '
-                 f'{len(scores.labels)} classes, {scores.num_detections:,} detections; '
-                 f'{format_scores(score_events(gt, events))}',
+        'facts': [
+            ('ground truth', f'{scores.num_videos:,} annotated videos of the subset “{gt.subsets[0]}”, '
+                             f'{scores.num_instances:,} instances of {len(scores.labels)} classes'),
+            ('detections', f'{scores.num_detections:,}; {scores.videos_without_detection:,} of the videos without one'),
+            ('events', format_scores(score_events(gt, events)))],
         'notes': warnings(scores) + notes(diagnosis),
         'types': [*ERROR_TYPES, 'unclassified'],
         'errors': {
@@ -153,17 +192,27 @@ def _scored(gt: GroundTruth, detections: Detections, events: Detections, diagnos
             'mean_ap': diagnosis.mean_ap.tolist(), 'missed': diagnosis.missed.tolist(),
             'normalized': diagnosis.normalized_mean_ap.tolist(), 'kept': diagnosis.num_kept,
             'characteristics': [{
-                'title': TITLES[c.name], 'bins': c.bins, 'ranges': c.ranges, 'instances': c.instances.tolist(),
+                'title': TITLES[c.name] + (' (%)' if c.name == 'coverage' else ''), 'ranges': _short_ranges(c),
+                'instances': c.instances.tolist(),
                 'missed': _nan_to_none(c.missed), 'normalized': _nan_to_none(c.mean_ap)}
                 for c in diagnosis.characteristics]}}
+
+
+def _short_ranges(characteristic: Characteristic) -> list[str]:
+    """Return the ranges of the bins as labels of a few characters, such as ≤6 for 3-6; coverage in percent."""
+    labels = []
+    for name in characteristic.ranges:
+        end = name.split()[-1].rpartition('-')[2]
+        end = f'{100 * float(end):g}' if characteristic.name == 'coverage' else end
+        labels.append(('>' if '>' in name else '≤') + end)
+    return labels
 
 
 def _unscored(detections: Detections, events: Detections, names: list[str]) -> dict:
     """Return the same entries where there is no ground truth to score against."""
     return {
         'tiou': [], 'mean_ap': [], 'averages': {}, 'classes': [], 'errors': None, 'types': ['detection'], 'notes': [],
-        'facts': f'{len(names):,} videos, {len(events.scores):,} events, {len(detections.scores):,} detections of '
-                 f'{len(detections.labels)} classes; no ground truth, so no scores'}
+        'facts': [('ground truth', 'none, so there are no scores')]}
 
 
 def _best_f1_score(gt: GroundTruth, detections: Detections, diagnosis: Diagnosis) -> float | None:
@@ -229,6 +278,78 @@ def _largest_quota(counts: np.ndarray, total: int) -> int:
     num_below = np.searchsorted(counts, quotas)
     sums = np.append(0, np.cumsum(counts))[num_below] + quotas * (len(counts) - num_below)
     return int(quotas[sums <= total].max(initial=1))
+
+
+# ---- the training run ------------------------------------------------------------------------------------------------
+
+def read_training(folder: str | os.PathLike, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the page shows of a training run: losses, mAP, best and last weights, settings and versions.
+
+    `args` are the settings of the result, by default those of args.json. Raises InputError for another folder.
+    """
+    root = Path(folder)
+    args = read_json(root / 'args.json') if args is None else args
+    try:
+        recipe, changed = args['dataset'], changed_settings(args)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise InputError(f'{root / "args.json"}: not the arguments of a training run; give a folder like outputs/NAME'
+                         ) from None
+    versions = args['versions'] if isinstance(args.get('versions'), dict) else {}
+    steps, metrics = _read_steps(root / 'metrics.csv')
+    average = 100 * metrics.pop('average_mAP', np.zeros(len(steps)))
+    return {
+        'title': f'{Path(str(args.get("data_path"))).resolve().name} · {root.resolve().name}',
+        'about': ('that differ from' if changed else 'all as in') + f' the recipe {recipe} and the defaults',
+        'settings': [('setting', 'here', 'default'), *changed] if changed else [],
+        'versions': ' · '.join(f'{name} {re.sub("[0-9a-f]{40}", lambda sha: sha[0][:10], str(value))}'
+                               for name, value in versions.items() if isinstance(value, str)),
+        'metrics': _pack_lines(steps, {'average': average} | {
+            f'tIoU {name[4:]}': 100 * values for name, values in metrics.items() if name.startswith('mAP@')}),
+        'marks': _weights_marks(root / 'results.json', dict(zip(steps.tolist(), _nan_to_none(average)))),
+        'losses': _pack_lines(*_read_steps(root / 'losses.csv'))}
+
+
+def _read_steps(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the steps (S,) and the other columns (S,) of a CSV file of numbers; without rows where it has none."""
+    if not path.is_file():
+        return np.zeros(0), {}
+    try:
+        with open_file(path) as file:
+            header, *rows = csv.reader(file.read().decode().splitlines())
+        table = np.array([[float(cell or 'nan') for cell in row] for row in rows]).reshape(-1, len(header))
+        columns = dict(zip(header, table.T))
+        return columns.pop('step'), columns
+    except (OSError, ValueError, KeyError, csv.Error):
+        raise InputError(f'{path}: damaged, or not a table of numbers by step; make the page without it') from None
+
+
+def _pack_lines(steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict | None:
+    """Return the lines of a chart, as means over groups of steps where there are many; None without steps."""
+    if not len(steps):
+        return None
+    starts = np.linspace(0, len(steps), min(len(steps), MAX_POINTS), endpoint=False).astype(int)
+    sizes = np.diff(starts, append=len(steps))
+
+    def means(values: np.ndarray) -> list:
+        with np.errstate(invalid='ignore'):
+            reduced = np.add.reduceat(values, starts) / sizes
+        return _nan_to_none(np.where(np.isfinite(reduced), reduced, np.nan))
+
+    about = f'steps {steps[0]:,.0f} to {steps[-1]:,.0f}'
+    return {'about': about + (f'; a point is the mean of {sizes.max()} steps' if sizes.max() > 1 else ''),
+            'steps': means(steps), 'lines': [(name, means(values)) for name, values in columns.items()
+                                             if name != 'epoch']}
+
+
+def _weights_marks(path: Path, average: Mapping[float, float | None]) -> list[tuple[str, int, float]]:
+    """Return name, step and mAP in percent of the best and the last weights, as far as results.json has them."""
+    results = read_json(path) if path.is_file() else {}
+    blocks = {name: results.get(name) for name in ('best', 'last')} if isinstance(results, dict) else {}
+    steps = {name: block.get('step') for name, block in blocks.items() if isinstance(block, dict)}
+    marks = [(name, step, value) for name, step in steps.items()
+             if isinstance(step, int) and (value := average.get(step)) is not None]
+    same = len(marks) == 2 and marks[0][1] == marks[1][1]
+    return [('best and last', *marks[0][1:])] if same else marks
 
 
 # ---- packing --------------------------------------------------------------------------------------------------------
@@ -305,7 +426,7 @@ def _pack_curves(curves: Curves, videos: list[str], labels: list[str]) -> dict:
 
 # ---- the page -------------------------------------------------------------------------------------------------------
 
-def _render(title: str, subtitle: str, data: str, has_videos: bool) -> str:
+def _render(title: str, subtitle: str, marks: Mapping[str, str], data: str, has_videos: bool) -> str:
     """Return the template with style sheet, script and data; `has_videos` allows it to load video files."""
     colors = ''.join(f'--type{index}:{color};' for index, color in enumerate(COLORS))
     style = f':root{{{colors}}}\n' + (ASSETS / 'report.css').read_text(encoding='utf-8')
@@ -317,6 +438,7 @@ def _render(title: str, subtitle: str, data: str, has_videos: bool) -> str:
     policy = (f"default-src 'none'; script-src {sha256(script)}; style-src {sha256(style)}; img-src data:; "
               + ("media-src 'self' file:; " if has_videos else '') + "base-uri 'none'; form-action 'none'")
     parts = {'policy': policy, 'title': html.escape(printable(title)), 'subtitle': html.escape(printable(subtitle)),
+             'marks': ''.join(f'<b class="mark" title="{reason}">{mark}</b>' for mark, reason in marks.items()),
              'style': style, 'script': script,
              'data': data.replace('<', '\\u003c')}  # so that no label ends the element or opens a comment
     pieces = (ASSETS / 'report.html').read_text(encoding='utf-8').split('@')
@@ -344,6 +466,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='events.csv of the same run (default: the events that eval.events selects)')
     parser.add_argument('--videos', metavar='DIR', help='folder of the video files that the page plays')
     parser.add_argument('--durations', metavar='FILE', help='extraction.json, where GT.json contains no durations')
+    parser.add_argument('--run', metavar='DIR', help='folder of the training run: the page shows its losses, mAP and '
+                        'settings')
     parser.add_argument('--subset', metavar='NAME', help='subset to score (default: that of the detected videos)')
     parser.add_argument('--tiou', type=float, nargs='+', default=TIOU, metavar='T',
                         help='thresholds (default: those of THUMOS14, 0.1 0.2 ... 0.7; ActivityNet: 0.5 0.55 ... 0.95)')
@@ -368,12 +492,14 @@ def run(args: argparse.Namespace) -> None:
     gt = None
     if args.ground_truth:
         gt = scored_subset(read_ground_truth(args.ground_truth), detections.videos, args.subset)
+    training = read_training(args.run) if args.run else None
     page = build_report(
         gt, detections, args.tiou, read_curves(args.curves) if args.curves else None, BINS[args.bins],
-        args.title or args.detections,
+        args.title or (training['title'] if training else args.detections),
         durations=read_durations(args.durations) if args.durations else None,
         videos=relative_urls(find_videos(args.videos, detections.videos), args.output) if args.videos else None,
-        events=read_events(args.events) if args.events else None)
+        events=read_events(args.events) if args.events else None,
+        training=training)
     write_text(args.output, page)
     print(f'{printable(args.output)}: {len(page.encode()) / 1e6:.1f} MB', flush=True)
 

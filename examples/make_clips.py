@@ -162,7 +162,7 @@ def write_clips(folder: Path, counts: dict[str, int], seconds: float, size: int,
             bar.update()
     bar.close()
     write_text(folder / 'labels.csv', '\n'.join(tags) + '\n')
-    write_json(folder / 'gt.json', {'version': 'clips of moving shapes', 'database': database})
+    write_json(folder / 'gt.json', {'version': 'synthetic clips of moving shapes', 'database': database})
     return written
 
 

@@ -8,16 +8,15 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const SCORED = data.tiou.length > 0;    // with ground truth
 const TRUE_POSITIVE = 0, UNCLASSIFIED = 6;    // indices into data.types
 const MAX_BARS = 2000;    // instances or detections drawn per panel
-const ROW_HEIGHT = 48;    // pixels of an entry of the video list, as in the style sheet
 const REGIONS = ['consistent background', 'inconsistent', 'consistent action'];
-const DEFINITIONS = [    // of data.types
-  'matched at tIoU ≥ α, the chosen threshold',
-  'tIoU ≥ α, but the instance is matched already',
+const DEFINITIONS = [    // of data.types; α: the chosen tIoU threshold
+  'matched to an instance of its class, tIoU ≥ α',
+  'tIoU ≥ α, but a better detection is matched to the instance',
   'tIoU ≥ α with an instance of another class',
   '0.1 ≤ tIoU < α with an instance of its class',
   '0.1 ≤ tIoU < α with an instance of another class',
   'tIoU < 0.1 with every instance',
-  'not among the top 10 N_c of its class (N_c: its number of instances), or a class without instances'];
+  'not matched and excluded from the error analysis: not among the 10 N best of its class, which has N instances'];
 
 // Return columns with those that are packed as [type, base64] as typed arrays.
 function unpack(columns) {
@@ -48,26 +47,12 @@ const tagsOf = groupByVideo(instances.tag_video);    // video-level labels
 const curveOf = new Map(curves ? curves.video.map((video, row) => [video, row]) : []);
 const pairOf = new Map(    // rows of the per-class curves
   curves ? curves.pair_video.map((video, row) => [`${video} ${curves.pair_label[row]}`, row]) : []);
-const durationOf = data.videos.map((_, video) => {    // seconds; if unknown, the end of the last segment
-  const curve = curveOf.get(video);
-  if (data.durations[video]) return data.durations[video];
-  if (curve !== undefined) return Math.max(1e-3, curves.seconds[curve] * curves.count);
-  let end = 1;
-  for (const g of instancesOf[video]) end = Math.max(end, instances.end[g]);
-  for (const row of detectionsOf[video]) end = Math.max(end, detections.end[row]);
-  return end;
-});
-
 const typeOf = (row, k) => detections.type[k * detections.score.length + row];
 const isMatched = (g, k) => instances.found[k * instances.start.length + g];
 
 // The range of the scores and the step of the slider. Equal scores get a range around them.
-let lowest = Infinity, highest = -Infinity;
-for (const score of detections.score) {
-  lowest = Math.min(lowest, score);
-  highest = Math.max(highest, score);
-}
-if (lowest === Infinity) [lowest, highest] = [0, 1];
+let [lowest, highest] = data.range;
+const axisFrom = Math.min(0, lowest);    // of the scores in the timeline
 const margin = Math.max(1, Math.abs(highest)) / 2;
 if (highest - lowest <= 1e-9 * margin) [lowest, highest] = [lowest - margin, highest + margin];
 const decimals = Math.min(9, Math.max(0, -Math.floor(Math.log10((highest - lowest) / 50)))), step = 10 ** -decimals;
@@ -75,7 +60,7 @@ const roundDown = score => Number((Math.floor(score / step) * step).toFixed(deci
 
 const state = {
   k: Math.max(0, data.tiou.indexOf('0.5')),      // index of the tIoU threshold
-  video: 0, from: 0, to: durationOf[0] ?? 1,     // the visible part of a video, in seconds
+  video: 0, from: 0, to: data.durations[0] ?? 1,     // the visible part of a video, in seconds
   time: null,                                    // marked time, or that of the playing video
   label: -1, query: '', order: 0,                // filters and order of the video list; -1: all classes
   threshold: Math.max(roundDown(lowest), roundDown(data.threshold)),
@@ -148,15 +133,19 @@ function tooltip(event, content) {
   const box = $('#tooltip');
   box.hidden = !content;
   if (!content) return;
-  box.replaceChildren(...[content].flat());
+  box.textContent = content;
   const {width, height} = box.getBoundingClientRect();
   box.style.left = clamp(event.clientX + 14, 4, innerWidth - width - 4) + 'px';
   box.style.top = (event.clientY + height + 22 < innerHeight ? event.clientY + 16 : event.clientY - height - 10) + 'px';
 }
 
 const withTooltip = content => ({
-  onpointermove: event => tooltip(event, typeof content === 'function' ? content() : content),
+  onpointermove: event => tooltip(event, typeof content === 'function' ? content(event) : content),
   onpointerleave: () => tooltip()});
+
+// Return the entries of a description list.
+const definitions = pairs => pairs.flatMap(([term, meaning]) =>
+  [html('dt', {}, term), html('dd', {text: meaning})]);
 
 // Return the attributes of a table row that acts as a button.
 const rowButton = action => ({
@@ -216,11 +205,11 @@ function summarize(video) {
 function drawSummary() {
   const tile = (name, value) => html('div', {}, html('b', {text: value}), name);
   $('#summary .tiles').replaceChildren(...SCORED ? Object.entries(data.averages).map(([span, value]) =>
-    tile(`avg. mAP ${span} (%)`, percent(value, 2))) : [
+    tile(`average mAP (%), tIoU ${span}`, percent(value, 2))) : [
     tile('events', thousands(events.label.length)),
     tile('detections', thousands(detections.total.reduce((a, b) => a + b, 0))),
     tile('videos', thousands(data.videos.length)), tile('detected classes', thousands(detectedClasses.length))]);
-  $('#summary .facts').textContent = data.facts;
+  $('#summary .facts').replaceChildren(...definitions(data.facts));
   $('#summary .notes').replaceChildren(...data.notes.map(note => html('li', {text: note})));
   if (!SCORED) return;
   const mark = k => k === state.k ? ' chosen' : '';
@@ -229,6 +218,59 @@ function drawSummary() {
       ...data.tiou.map((key, k) => html('th', {text: key, class: mark(k)})))),
     html('tbody', {}, html('tr', {}, html('th', {text: 'mAP (%)'}), ...data.mean_ap.map((value, k) =>
       html('td', {text: percent(value, 2), class: 'heat' + mark(k), '--share': value})))));
+}
+
+// ---- training -------------------------------------------------------------------------------------------------------
+
+// Draw lines over the steps, with 0 on the axis. A line is {name, values, class}, a mark [name, step, value].
+function drawSteps(box, height, steps, lines, number, marks = []) {
+  const width = box.clientWidth, left = 42, bottom = height - 20, [first, last] = [steps[0], steps.at(-1)];
+  const values = lines.flatMap(each => each.values);
+  const low = Math.min(0, ...values), high = 1.04 * Math.max(1e-9, ...values);
+  const x = step => left + (step - first) / Math.max(1, last - first) * (width - left - 12);
+  const y = value => 6 + (high - value) / (high - low) * (bottom - 6);
+  const path = own => own.map((value, i) => value === null ? '' :
+    `${i && own[i - 1] !== null ? 'L' : 'M'}${x(steps[i]).toFixed(1)} ${y(value).toFixed(1)}`).join('');
+  const describeAt = at => {
+    const i = steps.reduce((best, step, j) => Math.abs(x(step) - at) < Math.abs(x(steps[best]) - at) ? j : best, 0);
+    return [`step ${thousands(Math.round(steps[i]))}`, ...lines.map(({name, values: own}) =>
+      `${name} ${own[i] === null ? '–' : own[i].toFixed(2)}`).reverse()].join('\n');
+  };
+  box.replaceChildren(fill(drawing(width, height, `${lines.at(-1).name} by step`,
+    ...yAxis(left, width - 12, y, ticks(low, high, number)),
+    ...ticks(first, last + 1e-9, Math.max(1, width / 110)).map(({value, label}) =>
+      text(x(value), height - 4, label, middle)),
+    ...lines.map(each => svg('path', {d: path(each.values), class: `curve ${each.class}`})),
+    ...marks.map(([, step, value]) => svg('circle', {cx: x(step), cy: y(value), r: 4, class: 'bar blue'}))),
+  withTooltip(event => describeAt(event.clientX - box.getBoundingClientRect().left))));
+}
+
+function drawTraining() {
+  const {metrics, losses, marks, settings, about, versions} = data.training, tiou = `tIoU ${data.tiou[state.k]}`;
+  $('#metrics').hidden = !metrics;
+  $('#loss').hidden = $('#terms').hidden = !losses;
+  if (metrics) {
+    const order = ['faint', 'red', 'blue'], keys = [['average', 'blue'], [tiou, 'red'], ['other tIoU', 'muted']];
+    const lines = metrics.lines.map(([name, values]) => ({
+      name, values, class: name === 'average' ? 'blue' : name === tiou ? 'red' : 'faint'}));
+    $('#metrics small').replaceChildren(...keys.map(([name, hue]) => legendKey('line', name, hue)),
+      ...marks.map(([name, step, value]) =>
+        html('span', {text: `${name} weights: ${value.toFixed(2)} % at step ${thousands(step)}`})));
+    drawSteps($('#metrics .chart'), 230, metrics.steps,
+      lines.sort((a, b) => order.indexOf(a.class) - order.indexOf(b.class)), 4, marks);
+  }
+  if (losses) {
+    const [total, ...terms] = losses.lines.map(([name, values]) => [{name, values, class: 'red'}]);
+    $('#loss small').textContent = losses.about;
+    drawSteps($('#loss .chart'), 230, losses.steps, total, 4);
+    $('#terms .panels').replaceChildren(...terms.map(([{name}]) =>
+      html('div', {}, html('b', {text: name}), html('div'))));
+    terms.forEach((term, i) => drawSteps($('#terms .panels').children[i].lastChild, 84, losses.steps, term, 2));
+  }
+  $('#settings small').textContent = about;
+  $('#settings table').replaceChildren(...settings.map((row, i) => html('tr', {}, ...row.map(value =>
+    html(i ? 'td' : 'th', {text: value})))));
+  $('#settings .note').textContent = versions;
 }
 
 // ---- classes --------------------------------------------------------------------------------------------------------
@@ -261,14 +303,6 @@ function sortedClasses() {
   return [...data.classes].sort((a, b) => state.descending ? compare(b, a) : compare(a, b));
 }
 
-// Return a small precision-recall curve.
-function sparkline({label, instances: number}) {
-  const {precision} = envelopeOfClass(label, state.k);
-  const steps = precision.map((p, i) => `V${(19 - 18 * p).toFixed(1)}H${(64 * (i + 1) / number).toFixed(1)}`);
-  return svg('svg', {class: 'spark', viewBox: '0 0 64 20', 'aria-hidden': 'true'},
-    svg('path', {d: 'M0 19' + steps.join('') + 'V19Z'}));
-}
-
 function columnHeader(key, content, title) {
   const isSorted = state.sortBy === key;
   const sort = () => {
@@ -277,9 +311,8 @@ function columnHeader(key, content, title) {
     drawClasses();
     $('.ap th[aria-sort] button').focus();
   };
-  const arrow = isSorted ? (state.descending ? ' ↓' : ' ↑') : '';
-  const order = isSorted && {'aria-sort': state.descending ? 'descending' : 'ascending'};
-  return html('th', {class: key === state.k ? 'chosen' : '', ...order},
+  const [arrow, order] = !isSorted ? [''] : state.descending ? [' ↓', 'descending'] : [' ↑', 'ascending'];
+  return html('th', {class: key === state.k ? 'chosen' : '', ...(order && {'aria-sort': order})},
     html('button', {type: 'button', text: content + arrow, title, onclick: sort}));
 }
 
@@ -292,12 +325,11 @@ function drawClasses() {
     drawPrecisionRecall();
   };
   const row = c => html('tr', {'aria-selected': data.classes[state.row] === c, ...rowButton(event => choose(event, c))},
-    className(c.label), html('td', {text: c.instances}), html('td', {}, sparkline(c)), cell(mean(c.ap)),
+    className(c.label), html('td', {text: c.instances}), cell(mean(c.ap)),
     ...c.ap.map((value, k) => cell(value, k === state.k ? 'chosen' : '')));
   $('.ap').replaceChildren(
     html('thead', {}, html('tr', {},
-      columnHeader('name', 'Class', 'Sort by name'), columnHeader('instances', 'N', 'Number of instances'),
-      html('th', {text: 'P-R', title: 'Precision over recall at the chosen tIoU'}),
+      columnHeader('name', 'Class', 'Sort by name'), columnHeader('instances', 'instances', 'Number of instances'),
       columnHeader('average', 'AP', 'Average over the tIoU thresholds (%)'),
       ...data.tiou.map((key, k) => columnHeader(k, key, `AP at tIoU ${key} (%)`)))),
     html('tbody', {}, ...sortedClasses().map(row)));
@@ -324,29 +356,25 @@ function drawPrecisionRecall() {
     const steps = curve.precision.map((p, i) => `V${y(p).toFixed(1)}H${x((i + 1) / c.instances).toFixed(1)}`);
     return {...curve, path: `M${x(0)} ${y(curve.precision[0] || 0)}${steps.join('')}V${y(0)}`};
   });
-  const {ranks, precision, path} = curvesByTiou[state.k];
+  const {ranks, path} = curvesByTiou[state.k];
   $('#pr figcaption').replaceChildren(data.labels[c.label], html('small', {
     text: `AP ${percent(c.ap[state.k])} % at tIoU ${data.tiou[state.k]}; ${ranks.length} of ${c.instances} instances ` +
           `matched by ${thousands(c.detections)} detections; gray: other tIoU thresholds`}),
   html('button', {type: 'button', text: 'show its videos, lowest AP first', onclick: () => showVideos(1, c.label)}),
   svgButton());
 
-  const dot = svg('circle', {r: 4, class: 'bar blue', visibility: 'hidden'});
-  const chart = drawing(width, height, 'Precision over recall', ...yAxis(x(0), x(1), y, ticks(0, 1, 5)),
+  const describeAt = at => {
+    const recall = (at - x(0)) / (x(1) - x(0)), i = clamp(Math.ceil(recall * c.instances) - 1, 0, ranks.length - 1);
+    return ranks.length ? `recall ${percent((i + 1) / c.instances)} %, precision ` +
+      `${percent((i + 1) / (ranks[i] + 1))} %\nscore ≥ ${scoreText(detections.score[rowOfRank.get(ranks[i])])}: ` +
+      `${i + 1} of ${ranks[i] + 1} are true positives` : '';
+  };
+  box.replaceChildren(fill(drawing(width, height, 'Precision over recall', ...yAxis(x(0), x(1), y, ticks(0, 1, 5)),
     ...ticks(0, 1, 5).map(({value, label}) => text(x(value), y(0) + 16, label, middle)),
     text(x(0.5), height - 2, 'recall', middle), text(x(0) - 24, 12, 'precision'),
     ...curvesByTiou.filter((_, k) => k !== state.k).map(other => svg('path', {d: other.path, class: 'faint'})),
-    svg('path', {d: `${path}H${x(0)}Z`, class: 'area blue'}), svg('path', {d: path, class: 'curve blue'}), dot);
-  chart.addEventListener('pointerleave', () => { dot.setAttribute('visibility', 'hidden'); tooltip(); });
-  chart.addEventListener('pointermove', event => {
-    const recall = (event.clientX - box.getBoundingClientRect().left - x(0)) / (x(1) - x(0));
-    const i = clamp(Math.ceil(recall * c.instances) - 1, 0, ranks.length - 1), number = ranks[i] + 1;
-    if (!ranks.length) return;
-    fill(dot, {cx: x((i + 1) / c.instances), cy: y(precision[i]), visibility: 'visible'});
-    tooltip(event, `recall ${percent((i + 1) / c.instances)} %, precision ${percent((i + 1) / number)} %\n` +
-      `score ≥ ${scoreText(detections.score[rowOfRank.get(ranks[i])])}: ${i + 1} of ${number} are true positives`);
-  });
-  box.replaceChildren(chart);
+    svg('path', {d: `${path}H${x(0)}Z`, class: 'area blue'}), svg('path', {d: path, class: 'curve blue'})),
+  withTooltip(event => describeAt(event.clientX - box.getBoundingClientRect().left))));
 }
 
 // ---- errors ---------------------------------------------------------------------------------------------------------
@@ -356,8 +384,6 @@ function drawErrors() {
   $('.at-tiou').textContent = data.tiou[k];
   drawProfile(errors.shares[k]);
   drawGain(errors.gain[k], errors.gain[k].map((_, type) => mean(errors.gain.map(gain => gain[type]))));
-  $('#gain small').textContent = `percentage points above ${percent(errors.mean_ap[k], 2)} %, the mAP of the ` +
-    `${thousands(errors.kept)} top detections; gray: mean over all tIoU thresholds`;
   drawBins($('#missed .chart'), 'missed', 'red', c => c.missed[k], errors.missed[k]);
   drawBins($('#sensitivity .chart'), 'normalized mAP', 'blue', c => c.normalized[k], errors.normalized[k]);
 }
@@ -371,32 +397,29 @@ function drawProfile(shares) {
     let top = 0;
     row.forEach((share, type) => {
       top += share;
-      const tip = () => [`${data.types[type]}: ${percent(share, 2)} %\nof the top ${depth + 1} N`,
-                         html('sub', {text: 'c'})];
       parts.push(rect(left + column * (depth + 0.1), y(top), column * 0.8, y(0) - y(share), {
-        class: `type type${type}`, ...withTooltip(tip)}));
+        class: `type type${type}`,
+        ...withTooltip(`${data.types[type]}: ${percent(share, 2)} %\nof the ${depth ? depth + 1 + ' ' : ''}N best`)}));
     });
     parts.push(text(left + column * (depth + 0.5), height - 12, depth + 1, middle));
   });
-  parts.push(text(0, height, '%'),
-    svg('text', {x: width, y: height, ...end}, '× N', svg('tspan', {dy: 3, 'font-size': 8, text: 'c'})));
+  parts.push(text(0, height, '%'), text(width, height, '× N detections of each class', end));
   box.replaceChildren(fill(drawing(width, height + 6, 'Error types of the top detections', ...parts),
     {class: 'stack'}));
-  $('#profile .legend').replaceChildren(...shares.at(-1).flatMap((share, type) => [
-    legendKey(`swatch type${type}`, `${data.types[type]} ${percent(share, 2)} %`),
-    html('small', {text: DEFINITIONS[type]})]));
+  $('#profile .legend').replaceChildren(...definitions(shares.at(-1).map((share, type) => [
+    legendKey(`swatch type${type}`, `${data.types[type]} ${percent(share, 2)} %`), DEFINITIONS[type]])));
 }
 
 function drawGain(gain, means) {
-  const box = $('#gain .chart'), width = box.clientWidth, row = 56, left = 124, largest = Math.max(0.01, ...gain);
+  const box = $('#gain .chart'), width = box.clientWidth, row = 74, left = 124, largest = Math.max(0.01, ...gain);
   const length = value => Math.max(0, value) / largest * (width - left - 90);
   const parts = gain.flatMap((value, i) => [
-    text(left - 8, row * i + 32, data.types[i + 1], {...end, class: 'strong'}),
-    rect(left, row * i + 10, length(value), row - 20, {
+    text(left - 8, row * i + 41, data.types[i + 1], {...end, class: 'strong'}),
+    rect(left, row * i + 14, length(value), row - 28, {
       class: `type link type${i + 1}`, onclick: () => showVideos(FIRST_TYPE + i, -1),
       ...withTooltip(`${DEFINITIONS[i + 1]}\nClick for the videos with the most errors of this type`)}),
-    text(left + length(value) + 6, row * i + 32, minus(percent(value, 2)), {class: 'strong'}),
-    text(width, row * i + 32, minus(percent(means[i], 2)), end)]);
+    text(left + length(value) + 6, row * i + 41, minus(percent(value, 2)), {class: 'strong'}),
+    text(width, row * i + 41, minus(percent(means[i], 2)), end)]);
   parts.push(line(left, 0, left, row * gain.length, {class: 'axis'}));
   box.replaceChildren(drawing(width, row * gain.length, 'mAP gain from removing an error type', ...parts));
 }
@@ -405,7 +428,7 @@ function drawGain(gain, means) {
 function drawBins(box, what, color, valuesOf, whole) {
   const characteristics = data.errors.characteristics;
   const width = box.clientWidth, height = 204, left = 34, gap = 18;
-  const number = characteristics.reduce((sum, c) => sum + c.bins.length, 0);
+  const number = characteristics.reduce((sum, c) => sum + c.ranges.length, 0);
   const column = (width - left - gap * (characteristics.length - 1)) / number;
   const y = value => 36 + (1 - value) * (height - 80);
   const bars = yAxis(left, width, y, percentMarks), labels = [];
@@ -414,7 +437,7 @@ function drawBins(box, what, color, valuesOf, whole) {
   let x = left;
   for (const c of characteristics) {
     const title = c.title.replace(width < 400 ? /number of | in the video/g : ' in the video', '');    // on a phone
-    labels.push(text(x + column * c.bins.length / 2, height - 8, title, {...middle, class: 'strong'}));
+    labels.push(text(x + column * c.ranges.length / 2, height - 8, title, {...middle, class: 'strong'}));
     valuesOf(c).forEach((value, b) => {
       const tip = withTooltip(
         `${what} ${percent(value)} %\n${c.title} ${c.ranges[b]}\n${plural(c.instances[b], 'instance')}`);
@@ -422,7 +445,7 @@ function drawBins(box, what, color, valuesOf, whole) {
       bars.push(rect(x + column * 0.1, top, column * 0.8, y(0) - top, {class: `bar ${color}`, ...tip}));
       labels.push(
         text(x + column / 2, above(top), percent(value, 0), {...middle, class: 'strong'}),
-        text(x + column / 2, height - 28, c.bins[b], {...middle, ...tip}));
+        text(x + column / 2, height - 28, c.ranges[b], {...middle, ...tip, class: 'bin'}));
       x += column;
     });
     x += gap;
@@ -448,7 +471,6 @@ const orders = !SCORED ? [
 ];
 const FIRST_TYPE = orders.length - UNCLASSIFIED + 1;    // index of the first error type among the orders
 let listed = [], summaries = [];    // videos in the list; summary of every video
-let drawn = {first: 0, last: 0};    // which entries of the list are in the document
 
 // Filter and sort the videos. Where the current one is filtered out, the first one is shown.
 function drawList() {
@@ -460,9 +482,11 @@ function drawList() {
     return Number.isNaN(first.ap) - Number.isNaN(second.ap) || compare(first, second) || a - b;
   });
   $('.listed').textContent = `${thousands(listed.length)} of ${thousands(data.videos.length)}`;
+  $('#list').replaceChildren(...listed.map(listItem));
+  if (!listed.length) $('#list').append(html('p', {class: 'empty', text: 'No matching video.'}));
   if (listed.length && !listed.includes(state.video)) showVideo(listed[0]);
   else {
-    scrollToVideo();
+    markItem();
     drawEventList();
     drawTimeline();
   }
@@ -482,30 +506,19 @@ function listItem(video) {
     `var(--type${type}) ${last / total * 100}% ${(last += count) / total * 100}%`);
   const bar = html('i', total ? {'--bar': `linear-gradient(to right, ${stops.join(', ')})`} : {});
   return html('div', {
-    class: 'video', role: 'option', id: 'video-' + video, 'aria-selected': video === state.video,
-    onclick: () => showVideo(video)},
+    class: 'video', role: 'option', id: 'video-' + video, 'aria-selected': false, onclick: () => showVideo(video)},
   html('span', {}, html('b', {text: data.videos[video], title: data.videos[video]}),
     html('em', {text: summaryText(summaries[video])})), bar);
 }
 
-// Draw the entries in view and some around them: a list of thousands stays quick. `event` is that of scrolling.
-function drawItems(event) {
-  const list = $('#list'), rows = $('#list .rows');
-  const first = Math.floor(list.scrollTop / ROW_HEIGHT), last = first + Math.ceil(list.clientHeight / ROW_HEIGHT);
-  if (event && first >= drawn.first && last <= drawn.last) return;
-  drawn = {first: Math.max(0, first - 10), last: last + 10};
-  rows.style.setProperty('--top', drawn.first * ROW_HEIGHT + 'px');
-  rows.replaceChildren(...listed.slice(drawn.first, drawn.last).map(listItem));
-  if (!listed.length) rows.append(html('p', {class: 'empty', text: 'No matching video.'}));
-  list.setAttribute('aria-activedescendant', 'video-' + state.video);
-}
-
-// Scroll the list, and not the page, to the video that is shown.
-function scrollToVideo() {
-  const list = $('#list'), top = Math.max(0, listed.indexOf(state.video)) * ROW_HEIGHT;
-  $('#list .rows').style.setProperty('--height', Math.max(1, listed.length) * ROW_HEIGHT + 'px');
-  list.scrollTop = clamp(list.scrollTop, top + ROW_HEIGHT - list.clientHeight, top);
-  drawItems();
+// Select the video that is shown, and scroll the list, and not the page, to it.
+function markItem() {
+  const list = $('#list'), item = $(`#video-${state.video}`);
+  $('#list [aria-selected=true]')?.setAttribute('aria-selected', false);
+  if (!item) return;
+  item.setAttribute('aria-selected', true);
+  list.setAttribute('aria-activedescendant', item.id);
+  list.scrollTop = clamp(list.scrollTop, item.offsetTop + item.offsetHeight - list.clientHeight, item.offsetTop);
 }
 
 // Go to the videos of a class in another order.
@@ -518,9 +531,9 @@ function showVideos(order, label) {
 }
 
 function showVideo(video) {
-  Object.assign(state, {video, from: 0, to: durationOf[video], time: null});
+  Object.assign(state, {video, from: 0, to: data.durations[video], time: null});
   loadClip();
-  scrollToVideo();
+  markItem();
   drawEventList();
   drawTimeline();
 }
@@ -531,9 +544,8 @@ function drawEventList() {
     html('span', {text: `${clock(events.start[e])} – ${clock(events.end[e])}`}),
     html('b', {text: data.labels[events.label[e]], title: data.labels[events.label[e]]}),
     html('em', {text: scoreText(events.score[e], 2)})));
-  const rows = chosenEvents(state.video);
-  $('#events').replaceChildren(...rows.map(item));
-  if (!rows.length) $('#events').append(html('li', {class: 'note', text: 'No event: no detection stands out.'}));
+  const rows = chosenEvents(state.video), none = 'No event: no detection reaches the minimum score.';
+  $('#events').replaceChildren(...rows.length ? rows.map(item) : [html('li', {class: 'note', text: none})]);
   $('#events').scrollTop = 0;
 }
 
@@ -590,13 +602,12 @@ function drawTimeline() {
   const {ap, missed, instances: number} = summaries[video], curve = curveOf.get(video);
   $('#viewer h3').textContent = data.videos[video];
   $('#viewer .facts').textContent = [
-    `${seconds(durationOf[video])} s`, curve === undefined ? '' : `${curves.snippets[curve]} snippets`,
+    `${seconds(data.durations[video])} s`, curve === undefined ? '' : `${curves.snippets[curve]} snippets`,
     number ? `${number - missed} of ${plural(number, 'instance')} matched` : SCORED ? 'no annotated instance' : '',
-    number ? `AP ${percent(ap)} % on this video` : '', plural(summaries[video].events, 'event'),
+    number ? `AP ${percent(ap)} % (this video only)` : '', plural(summaries[video].events, 'event'),
   ].filter(Boolean).join(' · ');
   $('#threshold-value').textContent = scoreText(state.threshold, decimals);
-  let everywhere = 0;
-  for (const score of detections.score) everywhere += score >= state.threshold;
+  const everywhere = detections.score.reduce((number, score) => number + (score >= state.threshold), 0);
   $('#shown').replaceChildren(
     html('b', {text: visible.length}), ` of ${thousands(detections.total[video])} detections`,
     html('small', {text: ` (${thousands(everywhere)} of ${thousands(detections.score.length)} in all videos)`}));
@@ -651,7 +662,7 @@ function drawEvents(video) {
 
 // Draw the whole video in small, with its instances (without ground truth: its events) and the visible part.
 function drawOverview(video) {
-  const x = time => LEFT + clamp(time / durationOf[video], 0, 1) * plotWidth;
+  const x = time => LEFT + clamp(time / data.durations[video], 0, 1) * plotWidth;
   const all = SCORED ? instances : events, rows = SCORED ? instancesOf[video] : eventsOf[video];
   const bars = rows.filter(row => isChosen(all.label[row])).map(row => {    // one path, however many
     const left = x(all.start[row]), width = Math.max(1, x(all.end[row]) - left);
@@ -682,10 +693,9 @@ function drawClass(video, {label, rows: all, instances: own, tagged, best}) {
   const rows = all.filter(row => detections.score[row] >= threshold && !state.hidden.has(typeOf(row, k)));
   const near = rows.filter(row => inView(detections.start[row], detections.end[row]));
   const annotated = own.filter(g => inView(instances.start[g], instances.end[g])).slice(0, MAX_BARS);
-  // The panel grows with its number of detections, and its axis begins at the threshold.
-  const top = SCORED ? 26 : 10, height = rows.length ? clamp(70 + 2.5 * near.length, 90, 300) : SCORED ? 30 : 0;
-  const bottom = Math.min(threshold, highest - step);
-  const y = score => top + (highest - score) / (highest - bottom) * (height - top - 10);
+  // The panel grows with its number of detections.
+  const top = SCORED ? 26 : 10, height = rows.length ? clamp(110 + 2.5 * near.length, 120, 300) : SCORED ? 30 : 0;
+  const y = score => top + (highest - score) / (highest - axisFrom) * (height - top - 10);
   const parts = [...(SCORED ? [text(8, 15, 'GT')] : []), ...bands(annotated, 18, Math.max(0, height - 26))];
   for (const g of annotated) {
     const [x, width] = clip(instances.start[g], instances.end[g]), matched = isMatched(g, k);
@@ -693,7 +703,8 @@ function drawClass(video, {label, rows: all, instances: own, tagged, best}) {
                 `${matched ? 'matched' : 'missed'} at tIoU ${data.tiou[k]}`;
     parts.push(rect(x, 6, width, 11, {class: matched ? 'instance' : 'instance missed', rx: 1, 'data-tip': tip}));
   }
-  if (rows.length) parts.push(...plotAxis(y, bottom, highest, 4));
+  if (rows.length) parts.push(...plotAxis(y, axisFrom, highest, 4),
+    line(LEFT, y(Math.max(threshold, axisFrom)), LEFT + plotWidth, y(Math.max(threshold, axisFrom)), {class: 'limit'}));
   for (const row of near.slice(0, MAX_BARS).reverse()) {    // the best is drawn last
     const [x, width] = clip(detections.start[row], detections.end[row]);
     parts.push(rect(x, y(detections.score[row]) - 2.5, width, 5, {
@@ -785,7 +796,7 @@ function drawActionness(video, curve) {
 // ---- moving along the timeline --------------------------------------------------------------------------------------
 
 function setView(from, to) {
-  const whole = durationOf[state.video], span = clamp(to - from, Math.min(whole, 0.5), whole);
+  const whole = data.durations[state.video], span = clamp(to - from, Math.min(whole, 0.5), whole);
   state.from = clamp(from, 0, whole - span);
   state.to = state.from + span;
   drawTimeline();
@@ -795,12 +806,8 @@ function zoom(factor, center = (state.from + state.to) / 2) {
   setView(center - (center - state.from) * factor, center + (state.to - center) * factor);
 }
 
-function pan(share) {
-  const by = share * (state.to - state.from);
-  setView(state.from + by, state.to + by);
-}
-
-const showWhole = () => setView(0, durationOf[state.video]);
+const pan = (share, span = state.to - state.from) => setView(state.from + share * span, state.to + share * span);
+const showWhole = () => setView(0, data.durations[state.video]);
 
 // Return the instance with the largest tIoU with a detection, as text.
 function overlapText(row) {
@@ -848,7 +855,7 @@ function listenToTimeline() {
   let drag = null;
   const pointerX = event => clamp(event.clientX - box.getBoundingClientRect().left, LEFT, LEFT + plotWidth);
   const centerOn = x => {
-    const half = (state.to - state.from) / 2, center = (x - LEFT) / plotWidth * durationOf[state.video];
+    const half = (state.to - state.from) / 2, center = (x - LEFT) / plotWidth * data.durations[state.video];
     setView(center - half, center + half);
   };
   const stop = () => {
@@ -922,7 +929,7 @@ function loadClip() {
 
 // Mark a time and seek the video to it; with `last` play until then.
 function mark(time, last = null) {
-  state.time = clamp(time, 0, durationOf[state.video]);
+  state.time = clamp(time, 0, data.durations[state.video]);
   placePlayhead();
   if (!canPlay()) return;
   stopTime = last;
@@ -952,7 +959,7 @@ function followClip() {
     stopTime = null;
     clip.pause();
   }
-  if (!clip.paused && (state.time > to || state.time < from) && to - from < durationOf[state.video])
+  if (!clip.paused && (state.time > to || state.time < from) && to - from < data.durations[state.video])
     setView(state.time, state.time + to - from);
   else placePlayhead();
 }
@@ -966,13 +973,14 @@ function listenToClip() {
   clip.addEventListener('play', run);
   clip.addEventListener('seeking', () => { if (clip.readyState) followClip(); });
   clip.addEventListener('timeupdate', followClip);
-  clip.addEventListener('loadedmetadata', () => { if (state.time !== null) clip.currentTime = state.time; });
+  clip.addEventListener('loadedmetadata', () => {
+    $('.stage').style.setProperty('--ratio', clip.videoWidth / clip.videoHeight || 16 / 9);
+    if (state.time !== null) clip.currentTime = state.time;
+  });
   clip.addEventListener('error', () => {
     if (!clip.hasAttribute('src')) return;
     let name = clip.getAttribute('src');
-    try {
-      name = decodeURIComponent(name);
-    } catch { /* the name is not UTF-8 */ }
+    try { name = decodeURIComponent(name); } catch { /* the name is not UTF-8 */ }
     clip.hidden = true;
     $('.player .note').hidden = false;
     $('.player .note').textContent = `This browser cannot play ${name}.`;
@@ -982,8 +990,7 @@ function listenToClip() {
 
 function playOrPause() {
   stopTime = null;
-  if ($('#clip').paused) play();
-  else $('#clip').pause();
+  return $('#clip').paused ? play() : $('#clip').pause();
 }
 
 // ---- panels as SVG files --------------------------------------------------------------------------------------------
@@ -1033,13 +1040,6 @@ const svgButton = (find = button => button.closest('figure, .block, .lanes')) =>
 
 // ---- controls and keys ----------------------------------------------------------------------------------------------
 
-function setThreshold(value) {
-  const slider = $('#threshold');
-  slider.value = value;
-  state.threshold = Number(slider.value);
-  drawTimeline();
-}
-
 function setLabel(label) {
   state.label = label;
   $('#label').value = label;
@@ -1079,17 +1079,12 @@ function listen() {
   fill($('#threshold'), {
     min: roundDown(lowest), max: (Math.ceil(highest / step) * step).toFixed(decimals), step});
   $('#threshold').value = state.threshold;
-  on('#threshold', 'input', event => setThreshold(event.target.value));
+  on('#threshold', 'input', event => { state.threshold = Number(event.target.value); drawTimeline(); });
   on('#search', 'input', event => { state.query = event.target.value; drawList(); });
   on('#label', 'change', event => setLabel(Number(event.target.value)));
   on('#sort', 'change', event => { state.order = Number(event.target.value); drawList(); });
-  on('#list', 'scroll', drawItems);
-  on('#previous', 'click', keys.k);
-  on('#next', 'click', keys.j);
-  on('#zoom-in', 'click', keys['+']);
-  on('#zoom-out', 'click', keys['-']);
-  on('#zoom-reset', 'click', showWhole);
-  on('#help-button', 'click', keys['?']);
+  const buttons = {previous: 'k', next: 'j', 'zoom-in': '+', 'zoom-out': '-', 'zoom-reset': '0', 'help-button': '?'};
+  for (const [id, key] of Object.entries(buttons)) on('#' + id, 'click', keys[key]);
   on('#classes .scroll', 'scroll', drawTableHint);
   for (const caption of document.querySelectorAll('.charts figcaption')) caption.append(svgButton());
   $('#viewer .title .buttons').append(svgButton(() => $('#timeline')));
@@ -1097,10 +1092,9 @@ function listen() {
   listenToTimeline();
   listenToClip();
   let width = innerWidth;
-  addEventListener('resize', event => {
-    if (innerWidth === width) return drawItems(event);    // the address bar of a phone comes and goes
+  addEventListener('resize', () => {
+    if (innerWidth !== width) drawAll();    // the height changes where the address bar of a phone comes and goes
     width = innerWidth;
-    drawAll();
   });
 }
 
@@ -1108,6 +1102,7 @@ function listen() {
 
 function drawAll() {
   drawSummary();
+  if (data.training) drawTraining();
   if (SCORED) {
     drawClasses();
     drawErrors();
@@ -1120,6 +1115,9 @@ addEventListener('error', event => {
   $('#broken').textContent = `This page is incomplete, its script failed: ${event.message}`;
 });
 document.body.classList.toggle('unscored', !SCORED);
+document.body.classList.toggle('untrained', !data.training);
+$('.meaning dl').append(...definitions(data.types.map((name, type) => [
+  legendKey(`swatch type${type}`, name), DEFINITIONS[type]])));
 state.row = data.classes.indexOf(sortedClasses()[0]);
 listen();
 loadClip();
