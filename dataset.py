@@ -27,7 +27,7 @@ from config import MODALITIES
 from formats.annotations import GroundTruth
 from formats.data_folder import Split, find_split
 from formats.features import MAX_LENGTH_MISMATCH
-from utils import InputError, plural, preview, progress, truncate, warn, write_bytes
+from utils import InputError, open_file, plural, preview, progress, truncate, warn, write_bytes
 
 STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # they end a run
 MEMORY_FRACTION = {'device': 0.6, 'ram': 0.7}  # of the free memory that --cache auto gives to features
@@ -196,7 +196,7 @@ class Normalization(NamedTuple):
     def load(cls, path: Path) -> 'Normalization':
         """Read the file of a run; raises InputError where it is missing or damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open_file(path) as content, np.load(content, allow_pickle=False) as file:
                 values = cls(*(np.asarray(file[name], np.float32) for name in cls._fields))
         except Exception as error:  # numpy raises almost anything for a damaged archive
             raise InputError(f'{path}: cannot be read ({truncate(error)}): these weights were trained with --normalize '

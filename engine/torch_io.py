@@ -1,14 +1,12 @@
 """Safe reading and atomic writing of torch files."""
 import io
-import os
-import stat
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from utils import InputError, write_bytes
+from utils import InputError, open_file, write_bytes
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -17,9 +15,7 @@ def read_torch_file(path: str | Path) -> Any:
     Raises InputError for a file that is unreadable, damaged or of another kind.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f'{path}: not a regular file')
-        with open(path, 'rb') as file:
+        with open_file(path) as file:
             head = file.read(4)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None

@@ -29,6 +29,7 @@ from config import IGNORED_FOR_GROUPING
 from utils import (
     InputError,
     Parser,
+    open_file,
     printable,
     read_json,
     refuse_overwriting_foreign,
@@ -47,6 +48,8 @@ SIGNATURE = 'Average mAP in per ?cent'  # how tables written here begin, also by
 NOTE = ("best: the highest of a run's evaluations on the test videos; best of best: that of all seeds, as papers "
         'report it; last: the weights at the end, not selected on the test videos; ± and late sd: sample standard '
         'deviations, over runs and over the evaluations in the second half of a run')
+NOTE_ON_KNOWN_LABELS = ('known_labels true: only the given labels of each video were localized; this does not compare '
+                        'with results of predicted classes')
 NOTE_ON_SINGLES = 'A group of one run has no spread over seeds.'
 NOTE_ON_SEEDS = ('95 %: interval of the mean over seeds, and of the difference between runs of the same seed; p: '
                  'probability of such a difference by chance alone')
@@ -73,6 +76,7 @@ class RunResult(NamedTuple):
     evaluations: int
     running_best: dict[int, float]  # best mAP until each evaluated step
     classes: dict[str, dict[str, float]]  # AP by class, mean over the tIoUs, of the 'best' and the 'last' weights
+    scored_on: tuple[Any, Any]  # number of annotated videos and of instances, None in results of earlier versions
 
 
 class Published(NamedTuple):
@@ -87,6 +91,7 @@ class Published(NamedTuple):
 PUBLISHED = (Published("the authors' README", 0.464), Published("the authors' detections, scored here", 0.4636),
              Published('log of an unmodified run', 0.3125, 50), Published('log of an unmodified run', 0.4256, 250),
              Published('log of an unmodified run, step 3600', 0.4636))
+PUBLISHED_ON = (210, 3311)  # videos and instances
 
 
 class Comparison(NamedTuple):
@@ -137,8 +142,9 @@ def read_run(folder: Path) -> RunResult:
 
     late = metrics['average_mAP'][metrics['step'] > last_step / 2]
     running_best = dict(zip(metrics['step'].astype(int).tolist(), metrics['average_mAP'].cummax().tolist()))
+    scored_on = results['last'].get('num_ground_truth_videos'), results['last'].get('num_instances')
     return RunResult(text_of(folder.resolve().name), text_of(args.get('seed', '-')), group_settings(args, differ), best,
-                     best_step, last, last_step, late.std(), len(metrics), running_best, classes)
+                     best_step, last, last_step, late.std(), len(metrics), running_best, classes, scored_on)
 
 
 def group_settings(args: dict, differ: Sequence | frozenset) -> dict[str, str]:
@@ -180,7 +186,8 @@ def read_metrics(path: Path) -> pd.DataFrame:
     """Return all evaluations of a run: the columns step, epoch and average_mAP of a metrics.csv."""
     columns = ['step', 'epoch', 'average_mAP']
     try:
-        metrics = pd.read_csv(path)[columns].astype(float)
+        with open_file(path) as file:
+            metrics = pd.read_csv(file)[columns].astype(float)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
     except (ValueError, KeyError, OverflowError):  # not a table, not these columns, not numbers
@@ -208,8 +215,10 @@ def group_name(names: Sequence[str]) -> str:
 def compare(runs: Sequence[RunResult]) -> Comparison:
     """Group runs that differ only in the seed, and compare them."""
     settings = pd.DataFrame([run.settings for run in runs]).fillna('-')  # '-': an argument that this run lacks
-    settings = settings.loc[:, settings.nunique() > 1]
-    table = pd.DataFrame(runs, columns=RunResult._fields).drop(columns=['settings', 'running_best', 'classes'])
+    is_known = (settings.columns == 'known_labels') & (settings == 'true').any()
+    settings = settings.loc[:, (settings.nunique() > 1) | is_known]
+    table = pd.DataFrame(runs, columns=RunResult._fields)
+    table = table.drop(columns=['settings', 'running_best', 'classes', 'scored_on'])
     table = table.rename(columns={'std_second_half': 'late_sd'})  # its name in the CSV file
     table['best_minus_last'] = table['best'] - table['last']
     table['group'] = settings.groupby(list(settings), sort=False).ngroup() if len(settings.columns) else 0
@@ -280,9 +289,21 @@ def read_published(path: str) -> list[Published]:
 
 
 def is_thumos14(run: RunResult) -> bool:
-    """Return whether a run is scored like the published rows of THUMOS14, by its recipe and its classes."""
+    """Return whether a run is on THUMOS14 as the published rows are, by its recipe and its classes."""
     return (run.settings.get('dataset') == 'thumos14' and run.settings.get('tiou') == '0.1 0.2 0.3 0.4 0.5 0.6 0.7'
             and len(run.classes['last']) == 20 and {'BaseballPitch', 'CliffDiving'} < run.classes['last'].keys())
+
+
+def unlike_published(run: RunResult) -> str | None:
+    """Return why the published rows of THUMOS14 are not of the same test as a run on it, None where they are."""
+    if run.settings.get('known_labels') == 'true':
+        return 'it is localized with known labels'
+    if None in run.scored_on:
+        return 'its results.json does not contain the number of scored videos and instances'
+    if run.scored_on != PUBLISHED_ON:
+        return (f'it is scored on {run.scored_on[0]} videos with {run.scored_on[1]} instances, and they on '
+                f'{PUBLISHED_ON[0]} with {PUBLISHED_ON[1]}')
+    return None
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -472,7 +493,15 @@ def run(args: argparse.Namespace) -> None:
     if len(comparison.seeds):
         more_tables.append(seeds_table(comparison))
         notes.append(NOTE_ON_SEEDS)
-    published = read_published(args.published) if args.published else PUBLISHED if all(map(is_thumos14, runs)) else ()
+    published: Sequence[Published] = read_published(args.published) if args.published else ()
+    if not args.published and all(map(is_thumos14, runs)):
+        unlike = [f'{run.name}: {reason}' for run in runs if (reason := unlike_published(run))]
+        published = () if unlike else PUBLISHED
+        if unlike:
+            more = f' (and {len(unlike) - 1} more)' if unlike[1:] else ''
+            warn(f'not compared with the published numbers of THUMOS14: {unlike[0]}{more}')
+    if 'true' in [*comparison.settings.get('known_labels', ())]:
+        notes.append(NOTE_ON_KNOWN_LABELS)
     if published:
         more_tables.append(published_table(runs, comparison, published))
         notes.append(NOTE_ON_PUBLISHED)

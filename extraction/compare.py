@@ -32,6 +32,7 @@ from utils import (
     InputError,
     Parser,
     bounded,
+    open_file,
     print_section,
     progress,
     refuse_overwriting_foreign,
@@ -211,7 +212,8 @@ def read_published(paths: list[str]) -> dict[str, np.ndarray]:
 def read_rows(path: str) -> np.ndarray:
     """Read published rows; raises InputError for anything else than finite I3D features."""
     try:
-        rows = np.load(path, allow_pickle=False)
+        with open_file(path) as file:
+            rows = np.load(file, allow_pickle=False)
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror or truncate(error)}') from None
     except (ValueError, EOFError):

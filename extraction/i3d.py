@@ -21,7 +21,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from engine.device import check_precision
 from engine.torch_io import read_torch_file
-from utils import InputError, preview, truncate, warn
+from utils import InputError, open_file, preview, truncate, warn
 
 CHANNELS = {'rgb': 3, 'flow': 2}
 WIDTH = 1024
@@ -206,7 +206,7 @@ def hassony2_name(name: str) -> str:
 
 def git_blob_id(path: str | Path) -> str:
     """Return the id that `git hash-object` prints for a file."""
-    with open(path, 'rb') as file:
+    with open_file(path) as file:
         header = b'blob %d\0' % os.fstat(file.fileno()).st_size
         return hashlib.file_digest(file, lambda: hashlib.sha1(header)).hexdigest()
 

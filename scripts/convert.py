@@ -34,6 +34,7 @@ from utils import (
     Parser,
     atomic_folder,
     is_json,
+    open_file,
     plural,
     preview,
     print_section,
@@ -86,11 +87,12 @@ def load_array(path: Path) -> np.ndarray:
         arrays = {name: one.numpy(force=True) for name, one in arrays.items() if hasattr(one, 'numpy')}
         return only_array(path, arrays)
     try:
-        if suffix == '.csv':
-            return np.loadtxt(path, np.float32, delimiter=',', ndmin=2)
-        if suffix == '.npz':
-            with np.load(path, allow_pickle=False) as file:
-                return only_array(path, dict(file))
+        with open_file(path) as file:
+            if suffix == '.csv':
+                return np.loadtxt(file, np.float32, delimiter=',', ndmin=2)
+            if suffix == '.npz':
+                with np.load(file, allow_pickle=False) as arrays:
+                    return only_array(path, dict(arrays))
         return np.load(path, mmap_mode='r', allow_pickle=False)
     except InputError:
         raise
@@ -174,12 +176,14 @@ class ArraysOnly(pickle.Unpickler):
 def load_objects(path: Path) -> list:
     """Return the elements of a one-dimensional `.npy` array: numbers, texts, or lists and arrays of unequal lengths."""
     try:
-        with open(path, 'rb') as file:
+        with open_file(path) as file:
             np.lib.format.read_magic(file)
             _, _, dtype = np.lib.format.read_array_header_1_0(file)
             if dtype.hasobject:
                 value = ArraysOnly(file, encoding='latin1').load()  # latin1: texts and arrays of Python 2
                 return list(unpack(value, {}))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f'{path}: cannot be read: {error.strerror}') from None
     except Exception as error:  # a damaged pickle can raise anything

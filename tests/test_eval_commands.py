@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from dataset import Normalization
+from engine.torch_io import read_torch_file
 from eval import detection, diagnosis, events, export, pseudo_labels, report, subtitles, timeline
 from eval.curves import read_curves
+from eval.summary import read_metrics
 from formats.annotations import read_durations, read_ground_truth, read_labels, read_split_file
 from formats.detections import read_any, read_detections
 from formats.features import mmap_npy
+from scripts.convert import load_array, load_objects
 from utils import InputError
 
 COMMANDS: dict[str, tuple[Callable, list[str]]] = {
@@ -80,7 +84,7 @@ def test_other_files_are_not_overwritten(tmp_path, capsys, name):
 @pytest.mark.parametrize('kind', ['pipe', 'device'])
 @pytest.mark.parametrize('read', [
     read_ground_truth, read_detections, read_any, read_durations, read_labels, read_split_file, read_curves,
-    mmap_npy])
+    mmap_npy, load_array, load_objects, read_metrics, Normalization.load, read_torch_file])
 def test_pipes_and_devices_are_refused_before_they_are_read(tmp_path, kind, read):
     path = tmp_path / 'x'
     os.mkfifo(path) if kind == 'pipe' else path.symlink_to('/dev/zero')

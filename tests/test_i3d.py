@@ -265,7 +265,7 @@ def test_damaged_files_are_refused_and_no_code_in_them_runs(tmp_path, capsys, co
     assert list(tmp_path.glob('storages')) == []
 
 
-@pytest.mark.parametrize('name, message', [('absent.pt', 'absent.pt: cannot be read'), ('.', 'not a regular file')])
+@pytest.mark.parametrize('name, message', [('absent.pt', 'absent.pt: cannot be read'), ('.', 'Is a directory')])
 def test_files_that_cannot_be_read_are_refused(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         load_i3d(tmp_path / name, 'rgb')
