@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_docs import PAGES, commands, program_of
+from test_docs import PAGES, commands, program_of, text_of
 from test_main import TINY, train, write_data
 
 from dataset import uniform_indices
@@ -106,6 +107,18 @@ def test_an_array_of_features_is_localized(folder):
         for i, column in enumerate(expected):
             np.testing.assert_allclose(columns[f'arr_{i}'], column, rtol=1e-5, atol=1e-6)
     assert len(expected.scores) and expected.segments.max() <= 40 * 16 / 25
+
+
+def test_the_backbone_of_the_page_returns_a_row_per_stride(monkeypatch):
+    example, = re.findall(r'```python\n(.*?)```', text_of(ROOT / 'docs' / 'videos.md'), re.S)
+    network = SimpleNamespace(module=lambda: lambda clip: clip.mean(dim=(2, 3, 4)))
+    monkeypatch.setattr(torch.export, 'load', lambda path: network)
+    names: dict = {}
+    exec(example, names)
+    frames = np.full((40, 4, 4, 3), 255, np.uint8) * np.arange(40)[:, None, None, None] // 39
+    found = names['rows'](frames.astype(np.uint8), 8)
+    assert found.shape == (4, 3)
+    np.testing.assert_allclose(found[1, 0], np.mean([255 * i // 39 for i in range(8, 24)]) / 255, rtol=1e-6)
 
 
 # ---- commands --------------------------------------------------------------------------------------------------------
