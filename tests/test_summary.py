@@ -10,9 +10,12 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
+from golden_data import read_released, write_gt_212
 from scipy import stats
 
-from eval.summary import compare, main, read_run
+from eval.detection import evaluate, scored_subset
+from eval.summary import PUBLISHED_ON, compare, main, read_run
+from formats.annotations import read_ground_truth
 
 ROOT = Path(__file__).resolve().parents[1]
 THREE = [  # mAP of the evaluations at steps 100, 200, 300, 400
@@ -28,7 +31,8 @@ ARGS = {  # some of those that main.py writes
     'q_val': 0.7, 'soft_nms': True, 'tiou': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
 
 
-def make_run(folder: Path, values: list[float], seed: int = 1, classes: dict | None = None, **changed: object) -> Path:
+def make_run(folder: Path, values: list[float], seed: int = 1, classes: dict | None = None,
+             more: dict | None = None, **changed: object) -> Path:
     """Write a finished run, evaluated every 100 steps, like main.py."""
     folder.mkdir(parents=True)
     args = ARGS | {'exp_name': folder.name, 'seed': seed, 'num_steps': 100 * len(values),
@@ -36,7 +40,8 @@ def make_run(folder: Path, values: list[float], seed: int = 1, classes: dict | N
     (folder / 'args.json').write_text(json.dumps({k: v for k, v in args.items() if v != 'absent'}))
     blocks = {'best': max(range(len(values)), key=values.__getitem__), 'last': len(values) - 1}
     (folder / 'results.json').write_text(json.dumps(
-        {name: {'step': 100 * i + 100, 'average_mAP': values[i], 'AP': classes or {}} for name, i in blocks.items()}))
+        {name: {'step': 100 * i + 100, 'average_mAP': values[i], 'AP': classes or {}, **(more or {})}
+         for name, i in blocks.items()}))
     (folder / 'metrics.csv').write_text('step,epoch,average_mAP,video_accuracy\n' + ''.join(
         f'{100 * i + 100},{25 * i + 24},{value},0.5\n' for i, value in enumerate(values)))
     return folder
@@ -165,19 +170,57 @@ def test_published_rows_are_inside_or_outside_of_the_interval(tmp_path, three, c
     assert published_rows(capsys.readouterr().out)[0]['published is'] == '-'  # one run has no spread
 
 
+LABELS = ['BaseballPitch', 'CliffDiving', *(f'class {i}' for i in range(18))]
+THUMOS14 = {'classes': {label: {'0.1': 0.5} for label in LABELS},
+            'more': {'num_ground_truth_videos': 210, 'num_instances': 3311}}
+
+
 def test_only_runs_on_thumos14_are_compared_with_its_published_rows(tmp_path, capsys):
-    labels = ['BaseballPitch', 'CliffDiving', *(f'class {i}' for i in range(18))]
-    classes = {label: {'0.1': 0.5} for label in labels}
-    folder = make_run(tmp_path / 'thumos', [0.3], classes=classes)
-    assert main([str(folder)]) == 0
-    rows = published_rows(capsys.readouterr().out)
-    assert [(row['published'][:11], row['until step'], row['mAP']) for row in rows] == [
+    assert main([str(make_run(tmp_path / 'thumos', [0.3], **THUMOS14))]) == 0
+    out, err = capsys.readouterr()
+    assert [(row['published'][:11], row['until step'], row['mAP']) for row in published_rows(out)] == [
         ('the authors', 'end', '46.40'), ('the authors', 'end', '46.36'), ('log of an u', '50', '31.25'),
-        ('log of an u', '250', '42.56'), ('log of an u', 'end', '46.36')]
-    for changed in ({'classes': {'class 1': {'0.1': 0.5}}}, {'tiou': [0.5], 'classes': classes},
-                    {'dataset': 'activitynet1.3', 'classes': classes}):
-        assert main([str(make_run(tmp_path / '-'.join(changed), [0.3], **changed))]) == 0
-        assert 'published' not in capsys.readouterr().out
+        ('log of an u', '250', '42.56'), ('log of an u', 'end', '46.36')] and not err
+    for changed in ({'classes': {'class 1': {'0.1': 0.5}}}, {'tiou': [0.5]}, {'dataset': 'activitynet1.3'}):
+        assert main([str(make_run(tmp_path / '-'.join(changed), [0.3], **THUMOS14 | changed))]) == 0
+        out, err = capsys.readouterr()
+        assert 'published' not in out and not err
+
+
+@pytest.mark.parametrize(('changed', 'reason'), [
+    ({'more': {'num_ground_truth_videos': 212, 'num_instances': 3358}}, '212 videos with 3358 instances'),
+    ({'more': {'num_ground_truth_videos': 20, 'num_instances': 60}}, '20 videos with 60 instances'),
+    ({'more': {'num_ground_truth_videos': 210, 'num_instances': 3310}}, '210 videos with 3310 instances'),
+    ({'more': None}, 'does not contain the number'), ({'known_labels': True}, 'with known labels')])
+def test_a_run_on_other_test_videos_is_not_compared_and_one_line_gives_the_reason(tmp_path, capsys, changed, reason):
+    runs = [make_run(tmp_path / 'thumos', [0.3], **THUMOS14), make_run(tmp_path / 'copy', [0.3], 2, **THUMOS14 | changed)]
+    for folders in runs[1:], runs:
+        assert main([*map(str, folders)]) == 0
+        out, err = capsys.readouterr()
+        assert 'published' not in out.partition('best:')[0] and err.count('\n') == 1
+        assert err.startswith('warning: not compared with the published numbers of THUMOS14: copy: ') and reason in err
+
+
+def test_the_published_test_videos_are_counted_so(tmp_path):
+    """Those of both copies of THUMOS14, scored with the authors' detections."""
+    gt, detections = read_released()
+    scores = evaluate(scored_subset(gt, detections.videos), detections, [0.5])
+    assert (scores.num_videos, scores.num_instances) == PUBLISHED_ON
+    write_gt_212(tmp_path / 'gt.json')
+    scores = evaluate(scored_subset(read_ground_truth(tmp_path / 'gt.json'), detections.videos), detections, [0.5])
+    assert (scores.num_videos, scores.num_instances) == (212, 3358)
+
+
+def test_known_labels_are_marked(tmp_path, capsys):
+    known, free = (make_run(tmp_path / name, [0.5], known_labels=value) for name, value in (('a', True), ('b', False)))
+    assert main([str(known), '--csv', str(tmp_path / 'a.csv')]) == 0
+    out = capsys.readouterr().out
+    assert table_of(out, 'group')[0]['known_labels'] == 'true' and 'only the given labels' in out
+    assert {row['known_labels'] for row in csv.DictReader(io.StringIO((tmp_path / 'a.csv').read_text()))} == {'true'}
+    assert main([str(known), str(free)]) == 0
+    assert [row['known_labels'] for row in table_of(capsys.readouterr().out, 'group')] == ['true', 'false']
+    assert main([str(free)]) == 0
+    assert 'known_labels' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('content', ['{}', '[]', '[{"source": "x"}]', '[{"source": "x", "average_mAP": 46.4}]',
