@@ -17,8 +17,18 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config import MODALITIES, RECIPES, fill_unset, format_recipe, print_overrides, resolve_config
-from utils import InputError, make_dir, print_section, printable, run_cli, truncate, warn, write_json
+from config import MODALITIES, RECIPES, Config, fill_unset, format_recipe, print_overrides, resolve_config
+from utils import (
+    InputError,
+    lossy_output,
+    make_dir,
+    print_section,
+    printable,
+    run_cli,
+    truncate,
+    warn,
+    write_json,
+)
 
 # torch takes a second to import. `train` and `infer` import what needs it, so that --help, a wrong flag and a missing
 # folder are answered at once.
@@ -28,6 +38,9 @@ if TYPE_CHECKING:
     from dataset import VideoDataset
     from engine.inference import ReportOptions
     from engine.runtime import Distributed
+
+# Flags that may differ between the ranks of a run: where files are, and what does not change any result.
+LOCAL_FLAGS = {'data_path', 'output_dir', 'model_file', 'videos', 'device', 'layout', 'cache', 'num_workers'}
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -64,6 +77,9 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
     normalization = train_set.measure() if args.normalize else None
     for dataset in (train_set, test_set):
         dataset.normalize(normalization)
+    scored = select_scored_videos(data.data_path, gt, test_set)
+    fingerprint = checkpoint.data_fingerprint(train_set, test_set, scored)
+    distributed.require_same(fingerprint)
     if args.topk_ratio is None:
         chosen += fill_unset(args, [auto_config.choose_topk_ratio(TrainerOptions.from_args(args), train_set, device,
                                                                   distributed)])
@@ -72,13 +88,11 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
     trainer = Trainer(TrainerOptions.from_args(args), train_set.feature_dim, len(train_set.class_names),
                       train_set.lengths, device, distributed.shard)
     num_steps = args.num_steps or args.num_epochs * trainer.steps_per_epoch
-    evaluator = Evaluator(test_set, select_scored_videos(data.data_path, gt, test_set),
-                          EvaluatorOptions.from_args(args), distributed.shard, distributed.gather)
+    evaluator = Evaluator(test_set, scored, EvaluatorOptions.from_args(args), distributed.shard, distributed.gather)
 
     # 4. The run folder: a new run, or one to resume. Rank 0 writes after all ranks have read.
-    current = checkpoint.Checkpoint(
-        vars(args), checkpoint.data_fingerprint(train_set, test_set, evaluator.gt),
-        checkpoint.environment_fingerprint(device, distributed.world_size), trainer.state(), {}, None)
+    environment = checkpoint.environment_fingerprint(device, distributed.world_size)
+    current = checkpoint.Checkpoint(vars(args), fingerprint, environment, trainer.state(), {}, None)
     make_dir(folder, 'choose another --output_dir or --exp_name')
     with Lock(folder) if distributed.is_main_process else nullcontext() as lock:
         saved = run_folder.open_run(folder, args.resume, args.overwrite, current, trainer, num_steps, distributed)
@@ -144,6 +158,9 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
                           EvaluatorOptions.from_args(args), distributed.shard, distributed.gather)
     network = build_network(NetworkOptions.from_args(args), test_set.feature_dim, num_classes, device)
     checkpoint.load_weights(network, state, args.model_file)
+    if distributed.world_size > 1:
+        distributed.require_same({'weights': checkpoint.sha256_of(state), 'classes': class_names, 'test videos':
+                                  test_set.names, 'test features': checkpoint.hash_features(test_set)})
 
     # 3. Localize, score, report.
     make_dir(folder, 'choose another --output_dir or --exp_name')
@@ -215,8 +232,8 @@ def print_next_steps(args: argparse.Namespace, folder: Path, num_steps: int | No
     lines = [f'report: {report}'] if report.exists() else [f'detections: {folder / "detections.csv"}']
 
     def add(title: str, command: str, **flags: object) -> None:
-        words = [f'--{name} {shlex.quote(str(value))}' for name, value in flags.items()
-                 if (name, value) != ('output_dir', 'outputs')]
+        words = [f'--{name}{"=" if str(value).startswith("-") else " "}{shlex.quote(str(value))}'
+                 for name, value in flags.items() if (name, value) != ('output_dir', 'outputs')]
         lines.append(' '.join([f'{title}:', command, *words]))
 
     if num_steps:
@@ -227,6 +244,39 @@ def print_next_steps(args: argparse.Namespace, folder: Path, num_steps: int | No
         add('longer', 'python main.py --resume', exp_name=args.exp_name, output_dir=args.output_dir,
             num_steps=2 * num_steps)
     print('\n' + '\n'.join(map(printable, lines)))
+
+
+def run(config: Config) -> int:
+    """Train or localize, in one of several processes where torchrun started them; return the exit status."""
+    from dataset import is_worker_failure, worker_died_error
+    from engine.checkpoint import code_version
+    from engine.device import check_precision, pick_device
+    from engine.runtime import Distributed, configure
+    args = config.args
+    device = pick_device(args.device)
+    check_precision(args.precision, device)
+    configure(args.precision)
+    distributed = Distributed(device)
+    try:
+        seed = distributed.broadcast(args.seed)
+        if config.given.get('seed') == -1:
+            args.seed = seed
+        flags = {f'--{name}': value for name, value in vars(args).items() if name not in LOCAL_FLAGS}
+        distributed.require_same({**flags, 'versions of the code': code_version()['code'],
+                                  'types of device': device.type})
+        if distributed.is_main_process:
+            print_overrides(config)
+        status = (infer if args.inference_only else train)(args, device, distributed)
+    except RuntimeError as error:
+        if is_worker_failure(error):
+            raise worker_died_error(error) from None
+        if not distributed.is_peer_failure(error):
+            raise
+        reason = truncate(str(error).split('. ')[0], 150)
+        raise InputError(f'rank {distributed.rank}: another rank died or does not answer ({reason}); fix its error and '
+                         f'rerun with --resume') from None
+    distributed.close()
+    return status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -244,27 +294,8 @@ def main(argv: list[str] | None = None) -> int:
             check_data_folder(Path(args.data_path), MODALITIES[args.modal], args.layout, args.feature_fps,
                               args.snippet_frames, size)
             return 0
-        from dataset import is_worker_failure, worker_died_error
-        from engine.device import check_precision, pick_device
-        from engine.runtime import Distributed, configure
-        device = pick_device(args.device)
-        check_precision(args.precision, device)
-        configure(args.precision)
-        distributed = Distributed(device)
-        if distributed.is_main_process:
-            print_overrides(config)
-        try:
-            status = (infer if args.inference_only else train)(args, device, distributed)
-        except RuntimeError as error:
-            if is_worker_failure(error):
-                raise worker_died_error(error) from None
-            if not distributed.is_peer_failure(error):
-                raise
-            reason = truncate(str(error).split('. ')[0], 150)
-            raise InputError(f'rank {distributed.rank}: another rank died ({reason}); fix its error and rerun with '
-                             f'--resume') from None
-        distributed.close()
-        return status
+        with lossy_output():
+            return run(config)
 
     return run_cli(command)
 

@@ -13,11 +13,13 @@ import re
 import shutil
 import stat
 import sys
+import threading
+import time
 import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
@@ -447,6 +449,58 @@ def ensure_std_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
+
+
+class LossyStream:
+    """A standard stream that discards its text where the terminal or the reader is gone, or the disk is full."""
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.blocked_since = stream, math.inf  # `blocked_since`: the start of a write in progress
+
+    def write(self, text: str) -> int:
+        """Write a text, or discard it."""
+        self.attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is in the buffer, or discard it."""
+        self.attempt(self.stream.flush)
+
+    def attempt(self, action: Callable, *args: Any) -> None:
+        """Write; where that fails, replace the file of the stream by /dev/null."""
+        if threading.current_thread() is threading.main_thread():
+            self.blocked_since = time.monotonic()
+        try:
+            action(*args)
+        except OSError as error:
+            with suppress(OSError):  # a stream without a file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            if self is sys.stdout:
+                warn(f'standard output cannot be written ({error.strerror or error}); the run continues without it')
+        finally:
+            self.blocked_since = math.inf
+
+    def interrupt(self) -> None:
+        """In a signal handler: give up a write that nobody has read for a second, as of a stopped `less`."""
+        if time.monotonic() - self.blocked_since > 1:
+            raise BlockingIOError(errno.EAGAIN, 'nobody reads it')
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def lossy_output() -> Iterator[None]:
+    """Make what a run computes and saves independent of whether its output can be printed."""
+    streams = sys.stdout, sys.stderr
+    lossy: Any = [LossyStream(stream) for stream in streams]
+    sys.stdout, sys.stderr = lossy
+    try:
+        yield
+    finally:
+        for stream in lossy:
+            stream.flush()
+        sys.stdout, sys.stderr = streams
 
 
 def print_final(line: str) -> None:

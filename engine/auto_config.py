@@ -49,7 +49,10 @@ def choose_topk_ratio(options: TrainerOptions, train_set: VideoDataset, device: 
                           len(train_set.class_names), train_set.lengths, device, distributed.shard)
         batches, terms = trainer.batches(train_set), []
         for _ in range(TRIAL_STEPS):
-            terms.append(distributed.all_reduce_sum(trainer.step(next(batches))))
+            batch = next(batches)
+            with distributed.waiting():
+                step_terms = trainer.step(batch)
+            terms.append(distributed.all_reduce_sum(step_terms))
             bar.update()
         mean = Losses(*torch.stack(terms[-MEASURED_STEPS:]).mean(dim=0))
         remaining[ratio] = float(mean.gce_rgb + mean.gce_flow) / len(options.network.modalities)

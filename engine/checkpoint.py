@@ -2,6 +2,8 @@
 import hashlib
 import os
 import platform
+import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -16,6 +18,7 @@ from formats.annotations import GroundTruth
 from utils import InputError, is_json, plural, preview, truncate, warn
 
 CHECKPOINTS = 'checkpoint.next.pt', 'checkpoint.pt', 'checkpoint.previous.pt'  # the first only after a kill
+CODE_FOLDERS = '', 'engine', 'eval', 'formats'  # what a training run imports
 CLASSIFIER_KEY = 'actionness_module.cls.0.weight'  # (C, H, 1)
 SAMPLED_BYTES = 2 ** 26  # of a split's features that are hashed, about: a fifth of a second
 
@@ -255,7 +258,9 @@ def check_resumable(folder: Path, saved: Checkpoint, current: Checkpoint) -> Non
         warn(f'{folder}: its checkpoint is from an older version that did not record the {", ".join(unknown)}; '
              f'whether they are the same is not checked')
     differences = [f'{name} ({truncate(saved.environment[name], 40)}, now {value})'
-                   for name, value in current.environment.items() if saved.environment.get(name, value) != value]
+                   for name, value in current.environment.items()
+                   if name != 'versions' and saved.environment.get(name, value) != value]
+    warn_other_code(folder, saved, current)
     if differences:
         warn(f'{folder}: resumes with different {", ".join(differences)}; the last digits may differ from those of an '
              f'uninterrupted run')
@@ -268,14 +273,69 @@ def check_unfinished(folder: Path, saved: Checkpoint, num_steps: int) -> None:
         raise InputError(f'{folder}: already at step {step} of {num_steps}; raise --num_steps or --num_epochs')
 
 
+# ---- versions -------------------------------------------------------------------------------------------------------
+
+@cache
+def code_version() -> dict[str, str]:
+    """Return the commit of this program and the SHA-256 of its files, which needs no git."""
+    sha, root = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted(path for folder in CODE_FOLDERS for path in (root / folder).glob('[!.]*.py')):
+        sha.update(f'{path.relative_to(root)} {path.stat().st_size}\n'.encode() + path.read_bytes())
+    return {'commit': commit(), 'code': sha.hexdigest()[:16]}
+
+
+def commit() -> str:
+    """Return the commit of this program, with -dirty for modified files; 'unknown' outside of a git checkout."""
+    root = str(Path(__file__).parents[1])
+    command = ['git', '-C', root, 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return 'unknown'
+
+
+def current_versions() -> dict[str, str]:
+    """Return the versions of the code and its libraries."""
+    return {**code_version(), 'python': platform.python_version(), 'torch': str(torch.__version__),
+            'numpy': np.__version__}
+
+
+def versions_of(checkpoint: Checkpoint) -> list[dict]:
+    """Return the versions that trained a run in their order, each with the step from which; [] if not recorded."""
+    versions = checkpoint.environment.get('versions')
+    return versions if isinstance(versions, list) and all(isinstance(one, dict) for one in versions) else []
+
+
+def with_history(current: Checkpoint, saved: Checkpoint) -> Checkpoint:
+    """Return `current` with the versions of the run that it resumes."""
+    history = versions_of(saved)
+    now = {**versions_of(current)[-1], 'step': saved.training.loop['step']}
+    if not history or {**history[-1], 'step': now['step']} != now:
+        history = [*history, now]
+    return current._replace(environment={**current.environment, 'versions': history})
+
+
+def warn_other_code(folder: Path, saved: Checkpoint, current: Checkpoint) -> None:
+    """Warn where the code differs from that of the saved run."""
+    if not versions_of(saved):
+        return
+    before, now = versions_of(saved)[-1], versions_of(current)[-1]
+    commits = [str(one.get('commit', 'unknown')).removesuffix('-dirty') for one in (before, now)]
+    if before.get('code') != now['code'] or 'unknown' not in commits and commits[0] != commits[1]:
+        shown = [f'commit {truncate(one.get("commit"), 50)}, code {truncate(one.get("code"), 20)}'
+                 for one in (before, now)]
+        warn(f'{folder}: resumes with another version of the code ({shown[0]}; now {shown[1]}); the results may be '
+             f'those of neither, args.json lists both')
+
+
 # ---- fingerprints ---------------------------------------------------------------------------------------------------
 
 def environment_fingerprint(device: torch.device, world_size: int) -> dict:
-    """Return what determines the order of summation, and so the last digits, besides the arguments."""
+    """Return what determines the last digits besides the arguments: the order of summation and the versions."""
     model = torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()
     return {'threads': torch.get_num_threads(), 'ranks': world_size, 'device': f'{device.type} {model}',
             'instruction set': torch.backends.cpu.get_cpu_capability(), 'torch': str(torch.__version__),
-            'numpy': np.__version__}
+            'numpy': np.__version__, 'versions': [{**current_versions(), 'step': 0}]}
 
 
 def data_fingerprint(train_set: VideoDataset, test_set: VideoDataset, gt: GroundTruth | None) -> dict:

@@ -10,17 +10,12 @@ import errno
 import io
 import math
 import os
-import platform
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from config import IGNORED_FOR_GROUPING
 from dataset import Normalization, VideoDataset
@@ -30,9 +25,13 @@ from engine.checkpoint import (
     TrainingState,
     check_resumable,
     check_unfinished,
+    current_versions,
     load_weights,
     read_checkpoint,
     read_weights,
+    sha256_of,
+    versions_of,
+    with_history,
     write_checkpoint,
     write_initial_checkpoint,
 )
@@ -147,7 +146,7 @@ def open_run(folder: Path, resume: bool, overwrite: bool, current: Checkpoint, t
         check_resumable(folder, saved, current)
         trainer.restore(saved.training, saved.best)
         check_unfinished(folder, saved, num_steps)
-    distributed.barrier()
+    distributed.require_same({'checkpoints': saved and sha256_of([saved.training.loop, saved.results])})
     return saved
 
 
@@ -162,6 +161,7 @@ class RunLogger:
                  normalization: Normalization | None = None):
         lock.check()
         if saved:
+            current = with_history(current, saved)
             print(f'resumed  at step {saved.training.loop["step"]}', flush=True)
         else:
             write_initial_checkpoint(folder, current)
@@ -185,7 +185,8 @@ class RunLogger:
         if normalization:
             normalization.save(folder / 'normalization.npz')
         write_text(folder / 'labels.txt', ''.join(f'{name}\n' for name in current.data['classes']))
-        write_json(folder / 'args.json', {**args_with_versions(self.args), 'differ': sorted(IGNORED_FOR_GROUPING)})
+        write_json(folder / 'args.json', {**args_with_versions(self.args, versions_of(current)),
+                                          'differ': sorted(IGNORED_FOR_GROUPING)})
         self.restore(saved)
 
     def __enter__(self) -> 'RunLogger':
@@ -357,21 +358,10 @@ def thread_excepthook(failure: Any) -> None:
         threading.__excepthook__(failure)
 
 
-def args_with_versions(args: dict) -> dict:
-    """Return the content of args.json: all arguments, and the versions of the code and its libraries."""
-    versions = {'commit': commit(), 'python': platform.python_version(), 'torch': torch.__version__,
-                'numpy': np.__version__}
-    return {**args, 'versions': versions}
-
-
-def commit() -> str:
-    """Return the commit of this program, with -dirty for modified files; 'unknown' outside of a git checkout."""
-    root = str(Path(__file__).parents[1])
-    command = ['git', '-C', root, 'describe', '--always', '--dirty', '--abbrev=40', '--exclude=*']
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return 'unknown'
+def args_with_versions(args: dict, history: list[dict] | None = None) -> dict:
+    """Return the content of args.json: all arguments, the versions in use, and those of a run resumed with others."""
+    changed = {'history': history} if history and len(history) > 1 else {}
+    return {**args, 'versions': {**current_versions(), **changed}}
 
 
 def best_f1_threshold(model_file: str) -> float | None:

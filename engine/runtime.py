@@ -3,7 +3,15 @@ import ctypes
 import math
 import os
 import random
+import resource
+import select
 import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -14,9 +22,14 @@ from torch import Tensor
 
 from dataset import STOP_SIGNALS, Shard, VideoDataset, free_memory
 from engine.device import environment_int
-from utils import InputError, num_cores, plural, truncate, warn
+from utils import InputError, LossyStream, num_cores, plural, print_final, printable, truncate, warn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+RANK_TIMEOUT = timedelta(minutes=10)  # of a wait for another rank, which may read its data more slowly
+WAIT_WARNING_SECONDS = 60
+SIGNAL_SECONDS = 5    # that a rank goes on waiting after a signal, besides its longest wait so far
+MAX_USUAL_WAIT = 20
+SAME_SECONDS = 0.9    # signals this close together are one: torchrun repeats a Ctrl-C, which all processes get already
 
 
 # ---- global settings -------------------------------------------------------------------------------------------------
@@ -42,6 +55,54 @@ def tune_malloc() -> None:
 
 # ---- processes ------------------------------------------------------------------------------------------------------
 
+class WaitMonitor:
+    """A thread that acts while the main thread waits for other ranks, in C++, where Python handles no signal.
+
+    It ends the process after SIGINT, SIGTERM or SIGHUP unless the wait is over soon, and warns about long waits.
+    """
+
+    def __init__(self, rank: str):
+        self.rank, self.since, self.longest = rank, math.inf, 0.  # `since`: the start of the current wait
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+        signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)  # gets the number of a signal immediately
+        threading.Thread(target=self.run, daemon=True, name='wait monitor').start()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Mark a wait for other ranks."""
+        start = self.since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.since = math.inf
+            self.longest = min(max(self.longest, time.monotonic() - start), MAX_USUAL_WAIT)
+
+    def run(self) -> None:
+        """Watch signals and waits until the process ends."""
+        received: list[int] = []
+        last, warned = -math.inf, 0.
+        while True:
+            if select.select([self.reader], [], [], 0.5)[0]:
+                signals = [number for number in os.read(self.reader, 100) if number in STOP_SIGNALS]
+                if signals and time.monotonic() - last > SAME_SECONDS:
+                    received.append(signals[0])
+                    last = time.monotonic()
+            waited = time.monotonic() - self.since
+            # Waits as long as those before are normal, such as for an evaluation on rank 0.
+            if received and waited > 0 and (received.count(signal.SIGINT) > 1 or
+                                            min(waited, time.monotonic() - last) > SIGNAL_SECONDS + self.longest):
+                print_final(f'error: rank {self.rank}: {signal.Signals(received[0]).name} during a wait of '
+                            f'{waited:.0f} s for another rank; rerun with --resume')
+                os._exit(128 + received[0])
+            if waited - warned > WAIT_WARNING_SECONDS:
+                warned = waited
+                print_final(f'warning: rank {self.rank}: has waited {waited:.0f} s for another rank; it gives up after '
+                            f'{RANK_TIMEOUT.total_seconds():.0f} s')
+            elif waited < warned:  # another wait, or none
+                warned = 0
+
+
 class Distributed:
     """The processes that torchrun started, or a single one. Rank 0 writes the files.
 
@@ -51,9 +112,12 @@ class Distributed:
     def __init__(self, device: torch.device):
         self.world_size = environment_int('WORLD_SIZE', 1, lowest=1)
         environment_int('LOCAL_WORLD_SIZE', 1, lowest=1)
+        self.waiting: Callable[[], AbstractContextManager] = nullcontext  # around what waits for other ranks
         if self.world_size > 1:
+            self.waiting = WaitMonitor(printable(os.environ.get('RANK', '?'))).waiting
             try:
-                dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+                with self.waiting():
+                    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=RANK_TIMEOUT)
             except (ValueError, RuntimeError) as error:  # unset variables, a port in use, a timeout
                 reason = truncate(str(error).splitlines()[0], 200)
                 raise InputError(f'WORLD_SIZE={self.world_size}: could not initialize torch.distributed ({reason}); '
@@ -72,22 +136,58 @@ class Distributed:
         if self.world_size == 1:
             return []
         values = [None] * self.world_size if self.is_main_process else None
-        dist.gather_object(value, values)
+        with self.waiting():
+            dist.gather_object(value, values)
         return values or []
+
+    def broadcast(self, value: Any) -> Any:
+        """Return the value of rank 0."""
+        values = [value]
+        if self.world_size > 1:
+            with self.waiting():
+                dist.broadcast_object_list(values)
+        return values[0]
+
+    def require_same(self, values: dict[str, Any]) -> None:
+        """End all ranks with status 2, and a line of rank 0 that names what differs, where these values differ.
+
+        The values of flags are printed, those under other names, in the plural, are not.
+        """
+        if self.world_size == 1:
+            return
+        ranks: list[dict] = [{}] * self.world_size
+        with self.waiting():
+            dist.all_gather_object(ranks, values)
+        differences = []
+        for name in values:
+            first, *others = [own.get(name) for own in ranks]
+            rank = next((rank for rank, other in enumerate(others, 1) if other != first), 0)
+            shown = f': {truncate(first, 40)} on rank 0, {truncate(ranks[rank].get(name), 40)} on rank {rank}'
+            if rank:
+                differences.append(f'{name}{shown}' if name.startswith('--') else f'the {name}, on rank {rank}')
+        if differences:
+            if self.is_main_process:
+                print_final(f'error: the ranks differ in {"; ".join(differences[:5])}'
+                            f'{" and more" * (len(differences) > 5)}; start all of them with the same command, data '
+                            f'and code')
+            self.barrier()  # torchrun ends the others as soon as one has ended
+            raise SystemExit(2)
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
         """Return the sum over all ranks, on the device; `value` is overwritten."""
         if self.world_size > 1:
-            dist.all_reduce(value)
+            with self.waiting():
+                dist.all_reduce(value)
         return value
 
     def all_reduce_max(self, value: int) -> int:
         """Return the maximum over all ranks."""
         if self.world_size == 1:
             return int(value)
-        number = torch.tensor(int(value), device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
-        dist.all_reduce(number, dist.ReduceOp.MAX)
-        return int(number)
+        with self.waiting():
+            number = torch.tensor(int(value), device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
+            dist.all_reduce(number, dist.ReduceOp.MAX)
+            return int(number)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -101,14 +201,15 @@ class Distributed:
     def close(self) -> None:
         """Leave the process group."""
         if self.world_size > 1:
-            dist.destroy_process_group()
+            with self.waiting():
+                dist.destroy_process_group()
 
 
 class StopSignal:
-    """Remember SIGINT, SIGTERM or SIGHUP, so that a run ends after the current step; a second SIGINT interrupts it."""
+    """Remember SIGINT, SIGTERM or SIGHUP, so that a run ends after the current step; a later SIGINT interrupts it."""
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number, self.time = 0, math.inf
 
     def __enter__(self) -> 'StopSignal':
         self.before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
@@ -124,9 +225,12 @@ class StopSignal:
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
-        if self.number and number == signal.SIGINT:
+        if number == signal.SIGINT and time.monotonic() - self.time > SAME_SECONDS:
             raise KeyboardInterrupt
-        self.number = number
+        self.number, self.time = number, min(self.time, time.monotonic())
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, LossyStream):
+                stream.interrupt()
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
@@ -160,10 +264,24 @@ def check_batches(datasets: list[VideoDataset], num_segments: int, batch_size: i
         raise InputError(f'--num_workers {num_workers}: their batches take {needed / 1e6:.0f} MB of shared memory, but '
                          f'/dev/shm has {free / 1e6:.0f} MB free; use --num_workers 0, or enlarge it (docker run '
                          f'--shm-size)')
+    check_open_files(num_workers)
     cores = num_cores()
     if shared and num_workers > cores:
         warn(f'--num_workers {num_workers}: only {plural(cores, "CPU core")} can be used; more workers help only with '
              f'a slow disk')
+
+
+def check_open_files(num_workers: int) -> None:
+    """Raise the limit of open files where workers need more; raises InputError where that is not allowed."""
+    limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Pipes and shared memory of each worker, for the loaders of a training and of an evaluation.
+    needed = len(os.listdir('/dev/fd')) + 18 + 8 * num_workers
+    if not num_workers or resource.RLIM_INFINITY in (limit, highest) or 2 * needed < limit:
+        return
+    if needed > highest:
+        raise InputError(f'--num_workers {num_workers}: needs {needed} open files, but only {highest} are allowed; lower '
+                         f'it, or raise the limit with ulimit -n 4096')
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * needed, highest), highest))
 
 
 # ---- random states --------------------------------------------------------------------------------------------------

@@ -381,7 +381,8 @@ def fit(trainer: Trainer, train_set: VideoDataset, num_steps: int, evaluations: 
         while loop.step < num_steps:
             # One step. Nothing here waits for the device.
             batch = next(batches)
-            terms = trainer.step(batch)
+            with distributed.waiting():  # DDP averages gradients
+                terms = trainer.step(batch)
             losses.add(loop.step, loop.epoch, distributed.all_reduce_sum(terms), batch.videos)
             bar.update()
 
