@@ -177,7 +177,8 @@ class RunLogger:
         by_tiou = [f'mAP@{tiou_key(threshold)}' for threshold in self.args['tiou']]
         self.metric_names = ['average_mAP', 'video_accuracy', 'num_predictions', *by_tiou]
         self.losses = CSVLogger(folder / 'losses.csv', ['step', 'epoch', *Losses._fields], last_step)
-        self.metrics = CSVLogger(folder / 'metrics.csv', ['step', 'epoch', *self.metric_names], last_step)
+        self.marks = ['known_labels'] if self.args.get('known_labels') else []  # further columns of metrics.csv
+        self.metrics = CSVLogger(folder / 'metrics.csv', ['step', 'epoch', *self.metric_names, *self.marks], last_step)
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, not needed for inference
         threading.excepthook = thread_excepthook
         with self.report_io_errors():
@@ -286,7 +287,7 @@ class RunLogger:
         """Log an evaluation to metrics.csv and TensorBoard."""
         scores = evaluation.scores
         values = [scores.average, evaluation.video_accuracy, scores.num_detections, *scores.mean_ap.tolist()]
-        self.metrics.append([[step, epoch, *values]])
+        self.metrics.append([[step, epoch, *values, *(int(evaluation.detections.known_labels) for _ in self.marks)]])
         self.add_scalars(step, {name.replace('@', '/'): value
                                 for name, value in zip(self.metric_names, values, strict=True)})
 

@@ -19,9 +19,12 @@ import main
 from config import parse_args
 from dataset import VideoDataset
 from engine import inference, run_folder, trainer
+from engine.checkpoint import load_class_names
 from engine.trainer import Trainer
-from eval import detection
+from eval import detection, events
+from eval.curves import read_curves
 from eval.events import EventOptions, select_events
+from formats.annotations import empty_ground_truth
 from formats.detections import read_detections
 from model import AICL
 
@@ -1056,6 +1059,23 @@ def test_a_test_set_with_a_part_of_the_classes_is_scored_for_these(own_data, fin
     assert set(found['AP']) == {'Run'}
 
 
+def test_names_of_classes_with_other_separators_read_back_and_with_line_breaks_are_refused(own_data, tmp_path, capsys):
+    names = ['Dive', 'Ju\u2028mp\x85\x0b', ' Run\x1c']
+
+    def rename(database):
+        for entry in database.values():
+            for annotation in entry['annotations']:
+                annotation['label'] = {'Jump': names[1], 'Run': names[2]}.get(annotation['label'], annotation['label'])
+
+    annotate(own_data, rename)
+    run = train(own_data, tmp_path / 'run', '--detection_inf_step', 'never', steps=1)
+    assert load_class_names(str(run / 'best.pt'), 'data', empty_ground_truth(), 3) == sorted(names)
+    for broken in '\n', '\r':
+        annotate(own_data, lambda b: b['train_0']['annotations'].append({'label': f'a{broken}b', 'segment': [0, 1]}))
+        refused(capsys, words(own_data, tmp_path / 'other', '--num_steps', 2), 'a class name contains a line break')
+        annotate(own_data, lambda b: b['train_0']['annotations'].pop())
+
+
 def test_names_of_classes_that_cannot_be_read_are_refused_in_one_line(own_data, finished, tmp_path, capsys):
     (own_data / 'gt.json').unlink()
     (tmp_path / 'weights').mkdir()
@@ -1291,13 +1311,67 @@ def test_seed_minus_one_draws_and_prints_a_seed(data, tmp_path, capsys):
     assert seeds[0] != seeds[1] and all(seed >= 0 for seed in seeds)
 
 
-def test_the_printed_next_commands_work(data, tmp_path, capsys):
-    folder = train(data, tmp_path / 'out puts' / 'it is', '--detection_inf_step', 2, steps=2)
+@pytest.mark.parametrize(('kind', 'name'), [('data', 'it is'), ('tagged', '-x')])
+def test_the_printed_next_commands_work(request, tmp_path, capsys, kind, name):
+    folder = tmp_path / 'out puts' / name
+    train(request.getfixturevalue(kind), tmp_path / 'out puts' / 'run', f'--exp_name={name}', '--known_labels',
+          '--detection_inf_step', 2, steps=2)
     out = capsys.readouterr().out
     assert main.main(next_command(out, 'longer')) == 0
     assert read_csv(folder / 'losses.csv')[-1]['step'] == '4'
-    assert main.main(next_command(out, 'other thresholds')) == 0
-    assert f'report: {folder.with_name("it is-inference")}/report.html' in capsys.readouterr().out
+    for flags, known in ([], True), (['--no-known_labels'], False):  # the flag of the training, and without it
+        assert main.main([*next_command(out, 'other thresholds'), *flags]) == 0
+        assert f'report: {folder.with_name(f"{name}-inference")}/report.html' in capsys.readouterr().out
+        assert read_detections(folder.with_name(f'{name}-inference') / 'detections.json').known_labels == known
+
+    from tensorboard.program import TensorBoard
+    argv = shlex.split(re.search('^curves: (tensorboard .*)$', out, re.MULTILINE).group(1))
+    program = TensorBoard()
+    program.configure([*argv, '--inspect'])
+    assert program.main() == 0 and f'{name}:' in capsys.readouterr().out
+
+
+def test_results_with_known_labels_are_marked(data, tmp_path, capsys):
+    run = train(data, tmp_path / 'run', '--known_labels', '--detection_inf_step', 2, steps=2)
+    out = capsys.readouterr().out
+    assert out.count('with known labels: only the given labels') == 2  # of the best and the last weights
+    results = json.loads((run / 'results.json').read_text())
+    assert results['best']['known_labels'] is True and results['last']['known_labels'] is True
+    assert [row['known_labels'] for row in read_csv(run / 'metrics.csv')] == ['1']
+    assert 'known labels' in (run / 'report.html').read_text()
+    for command in (detection.main, events.main):
+        argv = [str(run / 'detections.json'), '--gt'] if command is events.main else []
+        argv += [str(data / 'gt.json')] + ([] if argv else [str(run / 'detections.json')])
+        assert command(argv) == 0 and 'with known labels' in capsys.readouterr().out
+    free = localize(data, run / 'best.pt', tmp_path / 'free', '--no-known_labels')
+    assert 'known labels' not in capsys.readouterr().out and 'known_labels' not in (free / 'results.json').read_text()
+    assert '"known_labels"' not in (free / 'detections.json').read_text()
+
+
+# ---- the time base of each video ------------------------------------------------------------------------------------
+
+def test_videos_may_have_their_own_frame_rate(own_data, tmp_path, capsys):
+    """Videos of 10, 70 and 300 s, whose features are all at another rate: in training, and in inference from it."""
+    seconds = {'test_0': 10.0, 'test_1': 70.0, 'test_2': 300.0}
+
+    def set_durations(database):
+        for name in seconds:
+            database[name]['duration'] = seconds[name]
+
+    flags = ['--feature_fps', 'video', '--detection_inf_step', 2]
+    refused(capsys, words(own_data, tmp_path / 'run', '--num_steps', 2, *flags), 'neither duration nor fps is known')
+    assert not (tmp_path / 'run').exists()
+    annotate(own_data, set_durations)
+    run = train(own_data, tmp_path / 'run', *flags, steps=2)
+    curves = read_curves(run / 'curves.npz')
+    assert dict(zip(curves.videos, curves.seconds * curves.aware.shape[1])) == pytest.approx(seconds)
+    found = read_detections(run / 'detections.json')
+    ends = np.array([seconds[found.videos[v]] for v in found.video])
+    assert (found.segments[:, 1] <= ends + 1e-6).all() and (found.segments[:, 1] > 0.9 * ends).any()
+    again = tmp_path / 'again'
+    assert main.main(['--inference_only', '--model_file', str(run / 'best.pt'), '--data_path', str(own_data),
+                      '--output_dir', str(tmp_path), '--exp_name', 'again']) == 0
+    assert (again / 'detections.json').read_bytes() == (run / 'detections.json').read_bytes()
 
 
 # ---- names of runs --------------------------------------------------------------------------------------------------

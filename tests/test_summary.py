@@ -193,7 +193,8 @@ def test_only_runs_on_thumos14_are_compared_with_its_published_rows(tmp_path, ca
     ({'more': {'num_ground_truth_videos': 210, 'num_instances': 3310}}, '210 videos with 3310 instances'),
     ({'more': None}, 'does not contain the number'), ({'known_labels': True}, 'with known labels')])
 def test_a_run_on_other_test_videos_is_not_compared_and_one_line_gives_the_reason(tmp_path, capsys, changed, reason):
-    runs = [make_run(tmp_path / 'thumos', [0.3], **THUMOS14), make_run(tmp_path / 'copy', [0.3], 2, **THUMOS14 | changed)]
+    runs = [make_run(tmp_path / name, [0.3], seed, **THUMOS14 | more)
+            for seed, (name, more) in enumerate((('thumos', {}), ('copy', changed)))]
     for folders in runs[1:], runs:
         assert main([*map(str, folders)]) == 0
         out, err = capsys.readouterr()
