@@ -173,7 +173,7 @@ def _scored(gt: GroundTruth, detections: Detections, events: Detections, diagnos
     scores = evaluate(gt, detections, diagnosis.tiou, diagnosis.matches)
     num_instances = np.bincount(gt.label, minlength=len(gt.labels))
     num_detections = np.bincount(diagnosis.matches.label[diagnosis.matches.order], minlength=len(gt.labels))
-    spans = list(averages(scores).items())
+    spans, without = list(averages(scores).items()), scores.videos_without_detection
     return {
         'tiou': [tiou_key(threshold) for threshold in scores.tiou],
         'mean_ap': scores.mean_ap.tolist(),
@@ -183,7 +183,7 @@ def _scored(gt: GroundTruth, detections: Detections, events: Detections, diagnos
         'facts': [
             ('ground truth', f'{scores.num_videos:,} annotated videos of the subset “{gt.subsets[0]}”, '
                              f'{scores.num_instances:,} instances of {len(scores.labels)} classes'),
-            ('detections', f'{scores.num_detections:,}; {scores.videos_without_detection:,} of the videos without one'),
+            ('detections', f'{scores.num_detections:,}' + (f' ({without:,} of these videos have none)' if without else '')),
             ('events', format_scores(score_events(gt, events)))],
         'notes': warnings(scores) + notes(diagnosis),
         'types': [*ERROR_TYPES, 'unclassified'],
@@ -338,7 +338,7 @@ def _pack_lines(steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict | 
     about = f'steps {steps[0]:,.0f} to {steps[-1]:,.0f}'
     return {'about': about + (f'; a point is the mean of {sizes.max()} steps' if sizes.max() > 1 else ''),
             'steps': means(steps), 'lines': [(name, means(values)) for name, values in columns.items()
-                                             if name != 'epoch']}
+                                             if name != 'epoch' and values.any()]}  # without the terms of no stream
 
 
 def _weights_marks(path: Path, average: Mapping[float, float | None]) -> list[tuple[str, int, float]]:

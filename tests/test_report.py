@@ -3,6 +3,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,11 +20,13 @@ from golden_data import read_released
 import eval.detection
 import eval.diagnosis
 import eval.report
+from config import default_values
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import best_threshold, evaluate, scored_subset
 from eval.report import build_report, main
 from formats.annotations import match_videos, read_ground_truth, select_videos
 from formats.detections import read_detections
+from scripts.make_sample import write_sample
 from utils import InputError, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -519,6 +522,114 @@ def test_shares_name_their_total_and_every_error_type_is_defined(browser):
     assert browser.run("[...document.querySelectorAll('.types button')].every(button => button.title)")
 
 
+# ---- the training run, and marks ------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def run_folder(tmp_path_factory) -> Path:
+    """A folder like that of a training run of 1,000 steps with three evaluations."""
+    folder = tmp_path_factory.mktemp('runs') / 'third try'
+    folder.mkdir()
+    args = default_values('own') | {'data_path': '/data/kitchen', 'num_segments': 60, 'lr': 3e-3, 'output_dir': 'x'}
+    args['versions'] = {'commit': '0123456789' * 4 + '-dirty', 'torch': '2.9'}
+    (folder / 'args.json').write_text(json.dumps(args))
+    (folder / 'losses.csv').write_text('step,epoch,total,mil,gce_flow\n' + ''.join(
+        f'{step},0,{4 if step <= 500 else 2},{1 / step},0\n' for step in range(1, 1001)))
+    (folder / 'metrics.csv').write_text('step,epoch,average_mAP,mAP@0.3,mAP@0.5,mAP@0.7\n'
+                                        '400,0,0.3,0.4,0.3,0.2\n700,1,0.5,0.6,0.5,0.4\n1000,2,0.4,0.5,0.4,0.3\n')
+    (folder / 'results.json').write_text('{"best": {"step": 700}, "last": {"step": 1000}}')
+    return folder
+
+
+def test_losses_map_and_settings_of_the_training_run_are_shown(chromium, files, run_folder, tmp_path):
+    assert main([str(files / 'gt.json'), str(files / 'detections.json'), '--tiou', *map(str, TIOU), '--run',
+                 str(run_folder), '-o', str(tmp_path / 'r.html')]) == 0
+    chromium.open(tmp_path / 'r.html')
+    assert text_of(chromium, 'h1').strip() == 'kitchen · third try'  # and no name of a recipe
+    assert texts_of(chromium, '#metrics small span')[-2:] == ['best weights: 50.00 % at step 700',
+                                                              'last weights: 40.00 % at step 1,000']
+    cells = texts_of(chromium, '#settings tr > *')
+    rows = [cells[i:i + 3] for i in range(0, len(cells), 3)]
+    assert rows[0] == ['setting', 'here', 'default']
+    assert sorted(rows[1:]) == [['lr', '0.003', '0.0003'], ['num_segments', '60', 'unset']]
+    assert text_of(chromium, '#settings .note') == 'commit 0123456789-dirty · torch 2.9'
+    assert texts_of(chromium, '.panels b') == ['mil']  # gce_flow is 0 everywhere: a run on one stream
+
+    # Each line begins and ends at the pixels of its values: 0 is at the bottom, 60 (or 4) near the top.
+    def ends(selector):
+        return chromium.run(f"""(() => {{ const paths = [...document.querySelectorAll('{selector} path')];
+            return paths.map(path => [0, path.getTotalLength()].map(at => path.getPointAtLength(at).y)); }})()""")
+
+    def height(selector, label):
+        return chromium.run(f"""Number([...document.querySelectorAll('{selector} text')].find(
+            text => text.textContent === '{label}').getAttribute('y')) - 4""")
+
+    zero, forty = height('#metrics', '0'), height('#metrics', '40')
+    expected = [[0.3, 0.4], [0.3, 0.4]]  # of the chosen tIoU 0.5 and the average, which are drawn last
+    assert ends('#metrics')[-2:] == pytest.approx(
+        np.array([[zero - 100 * value / 40 * (zero - forty) for value in pair] for pair in expected]), abs=0.2)
+    zero, two = height('#loss', '0'), height('#loss', '2')
+    assert ends('#loss')[0] == pytest.approx([2 * two - zero, two], abs=0.2)
+    assert text_of(chromium, '#loss small') == 'steps 1 to 1,000; a point is the mean of 4 steps'
+    chromium.run("document.querySelectorAll('#tiou input')[2].click()")
+    assert texts_of(chromium, '#metrics small span')[1] == 'tIoU 0.7'
+    assert chromium.errors == []
+
+
+def test_a_page_without_a_run_has_no_training_section(browser):
+    assert browser.run("getComputedStyle(document.querySelector('#training')).display") == 'none'
+    assert text_of(browser, '.marks') == ''
+
+
+@pytest.mark.parametrize('name, content', [
+    ('args.json', '[]'), ('args.json', '{"dataset": "nothing"}'), ('args.json', '{"dataset": "own", "tiou": ["a"]}'),
+    ('losses.csv', 'step,total\n1,x\n'), ('metrics.csv', 'step,average_mAP\n1,0.5\n2\n'),
+    ('losses.csv', 'total\n1\n')])
+def test_a_damaged_run_is_one_line_and_status_2(files, run_folder, tmp_path, capsys, name, content):
+    folder = Path(shutil.copytree(run_folder, tmp_path / 'run'))
+    (folder / name).write_text(content)
+    assert main([str(files / 'detections.json'), '--run', str(folder), '-o', str(tmp_path / 'r.html')]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f'error: {folder / name}: ') and error.count('\n') == 1
+
+
+def test_synthetic_data_known_labels_and_scores_over_1_are_stated(chromium, files, tmp_path):
+    assert write_sample(tmp_path / 'sample')
+    gt = read_ground_truth(tmp_path / 'sample' / 'gt.json')
+    assert build_report(gt, read_detections(files / 'detections.json')).count('<b class="mark"') == 1
+    content = json.loads((files / 'gt.json').read_text()) | {'version': 'synthetic clips of something'}
+    (tmp_path / 'gt.json').write_text(json.dumps(content))
+    rows = [{'label': 'Run', 'segment': [0, 5], 'score': score} for score in (1.125, 0.5)]
+    (tmp_path / 'd.json').write_text(json.dumps({'results': {'c': rows}, 'external_data': {'known_labels': True}}))
+    assert main([str(tmp_path / 'gt.json'), str(tmp_path / 'd.json'), '-o', str(tmp_path / 'r.html')]) == 0
+    chromium.open(tmp_path / 'r.html')
+    assert texts_of(chromium, '.mark') == ['synthetic clips', 'known labels']
+    notes = texts_of(chromium, '.notes li')
+    for words in ('scores rank detections', 'exceed 1 here, up to 1.125', 'synthetic clips: ', 'known labels: '):
+        assert any(words in note for note in notes), words
+    chromium.run(f'showVideo({sorted(content["database"]).index("c")})')
+
+
+def test_the_axis_of_scores_begins_at_0_and_a_line_marks_the_minimum_score(chromium, tmp_path):
+    rows = [{'label': 'Run', 'segment': [0, 5], 'score': score} for score in (0.9, 0.8, 0.6)]
+    (tmp_path / 'd.json').write_text(json.dumps({'results': {'a': rows}}))
+    assert main([str(tmp_path / 'd.json'), '-o', str(tmp_path / 'r.html')]) == 0
+    chromium.open(tmp_path / 'r.html')
+    set_control(chromium, '#threshold', 0.6)
+
+    def heights(selector, attribute):
+        return chromium.run(f"""[...document.querySelectorAll('#timeline .block {selector}')].map(
+            shape => Number(shape.getAttribute('{attribute}')))""")
+
+    assert texts_of(chromium, '#timeline .block svg text')[0] == '0.0'
+    zero = heights('.axis', 'y1')[0]
+    shown = [zero - (y + 2.5) for y in heights('.hit', 'y')] + [zero - heights('.limit', 'y1')[0]]
+    assert np.array(shown) / shown[0] == pytest.approx(np.array([0.6, 0.8, 0.9, 0.6]) / 0.6, rel=1e-3)
+
+
+def test_the_gain_has_no_second_map_beside_that_of_the_summary(browser):
+    assert not re.search(r'\d\d\.\d\d', text_of(browser, '#gain figcaption'))
+
+
 # ---- tIoU, SVG files, table, print ----------------------------------------------------------------------------------
 
 def test_arrow_keys_change_the_tiou(browser):
@@ -730,6 +841,8 @@ def test_the_video_plays_with_its_timeline(chromium, playing):
     chromium.open(playing)
     clip = "document.querySelector('#clip')"
     wait_for(chromium, f'{clip}.readyState >= 1')
+    width, beside = chromium.run("['.player', '.happens'].map(box => document.querySelector(box).clientWidth)")
+    assert width >= 380 and beside > 200  # a square video: as high as half of the window
     assert 'v_a%20%231%25.mp4' in chromium.run(f'{clip}.src') and chromium.run(f'{clip}.duration') == 4
     chromium.run("document.getElementById('videos').scrollIntoView()")
     assert chromium.run("document.querySelector('#playhead').hidden") is True
