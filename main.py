@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PYTHONSAFEPATH
 from config import MODALITIES, RECIPES, Config, fill_unset, format_recipe, print_overrides, resolve_config
 from utils import (
     InputError,

@@ -419,7 +419,9 @@ def run_cli(command: Callable[[], int | None]) -> int:
         message = str(error)
     except OSError as error:
         message = f'{error.filename}: {error.strerror}'
-        if not error.filename:  # standard output: a full disk behind `>`, a closed pipe
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            message = f'{error.strerror}: raise the limit with ulimit -n 1024'
+        elif not error.filename:  # standard output: a full disk behind `>`, a closed pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             message = f'the output cannot be printed: {error.strerror or error}'
     except (MemoryError, RuntimeError) as error:

@@ -443,5 +443,5 @@ def print_evaluations(logger: Logger, total_losses: dict[int, float], bar: 'tqdm
     evaluations, logger.new_evaluations = logger.new_evaluations, []
     for step, mean_ap, best in evaluations:
         seconds, remaining = pace(bar)
-        print_line(f'evaluation: step {step}/{bar.total}, {remaining} left, mAP {100 * mean_ap:.2f} (best '
-                   f'{100 * best:.2f}), {seconds:.3g} s/step, loss {total_losses.pop(step):.3f}')
+        print_line(f'step {step}/{bar.total}, {remaining} left, mAP {100 * mean_ap:.2f} (best {100 * best:.2f}), '
+                   f'{seconds:.3g} s/step, loss {total_losses.pop(step):.3f}')
