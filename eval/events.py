@@ -207,13 +207,14 @@ def run(args: argparse.Namespace) -> None:
     refuse_overwriting_inputs([args.detections, args.gt], args.output)
     if args.output and not args.overwrite:
         refuse_overwriting_foreign(args.output, SIGNATURE)
-    events = select_events(read_detections(args.detections), EventOptions(args.share, args.overlap, args.min_score))
+    detections = read_detections(args.detections)
+    events = select_events(detections, EventOptions(args.share, args.overlap, args.min_score))
     if args.output:
         write_detections_csv(args.output, events)
     line = plural(len(events.scores), 'event') + f' in {plural(len(set(events.video.tolist())), "video")}'
     if args.gt:
         gt = scored_subset(read_ground_truth(args.gt), events.videos, args.subset)
-        for warning in (*gt.warnings, *suspicious_files(gt, events)):
+        for warning in (*gt.warnings, *suspicious_files(gt, detections)):
             warn(warning)
         line = f'subset {gt.subsets[0]!a}: {format_scores(score_events(gt, events))}'
         line += ' (with known labels)' if events.known_labels else ''

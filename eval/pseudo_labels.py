@@ -144,6 +144,8 @@ def run(args: argparse.Namespace) -> None:
         refuse_overwriting_foreign(args.output, rf'{{\s*"version": "{SIGNATURE}')
     gt, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     database = read_json(args.ground_truth)['database']
+    for line in suspicious_files(gt, detections):
+        warn(line)
     labeled = detected_subset(gt, detections, args.subset)
     index = match_videos(detections.videos, gt.videos)
     inside = (index >= 0) & labeled[index]
@@ -152,8 +154,6 @@ def run(args: argparse.Namespace) -> None:
     if not len(selected.scores):
         raise InputError(f'{args.detections}: no detection is left to be a pseudo label; lower --min_score')
     result = pseudo_database(database, gt, labeled, selected, args.fps)
-    for line in suspicious_files(gt, detections):
-        warn(line)
     if not inside.all():
         warn(f'{plural(int((~inside).sum()), "video")} with detections ignored: in another subset or not in the ground '
              'truth')

@@ -27,7 +27,7 @@ from eval.detection import (
     warnings,
 )
 from formats.annotations import GroundTruth, read_ground_truth, select_videos
-from formats.detections import Detections, select_detections
+from formats.detections import Detections, read_detections, select_detections, write_detections
 from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -586,3 +586,15 @@ def test_scoring_imports_no_heavy_library():
     code = 'import sys, eval.detection; print(*{"torch", "pandas", "scipy", "matplotlib", "tqdm"} & set(sys.modules))'
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True, check=True)
     assert not done.stdout.strip()
+
+
+# ---- known labels ---------------------------------------------------------------------------------------------------
+
+def test_known_labels_are_stored_and_marked(files, tmp_path, capsys):
+    for known in True, False:
+        path = tmp_path / 'd.json'
+        write_detections(path, read_detections(files[1])._replace(known_labels=known))
+        assert read_detections(path).known_labels == known
+        assert main([files[0], str(path), '--output', str(tmp_path / 'r.json'), '--overwrite']) == 0
+        assert ('with known labels' in capsys.readouterr().out) == known
+        assert json.loads((tmp_path / 'r.json').read_text()).get('known_labels', False) == known

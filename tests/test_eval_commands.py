@@ -57,6 +57,24 @@ def test_an_ascii_terminal_gets_other_characters_escaped(tmp_path, monkeypatch, 
     assert out.getvalue()
 
 
+@pytest.mark.parametrize('name', [name for name, (_, words) in COMMANDS.items() if 'gt.json' in words])
+@pytest.mark.parametrize(('segment', 'part'), [([25, 75], 'are the times frames instead'), ([0.1, 0.3], 'fractions of'),
+                                               ([3, 1], 'end before they start')])
+def test_times_in_other_units_are_named_by_every_command_that_compares(tmp_path, capsys, name, segment, part):
+    write(tmp_path, 'v', 'x', [{'label': 'x', 'segment': segment, 'score': 1}], duration=20)
+    database = json.loads((tmp_path / 'gt.json').read_text())['database']
+    database['v']['annotations'].append({'label': 'tag'})
+    (tmp_path / 'gt.json').write_text(json.dumps({'database': database}))
+    is_refused = name == 'pseudo_labels' and segment != [0.1, 0.3]  # no detection is left
+    assert status_of(name, tmp_path) == (2 if is_refused else 0)
+    err = capsys.readouterr().err
+    if name == 'report':  # on the page
+        err = (tmp_path / 'report.html').read_text()
+    assert part in err
+    if name in ('detection', 'diagnosis', 'report'):
+        assert '1 label without a time' in err
+
+
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize('name', COMMANDS)
 @pytest.mark.parametrize(('scores', 'end', 'duration'), [

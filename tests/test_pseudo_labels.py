@@ -80,7 +80,9 @@ def test_the_file_contains_pseudo_labels_in_training_videos_and_ground_truth_in_
     database = json.loads(output.read_text())['database']
     assert database['bare'] == {'subset': 'training', 'fps': 25, 'annotations': []}  # no true time remains
     assert database['a']['url'] == 'x' and database['a']['annotations'][3]['score'] == 0.3
-    assert captured.err.splitlines() == ['warning: 1 video without "duration", which OpenTAD needs',
+    assert captured.err.splitlines() == ['warning: 3 of 8 detections end after their videos: are the times frames '
+                                         'instead of seconds?',
+                                         'warning: 1 video without "duration", which OpenTAD needs',
                                          'warning: 1 video without "frame", which OpenTAD needs: see --fps']
 
 
