@@ -4,7 +4,6 @@ import math
 import os
 import random
 import resource
-import resource
 import select
 import signal
 import sys
@@ -266,7 +265,6 @@ def check_batches(datasets: list[VideoDataset], num_segments: int, batch_size: i
                          f'/dev/shm has {free / 1e6:.0f} MB free; use --num_workers 0, or enlarge it (docker run '
                          f'--shm-size)')
     check_open_files(num_workers)
-    check_open_files(num_workers)
     cores = num_cores()
     if shared and num_workers > cores:
         warn(f'--num_workers {num_workers}: only {plural(cores, "CPU core")} can be used; more workers help only with '
@@ -278,25 +276,14 @@ def check_open_files(num_workers: int) -> None:
     limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Pipes and shared memory of each worker, for the loaders of a training and of an evaluation.
     needed = len(os.listdir('/dev/fd')) + 18 + 8 * num_workers
-    if not num_workers or resource.RLIM_INFINITY in (limit, highest) or 2 * needed < limit:
+    unlimited = resource.RLIM_INFINITY
+    if not num_workers or limit == unlimited or 2 * needed < limit:
         return
-    if needed > highest:
-        raise InputError(f'--num_workers {num_workers}: needs {needed} open files, but only {highest} are allowed; lower '
-                         f'it, or raise the limit with ulimit -n 4096')
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * needed, highest), highest))
-
-
-def check_open_files(num_workers: int) -> None:
-    """Raise the limit of open files where workers need more; raises InputError where that is not allowed."""
-    limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Pipes and shared memory of each worker, for the loaders of a training and of an evaluation.
-    needed = len(os.listdir('/dev/fd')) + 18 + 8 * num_workers
-    if not num_workers or resource.RLIM_INFINITY in (limit, highest) or 2 * needed < limit:
-        return
-    if needed > highest:
+    if needed > highest != unlimited:
         raise InputError(f'--num_workers {num_workers}: needs {needed} open files, but only {highest} are allowed; '
                          f'lower it, or raise the limit with ulimit -n 4096')
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * needed, highest), highest))
+    limit = 2 * needed if highest == unlimited else min(2 * needed, highest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, highest))
 
 
 # ---- random states --------------------------------------------------------------------------------------------------

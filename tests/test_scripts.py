@@ -407,6 +407,14 @@ def test_two_scripts_at_once_install_once(project):
 
 # ---- with the real program ------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize('program', ['main.py', 'scripts/own_videos.py', 'scripts/sweep.py', 'scripts/convert.py',
+                                     'scripts/make_sample.py'])
+def test_programs_start_where_python_does_not_search_their_folder(tmp_path, program):
+    command = [sys.executable, '-I', ROOT / program, '--help']
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stdout and not ended.stderr, ended.stderr
+
+
 def test_a_flag_without_a_value_is_one_line(tmp_path):
     project = Project(tmp_path / 'my project', RUN_REAL_MAIN)
     assert '--exp_name' in error_of(project.run('train.sh', '--exp_name'))

@@ -1,5 +1,7 @@
 """The trainer: what makes it repeatable and lets another process resume it."""
+import os
 import random
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from dataset import Batch
 from engine import trainer
 from engine.checkpoint import read_weights
 from engine.runtime import (
+    check_open_files,
     get_rng_state,
     get_sampler_rng_state,
     seed_everything,
@@ -20,6 +23,7 @@ from engine.runtime import (
 from engine.torch_io import save
 from engine.trainer import Trainer, TrainerOptions
 from model import build_network
+from utils import InputError
 
 CPU = torch.device('cpu')
 FLAGS = ['--data_path', 'data', '--exp_name', 'x', '--hidden_dim', '5', '--num_segments', '24', '--batch_size', '4']
@@ -194,3 +198,21 @@ def test_the_flop_of_a_step_are_those_of_its_matmuls():
     own = make_trainer()
     weights = sum(p.numel() for p in own.network.parameters())
     assert own.step_flops == 4 * 24 * 4 * weights  # a multiplication and an addition, forward and backward
+
+
+@pytest.mark.parametrize(('limit', 'highest', 'workers', 'expected'), [
+    (1024, 1024, 8, 1024), (100, 200, 2, 100), (40, 4096, 8, 176), (40, 100, 8, 100), (40, 80, 8, None),
+    (40, 40, 3, None), (20, 20, 0, 20), (40, resource.RLIM_INFINITY, 8, 176),
+    (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 8, resource.RLIM_INFINITY)])
+def test_the_limit_of_open_files_is_raised_for_workers_or_reported(monkeypatch, limit, highest, workers, expected):
+    """Of a process with 6 open files, which 8 workers make 88."""
+    limits = [(limit, highest)]
+    monkeypatch.setattr(os, 'listdir', lambda path: list('123456'))
+    monkeypatch.setattr(resource, 'getrlimit', lambda kind: limits[-1])
+    monkeypatch.setattr(resource, 'setrlimit', lambda kind, value: limits.append(value))
+    if expected is None:
+        with pytest.raises(InputError, match=f'--num_workers {workers}: .*ulimit -n'):
+            check_open_files(workers)
+    else:
+        check_open_files(workers)
+        assert limits[-1] == (expected, highest)
