@@ -144,16 +144,18 @@ def run(args: argparse.Namespace) -> None:
         refuse_overwriting_foreign(args.output, rf'{{\s*"version": "{SIGNATURE}')
     gt, detections = read_ground_truth(args.ground_truth), read_detections(args.detections)
     database = read_json(args.ground_truth)['database']
-    for line in suspicious_files(gt, detections):
-        warn(line)
     labeled = detected_subset(gt, detections, args.subset)
     index = match_videos(detections.videos, gt.videos)
     inside = (index >= 0) & labeled[index]
     selected = select_pseudo_labels(gt, select_detections(detections, inside[detections.video]), args.min_score,
                                     args.top, args.known_labels)
+    suspicious = suspicious_files(gt, detections)
     if not len(selected.scores):
-        raise InputError(f'{args.detections}: no detection is left to be a pseudo label; lower --min_score')
+        reason = suspicious[0] if suspicious else 'lower --min_score'
+        raise InputError(f'{args.detections}: no detection is left to be a pseudo label; {reason}')
     result = pseudo_database(database, gt, labeled, selected, args.fps)
+    for line in suspicious:
+        warn(line)
     if not inside.all():
         warn(f'{plural(int((~inside).sum()), "video")} with detections ignored: in another subset or not in the ground '
              'truth')
