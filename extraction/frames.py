@@ -193,8 +193,8 @@ class Clock:
     """The times of a video's frames, from its start, where the timestamps in the file may jump.
 
     As in players, a frame that is earlier than the one before it, or later by more than a bound, follows that one. A
-    gap that other streams fill is none: a still image with an hour of audio. So no file asks for more than a bounded
-    number of repeated frames for each one that it contains.
+    gap that other streams fill is kept: a still image with an hour of audio. So the number of repeated frames is
+    bounded for each frame and second of audio in the file.
     """
 
     def __init__(self, path: Path, container: InputContainer, stream: VideoStream):
@@ -293,7 +293,7 @@ def build_graph(path: Path, stream: VideoStream, first: av.VideoFrame, fps: floa
             width, height = target_size(resize, width, height)
         if width * height > MAX_PIXELS:
             raise BadVideo(f'{path}: {first.width} x {first.height} pixels: resized to {resize} it would have '
-                           f'{width} x {height}; extract it into a folder of its own with --resize 340x256')
+                           f'{width} x {height}; extract it to another --output with --resize 340x256')
         filters += [('scale', f'{width}:{height}:flags={BILINEAR}'), ('format', 'rgb24')]
         filters += [(name, 'dir=cclock_flip' if name == 'transpose' else '') for name in rotation]
     graph = Graph()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from socket import AF_UNIX, socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,15 +19,19 @@ import torch
 from golden_data import GOLDEN, GT, THUMOS14
 
 av = pytest.importorskip('av', reason='needs PyAV: pip install -r requirements-video.txt')
-pytest.importorskip('cv2', reason='needs OpenCV: pip install -r requirements-video.txt')
+cv2 = pytest.importorskip('cv2', reason='needs OpenCV: pip install -r requirements-video.txt')
 
+from av.bitstream import BitStreamFilterContext  # noqa: E402
+
+import extraction.__main__ as extraction_main  # noqa: E402
 from examples import torchvision_backbone  # noqa: E402
-from extraction import decoders  # noqa: E402
+from extraction import decoders, frames  # noqa: E402
 from extraction.__main__ import collect_videos, main  # noqa: E402
+from extraction.compare import read_rows  # noqa: E402
 from extraction.decoders import Recipe, count_processes, prefetch, read_in_processes, read_videos  # noqa: E402
 from extraction.flow_workers import FlowPool, FlowRecipe, center_crop  # noqa: E402
-from extraction.frames import BadVideo, decode, header_duration, read_frames, target_size  # noqa: E402
-from extraction.i3d import I3D, read_weights  # noqa: E402
+from extraction.frames import BadVideo, decode, read_frames, target_size  # noqa: E402
+from extraction.i3d import I3D, Weights, read_weights  # noqa: E402
 from extraction.snippets import End, extract, num_rows, to_clip  # noqa: E402
 from formats.annotations import read_annotations  # noqa: E402
 from formats.data_folder import find_split  # noqa: E402
@@ -117,12 +122,21 @@ def weights(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture
+def no_network(monkeypatch) -> list[str]:
+    """Return the same flags, where the brightness replaces I3D."""
+    monkeypatch.setattr(extraction_main, 'open_weights', lambda modality, path: Weights(path, modality, '', '', {}))
+    monkeypatch.setattr(extraction_main, 'log_weights_origin', lambda file: None)
+    monkeypatch.setattr(extraction_main, 'build_i3d', lambda file, **options: brightness)
+    return ['--rgb_weights', 'rgb.pt', '--flow_weights', 'flow.pt']
+
+
+@pytest.fixture
 def clips(tmp_path) -> Path:
     """Write three short videos of 2, 3 and 4 rows."""
     folder = tmp_path / 'clips'
     folder.mkdir()
-    for count, frames in enumerate((33, 50, 79)):
-        render(folder / f'clip{count}.mp4', steady(25, frames / 25), moving)
+    for count, length in enumerate((33, 50, 79)):
+        render(folder / f'clip{count}.mp4', steady(25, length / 25), moving)
     return folder
 
 
@@ -270,15 +284,26 @@ def test_files_that_are_no_videos_are_refused(tmp_path):
             list(read_frames(tmp_path / name))
 
 
-@pytest.mark.parametrize('suffix, codec', [('mkv', 'mpeg4'), ('flv', 'libx264')])
-def test_a_video_whose_end_is_missing_is_refused(tmp_path, suffix, codec):
-    whole = render(tmp_path / f'whole.{suffix}', steady(25, 8), lambda at: moving(at) + np.uint8(at), codec)
-    assert header_duration(whole) == pytest.approx(8, abs=0.05)
+@pytest.mark.parametrize('share', [0.5, 0.91])
+@pytest.mark.parametrize('suffix, start', [('mkv', 0), ('mkv', 3), ('flv', 0), ('mp4', 0)])
+def test_a_video_whose_end_is_missing_is_refused(tmp_path, suffix, start, share):
+    """Matroska's duration counts from 0."""
+    whole, cut = tmp_path / f'whole.{suffix}', tmp_path / f'cut.{suffix}'
+    random = np.random.RandomState(0)
+    with av.open(str(whole), 'w', options={'movflags': 'faststart'} if suffix == 'mp4' else {}) as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        for i in range(200):
+            frame = av.VideoFrame.from_ndarray(random.randint(0, 256, (48, 64), np.uint8), 'gray')
+            frame.pts, frame.time_base = i + 25 * start, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     assert sum(1 for _ in read_frames(whole)) in (199, 200)  # FLV has no duration of the last frame
-    cut = tmp_path / f'cut.{suffix}'
-    cut.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
-    with pytest.raises(BadVideo, match='the last .* seconds are missing'):
+    cut.write_bytes(whole.read_bytes()[:int(whole.stat().st_size * share)])
+    with pytest.raises(BadVideo, match='the last .* seconds are missing') as caught:
         list(read_frames(cut))
+    missing = float(str(caught.value).partition('the last ')[2].split()[0])
+    assert missing == pytest.approx(8 * (1 - share), abs=0.3)
 
 
 def test_a_video_that_is_damaged_in_the_middle_is_refused(tmp_path):
@@ -289,6 +314,125 @@ def test_a_video_that_is_damaged_in_the_middle_is_refused(tmp_path):
     (tmp_path / 'damaged.mp4').write_bytes(whole)
     with pytest.raises(BadVideo, match=r'damaged.mp4: damaged after \d+\.\d seconds'):
         list(read_frames(tmp_path / 'damaged.mp4'))
+
+
+# ---- clocks ---------------------------------------------------------------------------------------------------------
+
+def render_stream(path: Path, start: float = 0, frames: int = 50, size: tuple[int, int] = (48, 64),
+                  sound: float = 0) -> Path:
+    """Write a stream of 25 frames per second whose clock begins at `start`, with `sound` seconds of sound from 0."""
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('mpeg2video', rate=25)
+        (stream.height, stream.width), stream.pix_fmt, stream.max_b_frames = size, 'yuv420p', 0
+        audio = container.add_stream('mp2', rate=16000, layout='mono') if sound else None
+        for i in range(int(sound * 16000 / 1152) if audio else 0):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), 's16', 'mono')
+            frame.rate, frame.time_base, frame.pts = 16000, Fraction(1, 16000), 1152 * i
+            container.mux(audio.encode(frame))
+        for i in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.random.RandomState(i).randint(0, 256, size, np.uint8), 'gray')
+            frame.pts, frame.time_base = round(25 * start) + i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def join(path: Path, *parts: Path) -> Path:
+    path.write_bytes(b''.join(part.read_bytes() for part in parts))
+    return path
+
+
+def shift_packet(source: Path, target: Path, number: int, seconds: float) -> Path:
+    """Copy a video with another time of one of its packets."""
+    with av.open(str(source)) as read, av.open(str(target), 'w') as written:
+        stream = written.add_stream_from_template(read.streams.video[0])
+        for i, packet in enumerate(read.demux(read.streams.video[0])):
+            if packet.dts is not None:
+                packet.stream = stream
+                packet.pts += round(seconds / packet.time_base) if i == number else 0
+                written.mux(packet)
+    return target
+
+
+def shown(path: Path) -> list[bytes]:
+    return [frame.tobytes() for frame in read_frames(path, 25, '64x48')]
+
+
+@pytest.mark.parametrize('starts', [(0, 0), (600, 0), (0, 3600), (0, 30000, 5)])
+@pytest.mark.parametrize('suffix', ['ts', 'mpg'])
+def test_joined_streams_whose_clock_restarts_or_jumps_are_read_whole(tmp_path, capfd, starts, suffix):
+    parts = [render_stream(tmp_path / f'{i}.{suffix}', start) for i, start in enumerate(starts)]
+    separate = [frame for part in parts for frame in shown(part)]
+    assert len(separate) == 50 * len(parts) and capfd.readouterr().err == ''
+    assert shown(join(tmp_path / f'all.{suffix}', *parts)) == separate
+    warning = capfd.readouterr().err
+    assert warning.count('\n') == 1 and 'its timestamps jump by' in warning
+    assert 'after 2.0 seconds' in warning or 'after 1.9 seconds' in warning
+    assert ('and 1 more time' in warning) == (len(parts) == 3)
+
+
+def test_a_gap_of_a_few_seconds_or_one_with_sound_is_kept(tmp_path, capfd):
+    parts = [render_stream(tmp_path / f'{start}.ts', start) for start in (0, 5)]
+    assert len(shown(join(tmp_path / 'gap.ts', *parts))) == pytest.approx(7 * 25, abs=1)
+    late = render_stream(tmp_path / 'late.ts', 15, sound=17)
+    assert len(shown(late)) == pytest.approx(17 * 25, abs=2)
+    slides = render(tmp_path / 'slides.mkv', [0, 30, 60, Fraction(1501, 25)], moving)
+    assert len(shown(slides)) == pytest.approx(1502, abs=2)
+    assert capfd.readouterr().err == ''
+
+
+@pytest.mark.parametrize('number', [25, 49])
+@pytest.mark.parametrize('seconds', [3 * 86400, 5000])
+def test_one_wild_timestamp_costs_no_frame(tmp_path, capfd, seconds, number):
+    plain = render_stream(tmp_path / 'plain.ts')
+    wild = shift_packet(plain, tmp_path / 'wild.ts', number, seconds)
+    assert shown(wild) == shown(plain)
+    assert capfd.readouterr().err.count('\n') == 1
+
+
+@pytest.mark.parametrize('suffix, seconds', [('mkv', 3 * 86400), ('mp4', 7200)])
+def test_a_frame_days_or_hours_later_is_the_next_one(tmp_path, capfd, suffix, seconds):
+    path = render(tmp_path / f'later.{suffix}', [*steady(25, 1), seconds], moving, 'libx264')
+    assert len(shown(path)) in (26, 27)
+    assert 'its timestamps jump by' in capfd.readouterr().err
+
+
+def test_timestamps_slightly_out_of_order_are_left_to_ffmpeg(tmp_path, capfd):
+    """AVI files of H.264 with B-frames contain some."""
+    path = tmp_path / 'b.avi'
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        for i in range(100):
+            frame = av.VideoFrame.from_ndarray(np.random.RandomState(i).randint(0, 256, (48, 64), np.uint8), 'gray')
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        times = [frame.pts for frame in container.decode(video=0)]
+        assert times != sorted(times)
+    assert len(shown(path)) in (99, 100, 101) and capfd.readouterr().err == ''
+
+
+@pytest.mark.parametrize('later', [{'size': (64, 48)}, {'rotate': '90'}])
+def test_a_size_or_rotation_that_changes_in_the_middle_is_reported(tmp_path, capfd, later):
+    first = render(tmp_path / 'first.ts', steady(25, 2), moving, 'libx264')
+    second = tmp_path / 'second.ts'
+    if 'size' in later:
+        render(second, steady(25, 2), lambda at: gray(90, *later['size']), 'libx264')
+    else:
+        with av.open(str(first)) as read, av.open(str(second), 'w') as written:
+            source = read.streams.video[0]
+            stream = written.add_stream_from_template(source)
+            turn = BitStreamFilterContext('h264_metadata=display_orientation=insert:rotate=90', source, stream)
+            for packet in (turned for packet in read.demux(source) if packet.dts is not None
+                           for turned in turn.filter(packet)):
+                packet.stream = stream
+                written.mux(packet)
+    frames = list(read_frames(join(tmp_path / 'both.ts', first, second), 25, 'short32'))
+    assert len(frames) in (98, 99, 100) and {frame.shape for frame in frames} == {(32, 43, 3)}
+    warnings = [line for line in capfd.readouterr().err.splitlines() if 'size or rotation changes' in line]
+    assert len(warnings) == 1 and 'both.ts: ' in warnings[0] and 'after 2.0 seconds' in warnings[0]
 
 
 # ---- snippets -------------------------------------------------------------------------------------------------------
@@ -333,7 +477,9 @@ def test_flow_is_computed_on_the_whole_frame_and_then_cropped():
 
 
 def slow_at_first(frames: np.ndarray) -> np.ndarray:
-    """Run in a worker: the first snippets take longest, and a frame of 255 kills the worker."""
+    """Run in a worker: the first snippets take longest, a frame of 254 is an error of OpenCV, 255 kills the worker."""
+    if frames[0, 0, 0] == 254:
+        cv2.cvtColor(frames[0, :1, :1], cv2.COLOR_RGB2GRAY)
     if frames[0, 0, 0] == 255:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.2 / (1 + frames[0, 0, 0]))
@@ -344,6 +490,8 @@ def test_workers_return_flow_in_order_and_a_killed_one_is_reported():
     with FlowPool(slow_at_first, 2) as pool:
         tasks = [pool.submit(np.full((17, 2, 2), i, np.uint8)) for i in range(8)]
         assert [int(pool.result(task)[0, 0, 0]) for task in tasks] == list(range(8))
+        with pytest.raises(cv2.error):
+            pool.result(pool.submit(np.full((17, 2, 2), 254, np.uint8)))
         killed = pool.submit(np.full((17, 2, 2), 255, np.uint8))
         with pytest.raises(InputError, match='was killed.*--workers'):
             pool.result(killed)
@@ -404,7 +552,6 @@ def test_features_equal_those_of_the_parts_called_separately(clips, tmp_path, we
     from extraction.flow import dis, quantize
     from extraction.i3d import load_i3d
     frames = list(read_frames(clips / 'clip1.mp4', 25, 'short32'))
-    import cv2
     gray_frames = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)[:, 5:37] for frame in frames]
     whole = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     assert frames[0].shape == (32, 43, 3) and gray_frames[0].shape == (32, 32)
@@ -643,6 +790,108 @@ def import_torchvision_models():
         return importlib.import_module('torchvision.models')
     except Exception as error:  # RuntimeError for another version of torch
         return pytest.skip(f'needs torchvision for torch {torch.__version__}: {type(error).__name__}')
+
+
+# ---- one odd video --------------------------------------------------------------------------------------------------
+
+def error_lines(capfd) -> list[str]:
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith('error: ')]
+
+
+def test_a_strip_of_two_rows_of_pixels_does_not_end_the_others(clips, tmp_path, no_network, capfd):
+    """Resized, it is too wide for optical flow, or for the memory."""
+    strip = render(clips / 'a_strip.mp4', steady(25, 0.8), lambda at: gray(90, 2, 4096), 'libx264')
+    assert main([str(clips), '--output', str(tmp_path / 'out'), *no_network, *SMALL]) == 2
+    lines = error_lines(capfd)
+    assert len(lines) == 1 and lines[0].startswith(f'error: {strip}: optical flow cannot be extracted (error: ')
+    assert len(list((tmp_path / 'out' / 'features' / 'test' / 'flow').iterdir())) == 3
+    with pytest.raises(BadVideo, match='a_strip.mp4: 4096 x 2 pixels: .* 524288 x 256'):
+        list(read_frames(strip))
+
+
+@pytest.mark.parametrize('part', ['decoder', 'snippets', 'flow'])
+def test_whatever_is_raised_for_one_video_is_its_line(clips, tmp_path, no_network, capfd, monkeypatch, part):
+    broken = {'decoder': 'extraction.frames.rotation_filters', 'snippets': 'extraction.snippets.center_crop',
+              'flow': 'extraction.flow_workers.quantize'}[part]
+    module, _, name = broken.rpartition('.')
+    function, calls = getattr(sys.modules[module], name), iter(range(10 ** 6))
+
+    def fail_once(*arguments):
+        if next(calls) == 0:
+            raise ZeroDivisionError('of a library\nin two lines')
+        return function(*arguments)
+
+    monkeypatch.setattr(broken, fail_once)
+    assert main([str(clips), '--output', str(tmp_path / 'out'), *no_network, *SMALL]) == 2
+    lines = error_lines(capfd)
+    assert len(lines) == 1 and f'{clips / "clip0.mp4"}: ' in lines[0] and 'ZeroDivisionError: of a library' in lines[0]
+    assert list(json.loads((tmp_path / 'out' / 'extraction.json').read_text())['videos']) == ['clip1', 'clip2']
+
+
+@pytest.mark.parametrize('how', ['replaced', 'appended', 'removed'])
+@pytest.mark.parametrize('backbone', [False, True])
+def test_a_video_replaced_while_it_is_read_is_extracted_again(clips, tmp_path, no_network, capfd, monkeypatch, how,
+                                                              backbone):
+    path, other = clips / 'clip0.mp4', (clips / 'clip2.mp4').read_bytes()
+    start = frames.Clock.restamp
+
+    def change(self, items):
+        if self.path == path:
+            path.unlink() if how != 'appended' else None
+            if how != 'removed':
+                with open(path, 'ab') as file:
+                    file.write(other)
+        return start(self, items)
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(frames.Clock, 'restamp', change)
+    argv = [str(path), str(clips / 'clip1.mp4'), '--output', str(tmp_path / 'out'), *SMALL]
+    argv += ['--backbone', 'test_extraction:mean_colors'] if backbone else no_network[:2]
+    assert main(argv) == 2
+    lines = error_lines(capfd)
+    assert len(lines) == 1 and ('No such file' if how == 'removed' else 'was changed or replaced') in lines[0]
+    assert list(json.loads((tmp_path / 'out' / 'extraction.json').read_text())['videos']) == ['clip1']
+    monkeypatch.setattr(frames.Clock, 'restamp', start)
+    path.write_bytes(other)
+    assert main(argv) == 0
+    entry = json.loads((tmp_path / 'out' / 'extraction.json').read_text())['videos']['clip0']
+    assert entry['size'] == len(other) and entry['frames'] == 79
+
+
+def test_a_video_replaced_after_it_was_read_is_recorded_with_the_size_that_was_read(clips, tmp_path, no_network,
+                                                                                     monkeypatch):
+    path = clips / 'clip0.mp4'
+    size = path.stat().st_size
+    check = extraction_main.check_features
+
+    def replace(*arguments):
+        os.replace(clips / 'clip2.mp4', path)
+        check(*arguments)
+
+    monkeypatch.setattr(extraction_main, 'check_features', replace)
+    assert main([str(path), '--output', str(tmp_path / 'out'), *no_network[:2], *SMALL]) == 0
+    assert json.loads((tmp_path / 'out' / 'extraction.json').read_text())['videos']['clip0']['size'] == size
+
+
+def test_pipes_devices_sockets_and_folders_are_a_line_each(clips, tmp_path, no_network, capfd):
+    folder = tmp_path / 'odd'
+    folder.mkdir()
+    os.mkfifo(folder / 'pipe.mp4')
+    (folder / 'zero.mp4').symlink_to('/dev/zero')
+    (folder / 'folder.mp4').mkdir()
+    (folder / 'loop.mp4').symlink_to('loop.mp4')
+    (folder / 'good.mp4').write_bytes((clips / 'clip0.mp4').read_bytes())
+    with socket(AF_UNIX) as listening:
+        listening.bind(str(folder / 'socket.mp4'))
+        assert main([str(folder), '--output', str(tmp_path / 'out'), *no_network[:2], *SMALL]) == 2
+    lines = sorted(error_lines(capfd))
+    assert [line.split(': ')[1].rpartition('/')[2] for line in lines] == [
+        'folder.mp4', 'loop.mp4', 'pipe.mp4', 'socket.mp4', 'zero.mp4']
+    assert 'is a pipe or a device' in lines[2] and 'is a pipe or a device' in lines[4]
+    assert list(json.loads((tmp_path / 'out' / 'extraction.json').read_text())['videos']) == ['good']
+    os.mkfifo(tmp_path / 'rows.npy')
+    with pytest.raises(InputError, match='rows.npy: is a pipe'):
+        read_rows(str(tmp_path / 'rows.npy'))
 
 
 # ---- overlap --------------------------------------------------------------------------------------------------------
