@@ -342,7 +342,7 @@ def plot(diagnosis: Diagnosis) -> 'Figure':
     ax = figure.add_subplot(top[1])
     bars = ax.barh(ERROR_TYPES[1:], 100 * diagnosis.map_gain.mean(axis=0), color=COLORS[1:])
     ax.bar_label(bars, fmt='%.2f', padding=3)
-    ax.set(title='mAP gained if they were removed', xlabel=f'points on top of {100 * diagnosis.mean_ap.mean():.2f} %')
+    ax.set(title='mAP gain from removing an error type', xlabel='percentage points')
     ax.margins(x=0.15)
 
     widths = [len(c.bins) for c in diagnosis.characteristics]
@@ -371,9 +371,9 @@ def _plot_profile(ax: 'Axes', diagnosis: Diagnosis) -> None:
     depth, shares = np.arange(1, DEPTH + 1), 100 * diagnosis.shares.mean(axis=0)
     for name, color, top, height in zip(ERROR_TYPES, COLORS, np.cumsum(shares, axis=1).T, shares.T):
         ax.bar(depth, height, 0.85, top - height, color=color, label=f'{name}: {height[-1]:.2f} %')
-    ax.set(title=f'What the best 1 to {DEPTH} $N_c$ detections of each class are', ylabel='fraction (%)',
-           ylim=(0, 100), xlabel='detections of a class, as a multiple of its $N_c$ instances', xticks=depth)
-    ax.legend(reverse=True, title=f'of {DEPTH} $N_c$', loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
+    ax.set(title='False positive profile: error types of the best detections', ylabel='share (%)', ylim=(0, 100),
+           xlabel='detections of each class, as a multiple of its number of instances, $N_c$', xticks=depth)
+    ax.legend(reverse=True, title=f'best {DEPTH} $N_c$', loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -183,7 +183,7 @@ def _scored(gt: GroundTruth, detections: Detections, events: Detections, diagnos
         'facts': [
             ('ground truth', f'{scores.num_videos:,} annotated videos of the subset “{gt.subsets[0]}”, '
                              f'{scores.num_instances:,} instances of {len(scores.labels)} classes'),
-            ('detections', f'{scores.num_detections:,}' + (f' ({without:,} of these videos have none)' if without else '')),
+            ('detections', f'{scores.num_detections:,}' + (f' ({without:,} videos without one)' if without else '')),
             ('events', format_scores(score_events(gt, events)))],
         'notes': warnings(scores) + notes(diagnosis),
         'types': [*ERROR_TYPES, 'unclassified'],

@@ -31,6 +31,7 @@ from utils import (
     InputError,
     Parser,
     bounded,
+    plural,
     quote,
     refuse_overwriting_foreign,
     refuse_overwriting_inputs,
@@ -261,7 +262,7 @@ class DetectionsPanel:
                 edgecolor='#333333', linewidth=0.5)
         ax.set(ylim=(low - 2 * thickness, high + 2 * thickness))
         limit = f', the best {MAX_BARS} shown' if count > MAX_BARS else ''
-        ax.set_title(f'{truncate(self.name, 28)}: {count or "none"}{limit}', loc='right', fontsize='small',
+        ax.set_title(f'{truncate(self.name, 28)}: {plural(count, "detection")}{limit}', loc='right', fontsize='small',
                      color='#555555', pad=2, parse_math=False)
         if count:
             ax.set_ylabel('score')

@@ -1177,6 +1177,14 @@ def test_events_of_own_videos_need_evidence_for_their_class(flags, min_score):
     assert inference.EvaluatorOptions.from_args(parse(*flags)).events.min_score == pytest.approx(min_score)
 
 
+def test_the_page_is_named_after_the_data_folder_and_the_run_and_shows_its_training(data, finished):
+    page = (finished / 'report.html').read_text()
+    best = json.loads((finished / 'results.json').read_text())['best']['step']
+    assert re.sub(r'\s+', ' ', re.search('<h1>(.*?)</h1>', page, re.DOTALL)[1]) == (
+        f'{data.name} · finished <small>best weights (step {best}), chosen on the test videos</small>')
+    assert '"steps":[2.0,4.0,6.0],"lines":[["average",' in page
+
+
 def test_videos_without_annotations_get_a_page_tables_and_their_events_as_subtitles(data, finished, tmp_path):
     threshold = json.loads((finished / 'results.json').read_text())['best']['threshold']['score']
     alone = Path(shutil.copytree(data / 'features' / 'test', tmp_path / 'alone'))

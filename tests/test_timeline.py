@@ -56,7 +56,8 @@ def titles(figure) -> list[str]:
 def test_panels_of_a_video_with_two_result_files_and_curves(files):
     gt, results, curves = open_files(files)
     figure = plot_timeline('one', gt, results, curves)
-    assert titles(figure) == ['Jump', 'a: none', 'b: none', 'Run', 'a: 3', 'b: 3', 'Swim', 'a: 1', 'b: 1', 'Actionness']
+    assert titles(figure) == ['Jump', 'a: 0 detections', 'b: 0 detections', 'Run', 'a: 3 detections', 'b: 3 detections',
+                              'Swim', 'a: 1 detection', 'b: 1 detection', 'Actionness']
     assert figure.axes[0].get_xlim() == (0, COUNT * STEP)
 
 
@@ -64,7 +65,8 @@ def test_bars_are_the_detections_and_instances_of_the_files(files):
     gt, results, _ = open_files(files)
     figure = plot_timeline('one', gt, results)
     by_title = {ax.get_title('left') or ax.get_title('right'): ax for ax in figure.axes}
-    bars = sorted((bar.get_x(), bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in by_title['b: 3'].patches
+    patches = by_title['b: 3 detections'].patches
+    bars = sorted((bar.get_x(), bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in patches
                   if bar.get_height() < 0.5)  # the taller ones shade the instances
     np.testing.assert_allclose(bars, [(2, 2, 0.9), (7, 2, 0.2), (8, 2, 0.2)])
     spans = [path.get_extents() for path in by_title['Run'].collections[0].get_paths()]
@@ -75,7 +77,7 @@ def test_bars_are_the_detections_and_instances_of_the_files(files):
 def test_scores_below_the_minimum_are_left_out(files):
     gt, results, _ = open_files(files)
     figure = plot_timeline('one', gt, results[:1], min_score=0.5)
-    assert titles(figure) == ['Jump', 'a: none', 'Run', 'a: 1', 'Swim', 'a: 1']
+    assert titles(figure) == ['Jump', 'a: 0 detections', 'Run', 'a: 1 detection', 'Swim', 'a: 1 detection']
 
 
 def test_medians_and_regions_are_those_of_the_curves(files):
@@ -109,7 +111,8 @@ def test_detections_have_the_colors_of_their_error_types(files):
                                                      'unclassified', 'localization']
     figure = plot_timeline('one', gt, [results[0]._replace(error_types=error_types)])
     by_title = {ax.get_title('left') or ax.get_title('right'): ax for ax in figure.axes}
-    bars = {bar.get_x(): to_hex(bar.get_facecolor()) for bar in by_title['a: 3'].patches if bar.get_height() < 0.5}
+    patches = by_title['a: 3 detections'].patches
+    bars = {bar.get_x(): to_hex(bar.get_facecolor()) for bar in patches if bar.get_height() < 0.5}
     assert bars == {1: COLORS[0].lower(), 6: COLORS[0].lower(), 7: COLORS[1].lower()}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         'true positive', 'double detection', 'unclassified']
@@ -120,7 +123,7 @@ def test_detections_have_the_colors_of_their_error_types(files):
 def test_without_ground_truth_detections_and_curves_are_plotted(files):
     _, results, curves = open_files(files)
     figure = plot_timeline('one', None, results[:1], curves)
-    assert titles(figure) == ['Run', 'a: 3', 'Swim', 'a: 1', 'Actionness']
+    assert titles(figure) == ['Run', 'a: 3 detections', 'Swim', 'a: 1 detection', 'Actionness']
     assert 'gt' not in [ax.get_ylabel() for ax in figure.axes]
     assert 'gt' in [ax.get_ylabel() for ax in plot_timeline('one', open_files(files)[0], results).axes]
 
@@ -128,7 +131,8 @@ def test_without_ground_truth_detections_and_curves_are_plotted(files):
 def test_only_segments_that_overlap_the_window_are_plotted(files):
     gt, results, _ = open_files(files)
     figure = plot_timeline('one', gt, results[:1], window=(5, 8.5))
-    assert titles(figure) == ['Run', 'a: 2', 'Swim', 'a: 1'] and figure.axes[0].get_xlim() == (5, 8.5)
+    assert titles(figure) == ['Run', 'a: 2 detections', 'Swim', 'a: 1 detection']
+    assert figure.axes[0].get_xlim() == (5, 8.5)
     with pytest.raises(InputError, match='nothing to plot from 50 s to the end'):
         plot_timeline('one', gt, results, window=(50, np.inf))
 
@@ -146,7 +150,7 @@ def test_only_the_best_bars_of_many_are_plotted(files):
     rng = np.random.default_rng(0)
     many = Detections(['one'], ['x'], np.zeros(9000, int), np.zeros(9000, int), rng.random((9000, 2)), rng.random(9000))
     ax = plot_timeline('one', None, [ResultFile('many', many)]).axes[1]
-    assert ax.get_title('right') == 'many: 9000, the best 2000 shown' and len(ax.patches) == 2000
+    assert ax.get_title('right') == 'many: 9000 detections, the best 2000 shown' and len(ax.patches) == 2000
     least = min(bar.get_y() + bar.get_height() / 2 for bar in ax.patches)
     assert least == pytest.approx(np.sort(many.scores)[-2000])
 
