@@ -156,7 +156,7 @@ def decode(path: Path, fps: float, resize: str | None = None, threads: int = 0) 
             graph.push(frame)
             yield from drain_graph(graph)
         if graph is None:
-            raise BadVideo(f'{path}: contains no decodable frame with a timestamp; {FIX}')
+            raise BadVideo(f'{path}: contains no decodable frame; {FIX}')
         graph.push(None)
         yield from drain_graph(graph)
         clock.report_jumps()
@@ -223,13 +223,15 @@ class Clock:
     def missing_seconds(self) -> float:
         """Return how long before the duration in the header the file ends.
 
-        That of the video itself, where the header has it. Else that of all streams, which Matroska counts from 0 and
-        in which the last frame may last as long as any other. Clocks that may restart have no header.
+        That of the video itself, where the header has it: from its first frame in MP4, from 0 in ASF. Else that of all
+        streams, which Matroska counts from 0 and in which the last frame may last as long as any other. Clocks that
+        may restart have no header.
         """
         if self.discontinuous or self.num_jumps or self.stream.index not in self.spans:
             return 0
         if self.stream.duration:
-            end = (self.stream.start_time or 0) + self.stream.duration
+            is_mp4 = self.container.format.name.startswith('mov')
+            end = self.stream.duration + (self.stream.start_time or 0 if is_mp4 else 0)
             return float(end * self.tick - self.spans[self.stream.index][1])
         reached = max(last for _, last in self.spans.values())
         return float(Fraction(self.container.duration or 0, av.time_base) - reached - self.longest)
