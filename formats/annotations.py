@@ -7,6 +7,7 @@
 import csv
 import io
 import os
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -299,7 +300,8 @@ def read_split_file(path: Path) -> list[str]:
 
     Raises InputError if there are none, or if a video is listed more than once.
     """
-    names = [line.strip() for line in read_utf8(path, 'text', 'write one video name per line').splitlines()]
+    text = read_utf8(path, 'text', 'write one video name per line')
+    names = [line.strip(' \t') for line in re.split('\r\n|\r|\n', text)]  # splitlines() also splits at U+2028
     names = [name.removesuffix('.npy') for name in names if name]  # some lists contain file names
     if not names:
         raise InputError(f'{path}: lists no videos; write one name per line')

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from formats.annotations import GroundTruth, empty_ground_truth, require_annotations, suspicious_times
+from formats.columns import plain_form
 from formats.data_folder import Split, collect_errors, find_split, has_test_videos
 from utils import InputError, plural, preview, print_section, progress, quote, truncate, warn
 
@@ -118,6 +119,9 @@ def check_classes(root: Path, train: Split, findings: Findings) -> None:
     if broken := [name for name in train.class_names if '\n' in name or '\r' in name]:
         findings.problems.append(f'{root}: a class name contains a line break: {quote(broken[0])}; rename it, because '
                                  f'labels.txt has one class per line')
+    if 'ambiguous' in map(plain_form, train.class_names):
+        findings.warnings.append(f'{root}: "Ambiguous" is trained as a class; in THUMOS14 it marks segments to leave '
+                                 f'out: remove them from gt.json')
     counts = train.labels.sum(axis=0)
     few = [name or 'videos without any class' for name, count in zip(train.class_names, counts) if 0 < count < 3]
     if few and not (root / 'gt.json').exists():

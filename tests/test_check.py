@@ -163,6 +163,12 @@ def test_videos_without_label_and_labels_without_video_are_counted(tmp_path, cap
     assert '2 videos with features, but neither annotated nor listed: p, q' in out
 
 
+def test_ambiguous_is_named_as_no_class(folder, capsys):
+    annotate(folder, {name: (split, ['Run', 'Ambiguous']) for name, split in
+                      (('a', 'train'), ('b', 'train'), ('c', 'train'), ('d', 'test'), ('e', 'test'))})
+    assert '"Ambiguous" is trained as a class' in check(folder, capsys)[1]
+
+
 def test_labels_and_keys_that_look_wrong_are_warnings(folder, capsys):
     database = annotate(folder, {'a': ('train', ['Run']), 'b': ('train', ['run']), 'c': ('train', ['Run']),
                                  'd': ('test', ['Run']), 'e': ('test', ['Run'])})

@@ -332,3 +332,8 @@ def test_labels_that_differ_in_case_are_a_warning(tmp_path):
     write_labeled(tmp_path, 'video,label\na,Run\nb,run\n', 'a', 'b')
     warning, = read_annotations(tmp_path).warnings
     assert "'Run' and 'run'" in warning
+
+
+def test_a_list_is_split_at_line_breaks_only(tmp_path):
+    (tmp_path / 'split.txt').write_bytes('a\u2028b\r\n\t c\x85 \rd\x0c\n\n e.npy'.encode())
+    assert read_split_file(tmp_path / 'split.txt') == ['a\u2028b', 'c\x85', 'd\x0c', 'e']
