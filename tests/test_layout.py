@@ -10,7 +10,7 @@ MAX_LINES = 80  # of a function
 DATA = {'utils', 'config', 'formats'}
 METHOD = {*DATA, 'eval', 'losses', 'model', 'dataset'}
 ENGINE = [{'device', 'torch_io', 'lock'}, {'runtime'}, {'checkpoint'}, {'trainer', 'inference'},
-          {'run_folder', 'auto_config'}]
+          {'run_folder', 'auto_config', 'localizer'}]
 ALLOWED = {
     'utils': set(),
     'config': {'utils'},
@@ -55,9 +55,9 @@ def is_in(module, names):
     return any(f'{module}.'.startswith(f'{name}.') for name in names)
 
 
-def test_the_top_level_has_six_python_files():
+def test_the_top_level_has_six_python_files_and_the_entry_of_torch_hub():
     assert sorted(name for name in SOURCES if '/' not in name) == [
-        'config.py', 'dataset.py', 'losses.py', 'main.py', 'model.py', 'utils.py']
+        'config.py', 'dataset.py', 'hubconf.py', 'losses.py', 'main.py', 'model.py', 'utils.py']
 
 
 def test_imports_go_upwards_only():
