@@ -66,8 +66,8 @@ def infer_modality(state: dict) -> str | None:
 def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
     """Load parameters under the released names into `model`, from any device and floating point type.
 
-    Unknown parameters are ignored with a warning, as the released code does. Raises InputError with every missing,
-    mis-shaped or non-finite parameter.
+    Unknown parameters are ignored with a warning, as the released code does. Raises InputError with the first missing,
+    mis-shaped or non-finite parameters.
     """
     own = model.state_dict()
     unknown = [str(name) for name in state if name not in own]
@@ -87,7 +87,7 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
         weight, width = state.get(CLASSIFIER_KEY), own[CLASSIFIER_KEY].shape[1]
         if is_dense(weight) and weight.ndim == 3 and weight.shape[1] != width:
             cause += f'was trained with --hidden_dim {weight.shape[1]}, not {width}, and '
-        raise InputError(f'{path}: {cause}does not match this network: {"; ".join(sorted(problems))}')
+        raise InputError(f'{path}: {cause}does not match this network: {preview(sorted(problems), 5)}')
     if unknown:
         warn(f'{path}: {plural(len(unknown), "parameter")} that this network does not have are ignored: '
              f'{preview(unknown)}')

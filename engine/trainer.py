@@ -1,7 +1,7 @@
 """The trainer and the training loop.
 
     trainer = Trainer(options, feature_dim=1024, num_classes=20, lengths=train_set.lengths, device=device)
-    for batch in trainer.batches(train_set):
+    for batch in trainer.batches(train_set):  # or batches made by the caller, without `lengths`
         terms = trainer.step(batch)
 
 What another two-branch method computes differently in a step is in `Trainer.compute_losses`.
@@ -113,14 +113,14 @@ class GraphedStep:
 class Trainer:
     """The network, its optimizer, and everything else that a step changes.
 
-    lengths: snippets L of each training video. With several processes each takes its `shard` of every batch, weighted
+    lengths: snippets L of each training video, for `batches`; unset where the caller makes them. With several processes each takes its `shard` of every batch, weighted
     so that the gradients are those of the whole batch. Raises InputError where the videos do not fill a batch.
     """
 
     can_capture = True  # until a capture fails in this process, which may train more than once
 
-    def __init__(self, options: TrainerOptions, feature_dim: int, num_classes: int, lengths: list[int],
-                 device: torch.device, shard: Shard = Shard()):
+    def __init__(self, options: TrainerOptions, feature_dim: int, num_classes: int, lengths: list[int] | None = None,
+                 device: torch.device = torch.device('cpu'), shard: Shard = Shard()):
         self.options, self.shard, self.device, self.loop = options, shard, device, LoopState()
         # Seeded before the network and again before the first batch, as in the reference.
         seed_everything(options.seed)
@@ -128,6 +128,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=options.lr, weight_decay=options.weight_decay,
                                           fused=True)
         seed_everything(options.seed)
+        lengths = [1] * options.batch_size if lengths is None else lengths
         self.sampler = ShuffledSampler(lengths, options.num_segments, options.batch_size, options.drop_last,
                                        np.random.RandomState(options.seed), shard)
         if not len(self.sampler):
@@ -233,7 +234,7 @@ class Trainer:
             for buffer, value in zip(self.network.buffers(), buffers, strict=True):
                 buffer.copy_(value)
             set_rng_state(rng)
-        if not torch.allclose(*terms, rtol=1e-3, equal_nan=True):
+        if not torch.allclose(terms[0], terms[1], rtol=1e-3, equal_nan=True):
             raise RuntimeError('the loss depends on the step, the epoch or random numbers of the CPU')
 
     def batches(self, train_set: VideoDataset, num_workers: int = 0) -> Iterator[Batch]:

@@ -30,6 +30,7 @@ from utils import (
     InputError,
     Parser,
     open_file,
+    preview,
     printable,
     read_json,
     refuse_overwriting_foreign,
@@ -539,7 +540,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[RunResult], list[str]]:
         except UnfinishedRun as error:
             unfinished.append(str(error))
     if not runs:
-        raise InputError(f'none of these runs can be compared: {"; ".join(unfinished)}')
+        raise InputError(f'none of these runs can be compared: {preview(unfinished)}')
     return runs, unfinished
 
 

@@ -19,7 +19,7 @@ read_args() {
     OUTPUT_DIR=$(value_of --output_dir "$ROOT/outputs")
     EXP_NAME=$(value_of --exp_name "${SAMPLE:+sample}")
     EXP_NAME=${EXP_NAME:-$dataset}
-    ARGS=(--data_path "$DATA_PATH" --output_dir "$OUTPUT_DIR" --exp_name "$EXP_NAME" "$@")
+    ARGS=("--data_path=$DATA_PATH" "--output_dir=$OUTPUT_DIR" "--exp_name=$EXP_NAME" "$@")  # = for names like -x
 }
 
 # value_of FLAG DEFAULT: print the value of a flag in ARGS.

@@ -56,7 +56,7 @@ install() {
     done
     [ "$base" ] || fail 'no Python 3.11 or newer with its venv module; install it (Debian, Ubuntu: python3-venv)'
     mkdir -p "$VENV" && touch "$VENV/incomplete" || fail "$VENV cannot be written"
-    [ -e "$PYTHON" ] || "$base" -m venv "$VENV" >"$log" 2>&1 || fail "$base cannot create $VENV; see $log"
+    [ -e "$PYTHON" ] || "$base" -m venv "$VENV" >"$log" 2>&1 || fail "$base: $(tail -n 1 "$log")"
     # Without an NVIDIA GPU the CPU builds are enough; to pip 2.13.0+cpu is newer than 2.13.0.
     [ "${TORCH_INDEX+given}" ] || [ "$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia ] ||
         command -v nvidia-smi >/dev/null || ! "$PYTHON" -P -c \

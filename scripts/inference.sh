@@ -28,4 +28,4 @@ find_python requirements.txt
 if [ "$SAMPLE" ]; then
     use_sample
 fi
-exec "$PYTHON" "$ROOT/main.py" "${ARGS[@]}" --inference_only --model_file "$WEIGHTS" --exp_name "$EXP_NAME-inference"
+exec "$PYTHON" "$ROOT/main.py" "${ARGS[@]}" --inference_only "--model_file=$WEIGHTS" "--exp_name=$EXP_NAME-inference"

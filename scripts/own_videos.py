@@ -142,14 +142,14 @@ def parse(kind: str, argv: list[str]) -> Command:
     if refused:
         raise InputError(f'{", ".join(refused)} after --: set by this program; give --output_dir, --exp_name and '
                          f'--model_file before --')
-    flags = ['--data_path', str(data), '--output_dir', str(own.output_dir), '--exp_name', own.exp_name,
-             '--videos', str(data / 'videos'), '--subtitles', 'srt']
+    flags = [f'--data_path={data}', f'--output_dir={own.output_dir}', f'--exp_name={own.exp_name}',
+             f'--videos={data / "videos"}', '--subtitles', 'srt']
     if kind == 'train':
         flags += ['--dataset', 'own', '--known_labels']
         flags += ['--feature_fps', f'{args.fps:g}'] if args.fps != 25 else []
         flags += ['--snippet_frames', str(args.stride)] if args.stride != SNIPPET_FRAMES else []
     else:
-        flags += ['--inference_only', '--model_file', str(own.model_file)]
+        flags += ['--inference_only', f'--model_file={own.model_file}']
     config = resolve_config([*flags, *after])
     check_precision(config.args.precision, pick_device(config.args.device))
     return Command(run, data, args, own.model_file, [*flags, *after], config.given)
@@ -434,9 +434,10 @@ def demonstrate(name: str, output_dir: Path, main_flags: list[str]) -> int:
     clips, run = output_dir / f'{name}-videos', output_dir / f'{name}-test'
     print(f'Clips of moving shapes, rendered to {printable(clips)}: these numbers do not predict those of real videos.')
     write_clips(clips, CLIPS, CLIP_SECONDS, CLIP_SIZE, seed=0)
-    places = ['--output_dir', str(output_dir), '--exp_name']
-    status = train([*places, name, str(clips / 'train'), str(clips / 'labels.csv'), *CLIP_RECIPE, '--', *main_flags])
-    status = status or localize([*places, run.name, '--model_file', str(output_dir / name / 'best.pt'),
+    place = f'--output_dir={output_dir}'
+    status = train([place, f'--exp_name={name}', str(clips / 'train'), str(clips / 'labels.csv'), *CLIP_RECIPE, '--',
+                    *main_flags])
+    status = status or localize([place, f'--exp_name={run.name}', f'--model_file={output_dir / name / "best.pt"}',
                                  str(clips / 'test')])
     if status:
         return status

@@ -57,13 +57,12 @@ def parse(argv: list[str]) -> Sweep:
     if not data_path and dataset != 'thumos14':
         raise InputError(f'--dataset {dataset} needs a data folder: the sample is for thumos14')
     name = given.get('exp_name', dataset if data_path else 'sample')
-    defaults = ['--data_path', data_path, '--output_dir', str(output_dir)]
     if not data_path:
         print('No data folder given: using the synthetic sample, whose numbers do not predict those of real '
               'videos.', flush=True)
         write_sample(ROOT / 'data' / 'sample')
-        defaults[1] = str(ROOT / 'data' / 'sample')
-        defaults += SAMPLE_FLAGS
+    defaults = [f'--data_path={data_path or ROOT / "data" / "sample"}', f'--output_dir={output_dir}']
+    defaults += [] if data_path else SAMPLE_FLAGS
     if not given.get('overwrite'):
         defaults.append('--resume')
     groups = {name: []} if kind == 'seeds' else {f'{name}-{variant}': flags for variant, flags in VARIANTS.items()}
@@ -104,7 +103,7 @@ def run(argv: list[str]) -> int:
         for seed in range(1, sweep.num_seeds + 1):
             print(f'\n======== {group}, seed {seed} of {sweep.num_seeds} {" ".join(flags)}', flush=True)
             name = f'{group}-seed{seed}'
-            status = run_forwarding_signals([sys.executable, str(ROOT / 'main.py'), *sweep.flags, '--exp_name', name,
+            status = run_forwarding_signals([sys.executable, str(ROOT / 'main.py'), *sweep.flags, f'--exp_name={name}',
                                              '--seed', str(seed), *flags])
             if status:
                 return status

@@ -82,7 +82,7 @@ class Project:
         log = self.root / 'log'
         calls = []
         for line in log.read_text().splitlines() if log.exists() else []:
-            arguments = json.loads(line)
+            arguments = [word for argument in json.loads(line) for word in argument.split('=', 1)]
             calls.append({flag[2:]: None if value.startswith('--') else value
                           for flag, value in zip(arguments, [*arguments[1:], '--']) if flag.startswith('--')})
         log.unlink(missing_ok=True)

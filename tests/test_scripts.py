@@ -89,7 +89,9 @@ def project(tmp_path) -> Project:
 
 def flags(arguments: list[str]) -> dict[str, str]:
     """Return the values of the flags; as in argparse the last one counts."""
-    return {name: value for name, value in zip(arguments, arguments[1:]) if name.startswith('--')}
+    words = [word for argument in arguments
+             for word in (argument.split('=', 1) if argument.startswith('--') else [argument])]
+    return {name: value for name, value in zip(words, words[1:]) if name.startswith('--')}
 
 
 def error_of(ended: subprocess.CompletedProcess) -> str:
@@ -109,9 +111,9 @@ def test_syntax():
 def test_train_passes_flags_to_main(project, tmp_path):
     arguments = project.arguments('train.sh', '/data/a b', '--seed', '3', '--no-soft_nms', '--odd', 'two words', '',
                                   '--dataset', 'activitynet1.3', cwd=tmp_path)
-    assert arguments == ['--data_path', '/data/a b', '--output_dir', str(project.root / 'outputs'), '--exp_name',
-                         'activitynet1.3', '--seed', '3', '--no-soft_nms', '--odd', 'two words', '', '--dataset',
-                         'activitynet1.3']
+    assert arguments == ['--data_path=/data/a b', f'--output_dir={project.root / "outputs"}',
+                         '--exp_name=activitynet1.3', '--seed', '3', '--no-soft_nms', '--odd', 'two words', '',
+                         '--dataset', 'activitynet1.3']
 
 
 @pytest.mark.parametrize('args, variable, expected', [
@@ -132,11 +134,9 @@ def test_variables_of_other_flags_do_not_count(project):
 
 @pytest.mark.parametrize('args, expected', [
     ([], 'sample'), (['/data'], 'thumos14'), (['/data', '--dataset', 'activitynet1.2'], 'activitynet1.2'),
-    (['/data', '--dataset=activitynet1.2', '--exp_name=first'], 'first')])
+    (['/data', '--dataset=activitynet1.2', '--exp_name=first'], 'first'), (['/data', '--exp_name=-x'], '-x')])
 def test_a_run_is_named_after_its_data(project, args, expected):
-    arguments = project.arguments('train.sh', *args)
-    assert (expected == 'first') == ('--exp_name=first' in arguments)
-    assert arguments[arguments.index('--exp_name') + 1] == expected
+    assert flags(project.arguments('train.sh', *args))['--exp_name'] == expected
 
 
 def test_without_data_the_sample_is_made_and_named(project):
@@ -162,6 +162,7 @@ def test_inference_takes_the_best_weights_of_the_run_and_writes_to_another_folde
     given = flags(project.arguments('inference.sh', '/data', '--class_th', '0.1', '--exp_name', 'first'))
     assert given['--model_file'] == str(weights) and given['--exp_name'] == 'first-inference'
     assert given['--class_th'] == '0.1'
+    assert '--exp_name=-x-inference' in project.arguments('inference.sh', '/data', '--exp_name=-x', '--model_file', 'a')
     for args in (['--model_file', 'a.pkl'], ['--model_file=a.pkl']):
         arguments = project.arguments('inference.sh', '/data', *args)
         assert flags(arguments)['--model_file'] == 'a.pkl' and flags(arguments)['--exp_name'] == 'thumos14-inference'
@@ -311,6 +312,13 @@ def test_the_locked_versions_lie_within_the_bounds(tmp_path):
 def test_no_python_is_one_line(project):
     project.isolate(python=False)
     assert 'Python 3.11' in error_of(project.run('train.sh', '/data'))
+
+
+def test_an_environment_that_cannot_be_created_is_one_line_with_the_reason(tmp_path):
+    project = Project(tmp_path / 'a:b')  # venv refuses the separator of PATH
+    project.isolate(python=False)
+    (tmp_path / 'tools' / 'python3.11').symlink_to(sys.executable)
+    assert 'because it contains the PATH separator' in error_of(project.run('train.sh', '/data'))
 
 
 def installs(log: Path) -> int:

@@ -84,6 +84,14 @@ def test_every_missing_extra_and_mis_shaped_parameter_is_listed_and_nothing_is_l
     assert_equal(model, before)
 
 
+def test_of_many_faults_the_first_ones_are_listed():
+    state = {f'backbone.{i}.weight': torch.zeros(1) for i in range(150)}
+    with pytest.raises(InputError) as error:
+        load_weights(network(), state, 'some/file.pt')
+    count = 150 + len(network().state_dict())
+    assert f'and {count - 5} more' in str(error.value) and len(str(error.value)) < 300
+
+
 def test_parameters_that_the_network_does_not_have_are_left_out_with_a_warning(capsys):
     state, model = network(2).state_dict(), network(1)
     load_weights(model, {**state, 'head.bias': torch.zeros(1), 'mask': torch.ones(2)}, 'CAS_Only.pkl')
