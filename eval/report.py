@@ -299,6 +299,7 @@ def read_training(folder: str | os.PathLike, args: Mapping[str, Any] | None = No
     average = 100 * metrics.pop('average_mAP', np.zeros(len(steps)))
     return {
         'title': f'{Path(str(args.get("data_path"))).resolve().name} · {root.resolve().name}',
+        'name': f'run {root.resolve().name}',
         'about': ('that differ from' if changed else 'all as in') + f' the recipe {recipe} and the defaults',
         'settings': [('setting', 'here', 'default'), *changed] if changed else [],
         'versions': ' · '.join(f'{name} {re.sub("[0-9a-f]{40}", lambda sha: sha[0][:10], str(value))}'
@@ -337,8 +338,9 @@ def _pack_lines(steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict | 
 
     about = f'steps {steps[0]:,.0f} to {steps[-1]:,.0f}'
     return {'about': about + (f'; a point is the mean of {sizes.max()} steps' if sizes.max() > 1 else ''),
-            'steps': means(steps), 'lines': [(name, means(values)) for name, values in columns.items()
-                                             if name != 'epoch' and values.any()]}  # without the terms of no stream
+            'steps': steps[starts + sizes - 1].tolist(),
+            'lines': [(name, means(values)) for name, values in columns.items()
+                      if name != 'epoch' and values.any()]}  # the terms of a missing stream are 0
 
 
 def _weights_marks(path: Path, average: Mapping[float, float | None]) -> list[tuple[str, int, float]]:

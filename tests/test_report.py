@@ -458,7 +458,7 @@ def test_the_average_over_all_thresholds_is_first_and_largest(chromium, files, t
     write_text(path, build_report(gt, detections, tiou, title='my run', subtitle='step 3 <of> 5'))
     chromium.open(path)
     scores = evaluate(gt, detections, tiou)
-    assert text_of(chromium, '.tiles div') == f'{100 * scores.average:.2f}average mAP (%), tIoU 0.1:0.7'
+    assert text_of(chromium, '.tiles div') == f'{100 * scores.average:.2f}average mAP (%)\ntIoU 0.1:0.7'
     sizes = chromium.run("[...document.querySelectorAll('.tiles b')].map(b =>"
                          'parseFloat(getComputedStyle(b).fontSize))')
     assert len(sizes) == 3 and sizes[0] > max(sizes[1:])
@@ -626,7 +626,7 @@ def test_the_axis_of_scores_begins_at_0_and_a_line_marks_the_minimum_score(chrom
     assert np.array(shown) / shown[0] == pytest.approx(np.array([0.6, 0.8, 0.9, 0.6]) / 0.6, rel=1e-3)
 
 
-def test_the_gain_has_no_second_map_beside_that_of_the_summary(browser):
+def test_the_gain_has_no_other_map_than_the_summary(browser):
     assert not re.search(r'\d\d\.\d\d', text_of(browser, '#gain figcaption'))
 
 
@@ -841,8 +841,8 @@ def test_the_video_plays_with_its_timeline(chromium, playing):
     chromium.open(playing)
     clip = "document.querySelector('#clip')"
     wait_for(chromium, f'{clip}.readyState >= 1')
-    width, beside = chromium.run("['.player', '.happens'].map(box => document.querySelector(box).clientWidth)")
-    assert width >= 380 and beside > 200  # a square video: as high as half of the window
+    width, rest = chromium.run("['.player', '.happens'].map(box => document.querySelector(box).clientWidth)")
+    assert width >= 380 and rest > 200  # a square video: as high as half of the window
     assert 'v_a%20%231%25.mp4' in chromium.run(f'{clip}.src') and chromium.run(f'{clip}.duration') == 4
     chromium.run("document.getElementById('videos').scrollIntoView()")
     assert chromium.run("document.querySelector('#playhead').hidden") is True
@@ -858,18 +858,18 @@ def test_the_video_plays_with_its_timeline(chromium, playing):
     click(chromium, '.hit[data-row="0"]')  # the best: from 1 to 1.5 s
     wait_for(chromium, 'heard.length === 2')
     (first, begin), (second, end) = chromium.run('heard')
-    assert (first, second) == ('play', 'pause') and begin == pytest.approx(1, abs=0.05)
+    assert (first, second) == ('play', 'pause') and begin == pytest.approx(1, abs=0.3)
     assert 1.5 <= end < 3.9  # it stops soon after the end
     assert chromium.run('state.time') == chromium.run(f'{clip}.currentTime')
 
     click(chromium, '#events button')  # the same, but plays on
     wait_for(chromium, f"heard.length === 3 && {clip}.currentTime > 1.8")
-    assert heard_at(chromium, 2) == pytest.approx(1, abs=0.05) and chromium.run(f'{clip}.paused') is False
+    assert heard_at(chromium, 2) == pytest.approx(1, abs=0.3) and chromium.run(f'{clip}.paused') is False
     assert count(chromium, '#events .now') == 0
     chromium.run(f'{clip}.pause()')
     click(chromium, '.lanes rect.event')
     wait_for(chromium, 'heard.length === 5')
-    assert heard_at(chromium, 4) == pytest.approx(1, abs=0.05) and count(chromium, '#events .now') == 1
+    assert heard_at(chromium, 4) == pytest.approx(1, abs=0.3) and count(chromium, '#events .now') == 1
     chromium.run(f'{clip}.pause()')
 
     chromium.run('mark(1.04)')

@@ -205,7 +205,7 @@ function summarize(video) {
 function drawSummary() {
   const tile = (name, value) => html('div', {}, html('b', {text: value}), name);
   $('#summary .tiles').replaceChildren(...SCORED ? Object.entries(data.averages).map(([span, value]) =>
-    tile(`average mAP (%), tIoU ${span}`, percent(value, 2))) : [
+    tile(`average mAP (%)\ntIoU ${span}`, percent(value, 2))) : [
     tile('events', thousands(events.label.length)),
     tile('detections', thousands(detections.total.reduce((a, b) => a + b, 0))),
     tile('videos', thousands(data.videos.length)), tile('detected classes', thousands(detectedClasses.length))]);
@@ -224,10 +224,10 @@ function drawSummary() {
 
 // Draw lines over the steps, with 0 on the axis. A line is {name, values, class}, a mark [name, step, value].
 function drawSteps(box, height, steps, lines, number, marks = []) {
-  const width = box.clientWidth, left = 42, bottom = height - 20, [first, last] = [steps[0], steps.at(-1)];
+  const width = box.clientWidth, left = 42, bottom = height - 20, last = steps.at(-1);
   const values = lines.flatMap(each => each.values);
   const low = Math.min(0, ...values), high = 1.04 * Math.max(1e-9, ...values);
-  const x = step => left + (step - first) / Math.max(1, last - first) * (width - left - 12);
+  const x = step => left + step / Math.max(1, last) * (width - left - 12);
   const y = value => 6 + (high - value) / (high - low) * (bottom - 6);
   const path = own => own.map((value, i) => value === null ? '' :
     `${i && own[i - 1] !== null ? 'L' : 'M'}${x(steps[i]).toFixed(1)} ${y(value).toFixed(1)}`).join('');
@@ -238,7 +238,7 @@ function drawSteps(box, height, steps, lines, number, marks = []) {
   };
   box.replaceChildren(fill(drawing(width, height, `${lines.at(-1).name} by step`,
     ...yAxis(left, width - 12, y, ticks(low, high, number)),
-    ...ticks(first, last + 1e-9, Math.max(1, width / 110)).map(({value, label}) =>
+    ...ticks(0, Math.max(1, last), Math.max(2, width / 110)).map(({value, label}) =>
       text(x(value), height - 4, label, middle)),
     ...lines.map(each => svg('path', {d: path(each.values), class: `curve ${each.class}`})),
     ...marks.map(([, step, value]) => svg('circle', {cx: x(step), cy: y(value), r: 4, class: 'bar blue'}))),
@@ -246,27 +246,29 @@ function drawSteps(box, height, steps, lines, number, marks = []) {
 }
 
 function drawTraining() {
-  const {metrics, losses, marks, settings, about, versions} = data.training, tiou = `tIoU ${data.tiou[state.k]}`;
+  const {name, metrics, losses, marks, settings, about, versions} = data.training;
+  const tiou = `tIoU ${data.tiou[state.k]}`;
   $('#metrics').hidden = !metrics;
   $('#loss').hidden = $('#terms').hidden = !losses;
   if (metrics) {
     const order = ['faint', 'red', 'blue'], keys = [['average', 'blue'], [tiou, 'red'], ['other tIoU', 'muted']];
-    const lines = metrics.lines.map(([name, values]) => ({
-      name, values, class: name === 'average' ? 'blue' : name === tiou ? 'red' : 'faint'}));
-    $('#metrics small').replaceChildren(...keys.map(([name, hue]) => legendKey('line', name, hue)),
-      ...marks.map(([name, step, value]) =>
-        html('span', {text: `${name} weights: ${value.toFixed(2)} % at step ${thousands(step)}`})));
+    const lines = metrics.lines.map(([key, values]) => ({
+      name: key, values, class: key === 'average' ? 'blue' : key === tiou ? 'red' : 'faint'}));
+    $('#metrics small').replaceChildren(...keys.map(([key, hue]) => legendKey('line', key, hue)),
+      ...marks.map(([weights, step, value]) =>
+        html('span', {text: `${weights} weights: ${value.toFixed(2)} % at step ${thousands(step)}`})));
     drawSteps($('#metrics .chart'), 230, metrics.steps,
       lines.sort((a, b) => order.indexOf(a.class) - order.indexOf(b.class)), 4, marks);
   }
   if (losses) {
-    const [total, ...terms] = losses.lines.map(([name, values]) => [{name, values, class: 'red'}]);
+    const [total, ...terms] = losses.lines.map(([key, values]) => [{name: key, values, class: 'red'}]);
     $('#loss small').textContent = losses.about;
     drawSteps($('#loss .chart'), 230, losses.steps, total, 4);
-    $('#terms .panels').replaceChildren(...terms.map(([{name}]) =>
-      html('div', {}, html('b', {text: name}), html('div'))));
+    $('#terms .panels').replaceChildren(...terms.map(([term]) =>
+      html('div', {}, html('b', {text: term.name}), html('div'))));
     terms.forEach((term, i) => drawSteps($('#terms .panels').children[i].lastChild, 84, losses.steps, term, 2));
   }
+  $('#training h2 small').textContent = name;
   $('#settings small').textContent = about;
   $('#settings table').replaceChildren(...settings.map((row, i) => html('tr', {}, ...row.map(value =>
     html(i ? 'td' : 'th', {text: value})))));
