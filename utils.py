@@ -101,8 +101,8 @@ class LineWriter:
     """A file for tqdm that prints each state of a bar as a line on standard error."""
 
     def write(self, text: str) -> None:
-        """Print a state; an empty one removes the bar from a terminal."""
-        if line := text.strip():
+        """Print a state, but neither an empty one nor movements of the cursor."""
+        if text.startswith('\r') and (line := text.strip()):
             print(line, file=sys.stderr, flush=True)
 
     def flush(self) -> None:

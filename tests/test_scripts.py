@@ -1,6 +1,7 @@
 """The shell scripts: what they pass to main.py, what they print, and how they find Python. Nothing is installed."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -440,6 +441,9 @@ def test_the_sample_is_learned_and_its_weights_localize_the_same(tmp_path):
     assert ended.returncode == 0, ended.stderr
     ended = project.run('train.sh', *small, '--lr', '1e-3', '--num_steps', '50')
     assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == 'training: step 0/50, ? left\n' and '\r' not in ended.stdout  # neither a bar nor a warning
+    assert re.search(r'^step 50/50, 00:00 left, mAP (\d\d\.\d\d) \(best \1\), [\d.]+ s/step, loss \d\.\d{3}$',
+                     ended.stdout, re.MULTILINE)
     untrained, trained = (json.loads((project.root / 'outputs' / name / 'results.json').read_text())
                           for name in ('untrained', 'sample'))
     assert untrained['best']['average_mAP'] < 0.03

@@ -3,6 +3,10 @@ import gzip
 import json
 import os
 import re
+import sys
+import termios
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,12 @@ from utils import (
     InputError,
     Parser,
     atomic_folder,
+    print_line,
+    progress,
     read_json,
     refuse_overwriting_foreign,
     refuse_overwriting_inputs,
+    show_details,
     write_json,
     write_text,
 )
@@ -156,6 +163,78 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(InputError, match='cannot be written'), atomic_folder(tmp_path / 'file' / 'data'):
         pass
+
+
+# ---- progress -------------------------------------------------------------------------------------------------------
+
+DETAILS = ['mAP 41.23', '0.0123 s/step', 'loss 2.345', 'mil 1.234', 'consistency 0.012', 'contrast 10.345']
+
+
+def bytes_on_terminal(monkeypatch, columns, show):
+    """Return what a call prints on standard error and standard output, a terminal of this width."""
+    def read():
+        with suppress(OSError):  # the end of a terminal
+            while True:
+                parts.append(os.read(reader, 4096))
+
+    parts, (reader, writer) = [], os.openpty()
+    termios.tcsetwinsize(writer, (40, columns))
+    thread = threading.Thread(target=read)
+    thread.start()
+    with open(writer, 'w', encoding='utf-8') as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, 'stderr', terminal)
+        patch.setattr(sys, 'stdout', terminal)
+        show()
+    thread.join()
+    os.close(reader)
+    return b''.join(parts).decode()
+
+
+def train_for_a_while():
+    bar = progress(total=50_000, initial=10, desc='training', unit='step', delay=0, leave=True)
+    for _ in range(3):
+        bar.update(1000)
+        show_details(bar, DETAILS)
+        bar.refresh()
+    print_line('a line')
+    bar.close()
+
+
+def test_the_bar_keeps_what_the_columns_have_room_for(monkeypatch):
+    for columns, shown in ((60, 1), (80, 2), (95, 3), (110, 4), (200, 6)):
+        states = re.split('[\r\n]+', bytes_on_terminal(monkeypatch, columns, train_for_a_while))
+        assert 'a line' in states
+        bars = [state for state in states if 'mAP' in state]
+        assert len(bars) >= 3
+        for bar in bars:
+            assert len(bar) <= columns and f', {", ".join(DETAILS[:shown])}]' in bar
+        assert re.fullmatch(r'training:   6%\|\S+ +\| 3010/50000 \[00:00<00:\d\d, .*', bars[-1])
+
+
+def test_without_a_terminal_there_is_a_line_per_minute(monkeypatch, capsys):
+    now = [0.]
+    monkeypatch.setattr('tqdm.std.time', lambda: now[0])
+    bars = [progress(total=400, desc='training', unit='step', delay=0, leave=True),
+            progress(range(400), desc='reading', unit='video')]
+    for i in bars[1]:
+        now[0] += 0.5
+        bars[0].update()
+        show_details(bars[0], DETAILS)
+    bars[0].close()
+    print_line('a line')
+    out, err = capsys.readouterr()
+    assert out == 'a line\n' and '\r' not in err
+    assert err.splitlines()[0] == 'training: step 0/400, ? left'
+    training, reading = ([line for line in err.splitlines()[1:] if line.startswith(name)] for name in ('tra', 'rea'))
+    assert len(training) == len(reading) == 3
+    assert training[0] == f'training: step 120/400, 02:20 left, {", ".join(DETAILS)}'
+    assert reading[1] == 'reading: video 240/400, 01:20 left'
+
+
+def test_a_short_wait_shows_nothing(monkeypatch, capsys):
+    assert list(progress(range(9), desc='reading', unit='video')) == list(range(9))
+    assert capsys.readouterr() == ('', '')
+    assert not bytes_on_terminal(monkeypatch, 80, lambda: print_line(str(sum(progress(range(9)))))).strip('36\r\n')
 
 
 # ---- flags ----------------------------------------------------------------------------------------------------------
