@@ -469,26 +469,34 @@ class LossyStream:
         self.attempt(self.stream.flush)
 
     def attempt(self, action: Callable, *args: Any) -> None:
-        """Write; where that fails, replace the file of the stream by /dev/null."""
+        """Write; where that fails, discard this and all that follows."""
         if threading.current_thread() is threading.main_thread():
             self.blocked_since = time.monotonic()
         try:
             action(*args)
         except OSError as error:
-            with suppress(OSError):  # a stream without a file
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            self.discard()
             if self is sys.stdout:
                 warn(f'standard output cannot be written ({error.strerror or error}); the run continues without it')
         finally:
             self.blocked_since = math.inf
 
-    def interrupt(self) -> None:
-        """In a signal handler: give up a write that nobody has read for a second, as of a stopped `less`."""
-        if time.monotonic() - self.blocked_since > 1:
-            raise BlockingIOError(errno.EAGAIN, 'nobody reads it')
+    def discard(self) -> None:
+        """Replace the file of the stream by /dev/null."""
+        with suppress(OSError):  # a stream without a file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+def give_up_blocked_output() -> None:
+    """In a signal handler: discard the output where nobody has read a write of the main thread for a second."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, LossyStream)]
+    if any(time.monotonic() - stream.blocked_since > 1 for stream in streams):
+        for stream in streams:
+            stream.discard()
+        raise BlockingIOError(errno.EAGAIN, 'nobody reads it')
 
 
 @contextmanager

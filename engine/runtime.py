@@ -6,7 +6,6 @@ import random
 import resource
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from dataset import STOP_SIGNALS, Shard, VideoDataset, free_memory
 from engine.device import environment_int
-from utils import InputError, LossyStream, num_cores, plural, print_final, printable, truncate, warn
+from utils import InputError, give_up_blocked_output, num_cores, plural, print_final, printable, truncate, warn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 RANK_TIMEOUT = timedelta(minutes=10)  # of a wait for another rank, which may read its data more slowly
@@ -228,9 +227,7 @@ class StopSignal:
         if number == signal.SIGINT and time.monotonic() - self.time > SAME_SECONDS:
             raise KeyboardInterrupt
         self.number, self.time = number, min(self.time, time.monotonic())
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, LossyStream):
-                stream.interrupt()
+        give_up_blocked_output()
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,10 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import subprocess
+import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +20,7 @@ from runs import Call, command, contents, differences, start, status
 from test_main import write_data
 
 from dataset import STOP_SIGNALS
+from engine.checkpoint import read_checkpoint
 from eval.curves import read_curves
 from formats.detections import read_detections
 
@@ -280,3 +284,84 @@ def test_a_loss_that_is_not_finite(data, tmp_path, log, expected, value):
     check_whole(folder)
     assert (folder / 'losses.csv').read_text().splitlines()[-1].startswith('4,')
     check_resumes(data, folder, log, expected)
+
+
+# ---- output that cannot be printed ----------------------------------------------------------------------------------
+
+class Output:
+    """Armed: the run prints to this terminal or pipe."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def arm(self):
+        os.setsid()  # the terminal becomes the controlling one
+        number = os.open(self.path, os.O_RDWR if str(self.path).startswith('/dev/') else os.O_WRONLY)
+        os.dup2(number, 1), os.dup2(number, 2)
+        sys.stdout, sys.stderr = (open(number, 'w', closefd=False) for number in (1, 2))
+
+
+def wait_for_hangup():
+    os.write(1, b'@')
+    while os.isatty(1):
+        time.sleep(0.01)
+
+
+def wait_for_mark(run, reader):
+    """Read what a run prints up to the mark."""
+    while run.is_alive():
+        with suppress(BlockingIOError):
+            if b'@' in os.read(reader, 10000):
+                break
+        time.sleep(0.01)
+
+
+def test_a_closed_terminal_ends_a_run_after_the_step_with_a_checkpoint(data, tmp_path, log, expected):
+    folder, (master, slave) = tmp_path / 'run', os.openpty()
+    run = start(command(data, folder), log, Output(os.ttyname(slave)),
+                Call('engine.trainer.aicl_losses', 4, Do(wait_for_hangup)))  # an evaluation comes after this step
+    wait_for_mark(run, master)
+    os.close(slave), os.close(master)
+    assert status(run) == 128 + signal.SIGHUP, log.read_text()
+    assert read_checkpoint(folder).training.loop['step'] == 4
+    assert read_checkpoint(folder).results['last']['step'] == 4
+    check_resumes(data, folder, log, expected)
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """The reading end of a pipe tmp_path/pipe, which a run opens for writing."""
+    os.mkfifo(tmp_path / 'pipe')
+    yield os.open(tmp_path / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
+
+
+def test_a_run_whose_reader_is_gone_writes_all_files(data, tmp_path, log, expected, reader):
+    run = start(command(data, tmp_path / 'run'), log, Output(tmp_path / 'pipe'),
+                Call('engine.trainer.aicl_losses', 2, Do(os.write, 1, b'@')))
+    wait_for_mark(run, reader)
+    os.close(reader)
+    assert status(run) == 0, log.read_text()
+    assert not differences(tmp_path / 'run', expected)
+
+
+def test_a_run_whose_disk_for_output_is_full_writes_all_files(data, tmp_path, log, expected):
+    assert status(start(command(data, tmp_path / 'run'), log, Output('/dev/full'))) == 0
+    assert not differences(tmp_path / 'run', expected)
+
+
+def fill_pipe_and_terminate():
+    os.set_blocking(1, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(1, bytes(1))
+    os.set_blocking(1, True)
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+
+def test_a_run_whose_reader_is_stopped_answers_a_signal(data, tmp_path, log, expected, reader):
+    run = start(command(data, tmp_path / 'run'), log, Output(tmp_path / 'pipe'),
+                Call('engine.trainer.aicl_losses', 4, Do(fill_pipe_and_terminate)))
+    assert status(run) == 128 + signal.SIGTERM
+    assert read_checkpoint(tmp_path / 'run').results['last']['step'] == 4
+    check_resumes(data, tmp_path / 'run', log, expected)
+    os.close(reader)
