@@ -116,9 +116,9 @@ def build_report(gt: GroundTruth | None, detections: Detections, tiou: ArrayLike
         data['facts'].insert(0, ('result of', subtitle))
     if detections.scores.max(initial=0) > 1:
         data['notes'].append(
-            f'scores rank detections and are not probabilities: AICL adds a fraction of the class probability '
-            f'(--oic_class_weight) to the contrast of a segment with its surroundings, so they exceed 1 here, up to '
-            f'{detections.scores.max():.4g}')
+            f'scores exceed 1 here, up to {detections.scores.max():.4g}: they rank detections and are not probabilities '
+            f'(those of AICL are the contrast of a segment with its surroundings, plus --oic_class_weight times the '
+            f'class probability)')
     data['notes'] += [f'{mark}: {reason}' for mark, reason in marks.items()]
     if rows.per_video:
         data['notes'].append(
@@ -318,8 +318,11 @@ def _read_steps(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         with open_file(path) as file:
             header, *rows = csv.reader(file.read().decode().splitlines())
         table = np.array([[float(cell or 'nan') for cell in row] for row in rows]).reshape(-1, len(header))
-        columns = dict(zip(header, table.T))
-        return columns.pop('step'), columns
+        columns = dict(zip(header, np.where(np.isfinite(table), table, np.nan).T))
+        steps = columns.pop('step')
+        if np.isnan(steps).any():
+            raise ValueError
+        return steps, columns
     except (OSError, ValueError, KeyError, csv.Error):
         raise InputError(f'{path}: damaged, or not a table of numbers by step; make the page without it') from None
 
