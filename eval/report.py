@@ -116,9 +116,9 @@ def build_report(gt: GroundTruth | None, detections: Detections, tiou: ArrayLike
         data['facts'].insert(0, ('result of', subtitle))
     if detections.scores.max(initial=0) > 1:
         data['notes'].append(
-            f'scores exceed 1 here, up to {detections.scores.max():.4g}: they rank detections and are not probabilities '
-            f'(those of AICL are the contrast of a segment with its surroundings, plus --oic_class_weight times the '
-            f'class probability)')
+            f'scores exceed 1 here, up to {detections.scores.max():.4g}: they rank detections and are not '
+            'probabilities (those of AICL are the contrast of a segment with its surroundings, plus '
+            '--oic_class_weight times the class probability)')
     data['notes'] += [f'{mark}: {reason}' for mark, reason in marks.items()]
     if rows.per_video:
         data['notes'].append(
