@@ -2,7 +2,7 @@
 
     with Lock(folder) as lock, RunLogger(folder, lock, current, saved) as logger:
         logger.log_losses(rows)
-        logger.log_evaluation(step, epoch, evaluation, weights)
+        logger.log_evaluation(finished)
         logger.save(trainer.state())
 """
 import csv
@@ -35,7 +35,7 @@ from engine.checkpoint import (
     write_checkpoint,
     write_initial_checkpoint,
 )
-from engine.inference import Evaluation, Evaluator, ScoredEvaluation, measure_learning
+from engine.inference import Evaluation, Evaluator, FinishedEvaluation, ScoredEvaluation, measure_learning
 from engine.lock import Lock
 from engine.runtime import Distributed
 from engine.torch_io import save
@@ -54,7 +54,7 @@ from utils import (
     write_text,
 )
 
-FIGURE_SECONDS = 30  # between evaluations whose figures are logged, at least: drawing takes a second
+FIGURE_SECONDS = 60  # between evaluations whose figures are logged, at least: drawing takes a second
 # All files that a training run or an inference writes into its folder.
 FILES = (*CHECKPOINTS, 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json', 'detections.json',
          'detections.csv', 'events.csv',
@@ -100,7 +100,9 @@ class CSVLogger:
     def __init__(self, path: Path, columns: list[str], last_step: int):
         self.path = path
         rows = self.read() if last_step and path.exists() else []
-        kept = [row for row in rows if len(row) == len(columns) and is_step(row[0]) and int(row[0]) <= last_step]
+        sizes = {len(columns), *map(len, rows[:1])} - {0}  # an earlier version may have written fewer columns
+        kept = [row + [''] * (len(columns) - len(row)) for row in rows
+                if len(row) in sizes and is_step(row[0]) and int(row[0]) <= last_step]
         write_bytes(path, self.encode([columns, *kept]))
 
     def read(self) -> list[list[str]]:
@@ -260,22 +262,23 @@ class RunLogger:
         with self.report_io_errors():
             writer.add_summary(Summary(value=points), step)
 
-    def log_evaluation(self, step: int, epoch: int, evaluation: Evaluation, weights: dict) -> None:
+    def log_evaluation(self, finished: FinishedEvaluation) -> None:
         """Save weights and results as the last ones, and as the best if their average mAP is the highest so far.
 
         Without ground truth the last ones count as the best.
         """
         self.lock.check()
+        step, epoch, evaluation, weights = finished
         self.evaluations['last'] = step, evaluation
         result = evaluation.to_json()
         self.results['last'] = {'step': step, **result}
-        save(weights, self.folder / 'last.pt')
+        write_bytes(self.folder / 'last.pt', weights)
         best = self.results.get('best')
         # quirk: the best weights are chosen on the test videos, as in the reference, so the last ones are also reported
         is_best = best is None or 'average_mAP' not in best or result['average_mAP'] > best['average_mAP']
         if is_best:
             self.evaluations['best'], self.results['best'] = self.evaluations['last'], self.results['last']
-            save(weights, self.folder / 'best.pt')
+            write_bytes(self.folder / 'best.pt', weights)
         self.write_results()
         self.best_is_flushed &= not is_best
         if isinstance(evaluation, ScoredEvaluation):

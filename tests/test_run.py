@@ -20,6 +20,7 @@ from test_main import CLASSES, ROOT, contents, localize, refused, stop_at, train
 import main
 from config import MODALITIES
 from dataset import VideoDataset
+from engine import checkpoint
 from engine.checkpoint import (
     FILE_KEYS,
     Checkpoint,
@@ -323,6 +324,56 @@ def test_a_resume_on_another_machine_warns_about_the_last_digits(data, stopped, 
     assert f'threads (77, now {torch.get_num_threads()}), torch (1.0, now' in warning and 'digits may differ' in warning
 
 
+def resume_warnings(data, output, capsys, **before):
+    """The warnings about the code of a resume of a run that was trained by another version."""
+    rewrite(output, lambda state: state['machine']['versions'][-1].update(before))
+    capsys.readouterr()
+    train(data, output, '--detection_inf_step', 2, '--resume', steps=6)
+    return [line for line in capsys.readouterr().err.splitlines() if 'version of the code' in line]
+
+
+@pytest.mark.parametrize('before, warned', [({}, 0), ({'code': 'abc'}, 1), ({'commit': '12' * 20}, 1),
+                                            ({'commit': 'unknown'}, 0)])  # without git the files alone count
+def test_a_resume_with_other_code_is_a_warning_and_args_json_lists_both(data, stopped, tmp_path, capsys, monkeypatch,
+                                                                        before, warned):
+    output = Path(shutil.copytree(stopped, tmp_path / 'run'))
+    now = checkpoint.code_version()
+    monkeypatch.setattr(checkpoint, 'code_version', lambda: {'commit': '34' * 20, 'code': now['code']})
+    rewrite(output, lambda state: state['machine']['versions'][-1].update(commit='34' * 20))
+    warnings = resume_warnings(data, output, capsys, **before)
+    assert len(warnings) == warned and all(str(output) in line for line in warnings)
+    versions = json.loads((output / 'args.json').read_text())['versions']
+    assert (versions['commit'], versions['code']) == ('34' * 20, now['code'])
+    history = versions.get('history', [])
+    assert [one['step'] for one in history] == ([0, 4] if before else [])
+    if before:
+        assert before.items() <= history[0].items() and history[1]['commit'] == '34' * 20
+        # Both stay when it is resumed again.
+        rewrite(output, lambda state: state['machine']['versions'][-1].update(code='def'))
+        train(data, output, '--detection_inf_step', 2, '--resume', steps=8)
+        assert len(json.loads((output / 'args.json').read_text())['versions']['history']) == 3
+
+
+def test_the_version_of_the_code_follows_its_files_with_and_without_git(tmp_path):
+    for name in ('main.py', 'engine/checkpoint.py', 'tests/test_run.py', 'utils.py', 'config.py', 'dataset.py'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for path in [*ROOT.glob('*.py'), *(path for name in ('engine', 'eval', 'formats') for path in
+                                       (ROOT / name).glob('*.py'))]:
+        (tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+
+    def version():
+        found = subprocess.run([sys.executable, '-c', 'from engine.checkpoint import code_version; '
+                                'print(*code_version().values())'], cwd=tmp_path, capture_output=True, text=True)
+        return found.stdout.split()
+
+    first = version()
+    assert first[0] == 'unknown' and len(first[1]) == 16
+    with open(tmp_path / 'losses.py', 'a') as file:
+        file.write('# changed')
+    assert version()[1] != first[1]
+
+
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 def test_a_table_holds_its_header_and_all_digits(tmp_path):
@@ -351,6 +402,13 @@ def test_a_lost_or_empty_csv_file_is_started_again(tmp_path, content):
         path.write_text(content)
     CSVLogger(path, ['step', 'total'], 5).append([[6, 0.5]])
     assert path.read_text().splitlines() == ['step,total', '6,0.5']
+
+
+def test_rows_of_an_earlier_version_with_fewer_columns_are_kept(tmp_path):
+    path = tmp_path / 'metrics.csv'
+    path.write_text('step,mAP\n1,0.5\n2\n3,0.25\n4,0.1\n')
+    CSVLogger(path, ['step', 'mAP', 'known_labels'], 3).append([[4, 0.75, 1]])
+    assert path.read_text() == 'step,mAP,known_labels\n1,0.5,\n3,0.25,\n4,0.75,1\n'
 
 
 # ---- whose folder it is ---------------------------------------------------------------------------------------------
