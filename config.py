@@ -189,7 +189,7 @@ def get_parser(description: str | None = None) -> Parser:
              help='replay steps as CUDA graphs on a single GPU, where they can be captured')
     training('--log_every', type=positive_int, default=1, metavar='N', help='write a row of losses.csv every N steps')
     training('--figures', type=bounded(int, 0), default=2,
-             help='timelines per evaluation in TensorBoard, at most every 30 seconds')
+             help='timelines per evaluation in TensorBoard, at most every minute')
 
     inference = parser.add_argument_group('localization and evaluation').add_argument
     inference('--class_th', type=fraction, help='minimum video-level class probability')

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from config import RECIPES
 from dataset import Shard, UniformSampler, VideoDataset, make_loader
+from engine.torch_io import serialize
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import (
     TIOU,
@@ -41,6 +42,7 @@ from utils import InputError, plural, preview, quote, warn, write_text
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+MAX_QUEUED_BYTES = 2 ** 27  # of predictions: a second evaluation is queued only where they are small
 GIL_SWITCH_INTERVAL = 0.0005  # seconds, while an evaluation thread runs; Python's 5 ms would stall training steps
 
 
@@ -382,27 +384,30 @@ def measure_learning(evaluator: Evaluator, train_set: VideoDataset, network: AIC
     return Learning(sum(is_correct.values()) / len(is_correct), float(frequencies.max()))
 
 
-class PendingEvaluation(NamedTuple):
-    """An evaluation in progress, and its weights."""
+class FinishedEvaluation(NamedTuple):
+    """An evaluation, and the content of the file of its weights."""
 
     step: int
     epoch: int
-    weights: dict[str, Tensor]
-    evaluation: 'Future[Evaluation]'
+    evaluation: Evaluation
+    weights: memoryview
 
 
 class AsyncEvaluator:
     """Evaluates during training without stalling it.
 
-    `submit` runs the forward passes immediately; localization and scoring run in a worker thread; `poll` passes
-    finished evaluations to `callback` in order, on the calling thread. What a training draws and computes does not
-    depend on their timing. Only rank 0 localizes and scores.
+    `submit` runs the forward passes immediately; localization, scoring and the serialization of the weights run in a
+    worker thread; `poll` passes finished evaluations to `callback` in order, on the calling thread. What a training
+    draws and computes does not depend on their timing. Only rank 0 localizes and scores.
     """
 
-    def __init__(self, evaluator: Evaluator, callback: Callable[[int, int, Evaluation, dict[str, Tensor]], None]):
+    def __init__(self, evaluator: Evaluator, callback: Callable[[FinishedEvaluation], None]):
         self.evaluator, self.callback = evaluator, callback
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix='evaluation')
-        self.pending: list[PendingEvaluation] = []
+        self.pending: list[Future[FinishedEvaluation]] = []
+        test_set = evaluator.test_set
+        size = 8 * len(test_set) * evaluator.options.num_segments * (len(test_set.class_names) + 1)  # of Predictions
+        self.max_pending = 2 if size < MAX_QUEUED_BYTES else 1
 
     def __enter__(self) -> 'AsyncEvaluator':
         self.switch_interval = sys.getswitchinterval()
@@ -417,15 +422,15 @@ class AsyncEvaluator:
 
     def submit(self, step: int, epoch: int, network: AICL) -> None:
         """Run the network with its current weights, and queue localization and scoring."""
-        self.poll(wait=True)  # the predictions of two evaluations would take too much memory
+        while len(self.pending) >= self.max_pending:
+            self.callback(self.pending.pop(0).result())
         predictions = self.evaluator.predict(network)
         if self.evaluator.shard.rank == 0:
             weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
-            future = self.thread.submit(self.evaluator.score, predictions)
-            self.pending.append(PendingEvaluation(step, epoch, weights, future))
+            self.pending.append(self.thread.submit(lambda: FinishedEvaluation(
+                step, epoch, self.evaluator.score(predictions), serialize(weights))))
 
     def poll(self, wait: bool) -> None:
         """Pass finished evaluations to the callback; with `wait`, all pending ones."""
-        while self.pending and (wait or self.pending[0].evaluation.done()):
-            first = self.pending.pop(0)
-            self.callback(first.step, first.epoch, first.evaluation.result(), first.weights)
+        while self.pending and (wait or self.pending[0].done()):
+            self.callback(self.pending.pop(0).result())

@@ -31,11 +31,16 @@ def read_torch_file(path: str | Path) -> Any:
                          f'again') from None
 
 
-def save(value: object, path: Path) -> None:
-    """Call `torch.save` atomically; raises InputError where the file cannot be written."""
+def serialize(value: object) -> memoryview:
+    """Return the content of the file that `torch.save` would write."""
     buffer = io.BytesIO()
     try:
         torch.save(value, buffer)
     except RuntimeError as error:  # torch closes its archive even after running out of memory
         raise error.__context__ if isinstance(error.__context__, MemoryError) else error
-    write_bytes(path, buffer.getbuffer())
+    return buffer.getbuffer()
+
+
+def save(value: object, path: Path) -> None:
+    """Call `torch.save` atomically; raises InputError where the file cannot be written."""
+    write_bytes(path, serialize(value))

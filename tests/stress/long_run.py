@@ -23,7 +23,7 @@ from test_main import write_data
 
 import main as program
 from engine import run_folder, trainer
-from engine.inference import Evaluation
+from engine.inference import FinishedEvaluation
 
 COLUMNS = ['step', 'evaluations', 'RSS (MB)', 'open files', 'threads', 'children', '/dev/shm (MB)', 'seconds']
 
@@ -47,9 +47,9 @@ def main() -> int:
     shown = {round(evaluations * fraction) for fraction in (0.01, 0.1, 0.25, 0.5, 0.75, 1)}
     log_evaluation = run_folder.RunLogger.log_evaluation
 
-    def log_resources(logger: run_folder.RunLogger, step: int, epoch: int, evaluation: Evaluation, weights: dict
-                      ) -> None:
-        log_evaluation(logger, step, epoch, evaluation, weights)
+    def log_resources(logger: run_folder.RunLogger, finished: FinishedEvaluation) -> None:
+        log_evaluation(logger, finished)
+        step = finished.step
         if step % args.every == 0 and step // args.every in shown:
             row = [step, step // args.every, *resources(), round(time.monotonic() - start)]
             print('|', ' | '.join(map(str, row)), '|', file=table, flush=True)
