@@ -122,7 +122,7 @@ def progress(items: Iterable | None = None, *, delay: float = 1, leave: bool = F
 
 
 def show_details(bar: 'tqdm', details: list[str]) -> None:
-    """Show details with a bar: without a terminal all, else as many of the first ones as its columns have room for."""
+    """Show details with a bar: all of them without a terminal, otherwise as many of the first ones as fit."""
     values, shown = bar.format_dict, list(details)
     columns = values.pop('ncols')  # without this, the bar itself takes ten
     while columns and len(shown) > 1 and columns < len(bar.format_meter(**{**values, 'postfix': ', '.join(shown)})):

