@@ -195,7 +195,7 @@ class Progress:
     def end(self, end: End) -> None:
         """Replace the estimated number of frames of a video."""
         self.num_ended += 1
-        self.bar.set_description(f'extraction {self.num_ended}/{self.num_videos}', refresh=False)
+        self.bar.set_description_str(f'extraction {self.num_ended}/{self.num_videos}', refresh=False)
         self.bar.total += end.num_frames - self.expected[end.video]
         self.bar.update(end.num_frames - self.done[end.video])
 

@@ -154,7 +154,7 @@ def rows_of_variants(path: Path, grid: Grid, networks: dict[tuple[str, float], N
     before = max(0, -min(grid.offset))
     with progress(total=len(grid.fps) * len(grid.resize) * num_rows, desc='comparing', unit='row') as bar:
         for fps, size in product(grid.fps, grid.resize):
-            bar.set_description(f'{fps:g} fps, {size}')
+            bar.set_description_str(f'{fps:g} fps, {size}')
             with closing(read_frames(path, fps, size)) as frames:
                 needed = islice(pad_frames(frames, before), SNIPPET_FRAMES * (num_rows + 1) + 1)
                 for block, following in pairwise(frame_blocks(needed, pool)):
