@@ -202,19 +202,20 @@ class Clock:
         self.tick = stream.time_base or Fraction(1, av.time_base)
         self.discontinuous = container.format.name in DISCONTINUOUS
         self.max_gap = MAX_GAP_DISCONTINUOUS if self.discontinuous else MAX_GAP
-        self.spans: dict[int, list[Fraction]] = {}  # by stream: first and last second since its own last jump
-        self.longest = Fraction(0)  # from one packet of the video to the next
+        self.seconds = {one.index: float(one.time_base or 0) for one in container.streams}  # of a tick, by stream
+        self.spans: dict[int, list[float]] = {}  # by stream: first and last second since its own last jump
+        self.longest = 0.  # seconds from one packet of the video to the next
         self.num_jumps, self.first_jump = 0, ''
 
     def see(self, packet: av.Packet) -> None:
         """Note the time of a packet."""
-        ticks = packet.dts if packet.pts is None else packet.pts
-        if ticks is None or packet.time_base is None:
+        index, ticks = packet.stream.index, packet.dts if packet.pts is None else packet.pts
+        if ticks is None:
             return
-        begin = ticks * packet.time_base
-        end = begin + (packet.duration or 0) * packet.time_base
-        span = self.spans.setdefault(packet.stream.index, [begin, begin])
-        if packet.stream.index == self.stream.index:
+        tick = self.seconds.get(index, 0.)
+        begin, end = ticks * tick, (ticks + (packet.duration or 0)) * tick
+        span = self.spans.setdefault(index, [begin, begin])
+        if index == self.stream.index:
             self.longest = max(self.longest, begin - span[1])
         elif not -self.max_gap < begin - span[1] < self.max_gap:
             span[:] = begin, begin
@@ -232,9 +233,9 @@ class Clock:
         if self.stream.duration:
             is_mp4 = self.container.format.name.startswith('mov')
             end = self.stream.duration + (self.stream.start_time or 0 if is_mp4 else 0)
-            return float(end * self.tick - self.spans[self.stream.index][1])
+            return end * float(self.tick) - self.spans[self.stream.index][1]
         reached = max(last for _, last in self.spans.values())
-        return float(Fraction(self.container.duration or 0, av.time_base) - reached - self.longest)
+        return (self.container.duration or 0) / av.time_base - reached - self.longest
 
     def is_filled(self, begin: int, end: int) -> bool:
         """Return whether another stream continues from one tick of the video to the other."""
@@ -245,7 +246,7 @@ class Clock:
         """Yield the frames with `pts` from the start, not decreasing; a frame without one follows the one before it."""
         start = round(Fraction(self.container.start_time or 0, av.time_base) / self.tick)
         step = round(1 / (self.stream.guessed_rate or 25) / self.tick)
-        bound, disorder = round(self.max_gap / self.tick), round(DISORDER / self.tick)
+        bound, disorder, second = (round(seconds / self.tick) for seconds in (self.max_gap, DISORDER, 1))
         last, offset, is_first = start, start, True  # of the frame before, in the file
         for frame, following in pairwise(chain(frames, [None])):
             assert frame is not None
@@ -259,7 +260,7 @@ class Clock:
             if (gap < -disorder and not is_first) or (gap > bound and not self.is_filled(last, ticks)):
                 self.note_jump(gap, last - offset)
                 offset += gap - (0 if is_first else step)
-            elif 0 < gap * self.tick <= 1:
+            elif 0 < gap <= second:
                 step = gap
             if (frame.duration or 0) > bound and not self.is_filled(ticks, ticks + frame.duration):
                 frame.duration = step  # the last frame is shown that long
