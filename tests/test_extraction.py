@@ -3,6 +3,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -623,9 +624,11 @@ def children(parent: int) -> list[int]:
 def test_without_flow_weights_rgb_alone_is_extracted(clips, tmp_path, weights, capsys, monkeypatch):
     """No flow is computed, and a row needs no frame after it: 33, 50 and 79 frames; 80 give one row more than flow."""
     monkeypatch.setattr('extraction.__main__.FlowPool', None)
+    monkeypatch.setattr('utils.LINE_SECONDS', 0)
     render(clips / 'clip3.mp4', steady(25, 80 / 25), moving)
     both, alone = tmp_path / 'both', tmp_path / 'alone'
     assert main([str(clips), '--output', str(alone), *weights[:2], *SMALL]) == 0
+    assert re.search('^extraction 3/4: frame [0-9]+/[0-9]+, [0-9:]+ left$', capsys.readouterr().err, re.MULTILINE)
     monkeypatch.undo()
     assert main([str(clips), '--output', str(both), *weights, *SMALL]) == 0
     assert sorted(path.name for path in (alone / 'features' / 'test').iterdir()) == ['rgb']
