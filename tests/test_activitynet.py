@@ -52,7 +52,8 @@ def write(root, database, how):
             continue
         names[video['subset']].append(name)
         rng = np.random.RandomState(i)
-        features = rng.rand(max(1, int((video['duration'] or 60) / 0.64)), 2 * WIDTH).astype(np.float16)
+        seconds = video['duration'] or max(float(row['segment'][1]) for row in video['annotations'])
+        features = rng.rand(max(1, int(seconds / 0.64)), 2 * WIDTH).astype(np.float16)
         parts = {'.': features} if layout == 'joint' else {'rgb': features[:, :WIDTH], 'flow': features[:, WIDTH:]}
         for part, columns in parts.items():
             path = root / base.format(folders[video['subset']]) / part / f'{file_prefix}{name}.npy'
