@@ -36,8 +36,8 @@ from utils import (
 FPS = 25
 MOTIONS = ('Bounce', 'Pulse', 'Slide')
 SWINGS = 2.            # of a motion, per second
-ACTION_SECONDS = (2.5, 4.5)
-REST_SECONDS = (2.5, 6.0)
+ACTION_SECONDS = (3.5, 5.5)
+REST_SECONDS = (2.5, 5.0)
 SHAPES = ('disc', 'square', 'diamond')
 
 
@@ -103,13 +103,13 @@ def draw_clip(random: np.random.RandomState, label: str, seconds: float, size: i
     for moves in (False, True):
         shape, color = SHAPES[random.randint(len(SHAPES))], random.uniform(100, 255, 3)
         centers = wander(random, num_frames, 0.3 * size, 0.7 * size)
-        radii = np.full(num_frames, random.uniform(0.11, 0.15) * size)
+        radii = np.full(num_frames, random.uniform(0.14, 0.19) * size)
         for action in actions if moves else ():
             swing = np.sin(2 * np.pi * SWINGS * np.arange(action.end - action.start) / FPS)
             if label == 'Pulse':
                 radii[action.start:action.end] *= 1 + 0.6 * swing
             else:
-                centers[action.start:action.end, MOTIONS.index(label) // 2] += 0.2 * size * swing
+                centers[action.start:action.end, MOTIONS.index(label) // 2] += 0.25 * size * swing
         for frame, center, radius in zip(frames, centers, radii):
             covered = inside(shape, size, center, radius)
             frame[...] = (1 - covered) * frame + covered * color

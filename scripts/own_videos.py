@@ -66,8 +66,8 @@ SET_HERE = ('data_path', 'exp_name', 'output_dir', 'videos', 'inference_only', '
 LENGTHS = ('num_steps', 'num_epochs')
 
 # The demonstration. I3D is fully convolutional: half the width of its training frames is a quarter of the work.
-CLIPS = {'train': 18, 'test': 9}
-CLIP_SECONDS, CLIP_SIZE = 20, 96
+CLIPS = {'train': 30, 'test': 9}
+CLIP_SECONDS, CLIP_SIZE = 16, 96
 CLIP_RECIPE = ('--resize', 'short128', '--crop', '112')
 
 
