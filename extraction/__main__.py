@@ -38,6 +38,7 @@ from utils import (
     InputError,
     Parser,
     bounded,
+    lossy_output,
     make_dir,
     plural,
     print_line,
@@ -264,9 +265,10 @@ def run(args: argparse.Namespace) -> int:
     modalities = [file.modality for file in weights]
     ids = {file.modality: {'file': Path(file.path).name, 'git_blob': file.blob_id} for file in weights}
     make_dir(args.output, 'choose another --output')
-    with Lock(args.output):
+    with Lock(args.output) as lock:
         manifest = Manifest(args.output, args.split, tuple(modalities or ['rgb']), recipe_of(args, modalities, stride),
                             ids, versions(modalities, args, device), args.overwrite)
+        manifest.check_folder = lock.check
         manifest.open(list(videos))
         new = {name: path for name, path in videos.items() if not manifest.has(name, path)}
         print(f'{plural(len(new), "video")} to extract, {len(videos) - len(new)} already extracted', flush=True)
@@ -327,7 +329,12 @@ def backbone_features(videos: dict[str, Path], backbone: Backbone, progress: Pro
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    return run_cli(lambda: run(parse_args(argv)))
+    def command() -> int:
+        args = parse_args(argv)
+        with lossy_output():
+            return run(args)
+
+    return run_cli(command)
 
 
 if __name__ == '__main__':

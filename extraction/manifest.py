@@ -4,6 +4,7 @@
     DIR/extraction.json                                                  {"videos", "recipe", "weights", "versions"}
 """
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Manifest:
         self.folder, self.split, self.streams, self.overwrite = folder, split, streams, overwrite
         self.path = folder / 'extraction.json'
         self.content: dict[str, Any] = {'videos': {}, 'recipe': recipe, 'weights': weights, 'versions': versions}
+        self.check_folder: Callable[[], None] = lambda: None  # see `Lock.check`
 
     def open(self, names: list[str]) -> None:
         """Read an earlier manifest before the videos `names` are extracted, and write the current one.
@@ -123,6 +125,7 @@ class Manifest:
 
     def write(self, name: str, streams: dict[str, np.ndarray], entry: dict) -> None:
         """Write the rows of a video, one file per stream, and then its entry, sorted by name."""
+        self.check_folder()
         for path in self.files(name):
             write_array(path, streams[path.parent.name])
         self.content['videos'] = dict(sorted({**self.content['videos'], name: entry}.items()))

@@ -729,6 +729,22 @@ def test_a_backbone_replaces_i3d(clips, tmp_path, capsys, monkeypatch):
         assert why in capsys.readouterr().err
 
 
+def test_an_extraction_ends_when_its_folder_is_replaced(clips, tmp_path, capsys, monkeypatch):
+    output, compute_rows = tmp_path / 'out', mean_colors
+
+    def replace_folder(frames):
+        if not (tmp_path / 'moved').exists():
+            output.rename(tmp_path / 'moved')
+            output.mkdir()
+        return compute_rows(frames)
+
+    monkeypatch.setattr(sys.modules[__name__], 'mean_colors', replace_folder)
+    argv = [str(clips), '--output', str(output), *SMALL, '--backbone', f'{__name__}:mean_colors']
+    assert main(argv) == 2
+    assert f'{output}: is no longer the folder of this run' in capsys.readouterr().err
+    assert not list(output.iterdir())
+
+
 def brightness_rows(frames: np.ndarray, stride: int) -> np.ndarray:
     """Backbone: the brightness of 16 frames, every `stride` frames."""
     return np.stack([frames[i:i + 16].mean(keepdims=True).reshape(1) for i in range(0, len(frames) - 15, stride)])
