@@ -491,12 +491,12 @@ class LossyStream:
 
 
 def give_up_blocked_output() -> None:
-    """In a signal handler: discard the output where nobody has read a write of the main thread for a second."""
+    """In a signal handler: discard the output where a write of the main thread has been blocked for a second."""
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, LossyStream)]
     if any(time.monotonic() - stream.blocked_since > 1 for stream in streams):
         for stream in streams:
             stream.discard()
-        raise BlockingIOError(errno.EAGAIN, 'nobody reads it')
+        raise BlockingIOError(errno.EAGAIN, 'blocked')
 
 
 @contextmanager

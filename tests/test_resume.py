@@ -165,7 +165,7 @@ def test_a_finished_run_keeps_one_checkpoint_and_a_longer_one_two(data, undistur
     log = tmp_path / 'log'
     assert status(start(command(data, folder, steps=4), log, checkpoint_seconds=0)) == 0, log.read_text()
     assert [path.name for path in folder.glob('checkpoint*')] == ['checkpoint.pt']
-    # Longer, killed when the only checkpoint has been renamed to make room for the next one.
+    # Longer, killed when the only checkpoint has been renamed and the next one not yet.
     longer = start(command(data, folder, '--resume'), log, Rename('checkpoint.pt'), checkpoint_seconds=0)
     assert status(longer) == -signal.SIGKILL and not (folder / 'checkpoint.pt').exists()
     killed = start(command(data, folder, '--resume'), log, Call('engine.trainer.aicl_losses', 2, KILL),
