@@ -74,8 +74,8 @@ def test_every_page_can_be_reached_from_the_readme():
     assert [page for page in PAGES if page != README and page not in linked] == []
 
 
-def test_the_readme_can_be_read_in_ten_minutes():
-    assert len(text_of(README).split()) <= 2000
+def test_the_readme_can_be_read_in_six_minutes():
+    assert len(text_of(README).split()) <= 1200
 
 
 # ---- diffs -----------------------------------------------------------------------------------------------------------
