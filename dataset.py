@@ -36,10 +36,10 @@ MEMORY_FRACTION = {'device': 0.6, 'ram': 0.7}  # of the free memory that --cache
 class Batch(NamedTuple):
     """N videos sampled to T snippets: this process's shard of a batch."""
 
-    features: Tensor   # (N, T, M D), float32
-    labels: Tensor     # (N, C) multi-hot, float32
-    videos: list[int]  # N indices into the data set
-    weight: float      # fraction of the whole batch's videos that these are; 1 in a single process
+    features: Tensor        # (N, T, M D), float32
+    labels: Tensor          # (N, C) multi-hot, float32
+    videos: list[int] = []  # N indices into the data set
+    weight: float = 1.      # fraction of the whole batch's videos that these are
 
 
 # ---- sampling -------------------------------------------------------------------------------------------------------

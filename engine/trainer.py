@@ -113,8 +113,9 @@ class GraphedStep:
 class Trainer:
     """The network, its optimizer, and everything else that a step changes.
 
-    lengths: snippets L of each training video, for `batches`; unset where the caller makes them. With several processes each takes its `shard` of every batch, weighted
-    so that the gradients are those of the whole batch. Raises InputError where the videos do not fill a batch.
+    lengths: snippets L of each training video, for `batches`; unset where the caller makes them. With several processes
+    each takes its `shard` of every batch, weighted so that the gradients are those of the whole batch. Raises
+    InputError where the videos do not fill a batch.
     """
 
     can_capture = True  # until a capture fails in this process, which may train more than once

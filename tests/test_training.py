@@ -52,6 +52,13 @@ def test_a_seed_repeats_torch_numpy_and_python():
     assert torch.rand(3).tolist() == first[0]  # the plain seeds, which determine the reference's numbers
 
 
+def test_batches_of_the_caller_need_neither_a_data_set_nor_a_device():
+    batch = make_batch()
+    trainer, other = make_trainer(), Trainer(TrainerOptions.from_args(parse_args(FLAGS)), 6, 3)
+    for _ in range(3):
+        assert torch.equal(other.step(Batch(batch.features, batch.labels)), trainer.step(batch))
+
+
 def test_generators_continue_from_a_saved_state(tmp_path):
     seed_everything(3)
     rows = np.random.RandomState(4)
