@@ -38,7 +38,7 @@ from eval.curves import Curves, read_curves, regions
 from eval.detection import TIOU, averages, best_threshold, evaluate, scored_subset, tiou_key, warnings
 from eval.diagnosis import BINS, COLORS, ERROR_TYPES, TITLES, Characteristic, Diagnosis, diagnose, notes
 from eval.events import format_scores, read_events, score_events, select_events
-from formats.annotations import GroundTruth, match_videos, read_durations, read_ground_truth
+from formats.annotations import GroundTruth, empty_ground_truth, match_videos, read_durations, read_ground_truth
 from formats.detections import Detections, read_detections
 from formats.videos import find_videos
 from utils import (
@@ -91,20 +91,23 @@ def build_report(gt: GroundTruth | None, detections: Detections, tiou: ArrayLike
     `read_training`. Scores should lie between 1e-9 and 1e9 in size. Raises InputError where `curves` contain none of
     the videos.
     """
+    gt = empty_ground_truth() if gt is None else gt
     events = select_events(detections) if events is None else events
-    names = _all_videos(gt, detections)
-    gt_labels = [] if gt is None else gt.labels
-    labels = gt_labels + sorted({*detections.labels} - {*gt_labels})
+    names = gt.videos + [name for name, index in zip(detections.videos, match_videos(detections.videos, gt.videos))
+                         if index < 0]
+    labels = gt.labels + sorted({*detections.labels} - {*gt.labels})
     data: dict[str, Any] = {
         'labels': labels, 'videos': names, 'durations': _durations(gt, names, durations, curves, detections),
         'clips': None if not videos else [videos.get(name) for name in names],
         'curves': None if curves is None else _pack_curves(curves, names, labels),
         'events': _pack_events(events, names, labels), 'training': training}
     marks = _marks(gt, detections)
-    if gt is None or not len(gt.segments):
+    if not len(gt.segments):
         rows = _select_rows(detections, names, labels, np.zeros(len(detections.scores), bool))
         types = np.zeros((1, len(detections.scores)), np.uint8)
-        data |= _unscored(detections, events, names) | {'instances': _pack_instances(gt, np.zeros((0, 0), bool))}
+        data |= {'tiou': [], 'mean_ap': [], 'averages': {}, 'classes': [], 'errors': None, 'types': ['detection'],
+                 'notes': [], 'facts': [('ground truth', 'none, so there are no scores')],
+                 'instances': _pack_instances(gt, np.zeros((0, 0), bool))}
     else:
         diagnosis = diagnose(gt, detections, tiou, bins)
         types = diagnosis.error_types
@@ -134,38 +137,29 @@ def build_report(gt: GroundTruth | None, detections: Detections, tiou: ArrayLike
     return _render(title, subtitle, marks, json.dumps(data, allow_nan=False, separators=(',', ':')), bool(videos))
 
 
-def _marks(gt: GroundTruth | None, detections: Detections) -> dict[str, str]:
+def _marks(gt: GroundTruth, detections: Detections) -> dict[str, str]:
     """Return the marks of a result on synthetic data or with known labels, and their reasons."""
-    marks = {mark: reason for mark, reason in SYNTHETIC.items() if gt is not None and gt.version.startswith(mark)}
+    marks = {mark: reason for mark, reason in SYNTHETIC.items() if gt.version.startswith(mark)}
     return marks | ({'known labels': KNOWN_LABELS} if detections.known_labels else {})
 
 
-def _all_videos(gt: GroundTruth | None, detections: Detections) -> list[str]:
-    """Return the videos of the ground truth, then those that it does not contain."""
-    known = [] if gt is None else gt.videos
-    is_known = match_videos(detections.videos, known) >= 0
-    return known + [name for name, found in zip(detections.videos, is_known) if not found]
-
-
-def _durations(gt: GroundTruth | None, names: list[str], durations: Mapping[str, float] | None, curves: Curves | None,
+def _durations(gt: GroundTruth, names: list[str], durations: Mapping[str, float] | None, curves: Curves | None,
                detections: Detections) -> list[float]:
     """Return the seconds of every video of the page; if unknown, those of its curves or the end of its last segment."""
-    def fill_in(videos: list[str], values: np.ndarray) -> None:
+    sources = [(gt.videos, gt.durations)]
+    if durations:
+        sources.append(([*durations], np.fromiter(durations.values(), np.float64, len(durations))))
+    if curves is not None:
+        sources.append((curves.videos, curves.seconds * curves.aware.shape[1]))
+    seconds, ends = np.full(len(names), np.nan), np.ones(len(names))
+    for videos, values in sources:
         index = match_videos(videos, names)
         rows = np.flatnonzero((index >= 0) & (values >= MIN_DURATION))
-        rows = rows[~(seconds[index[rows]] >= MIN_DURATION)]
+        rows = rows[np.isnan(seconds[index[rows]])]
         seconds[index[rows]] = values[rows]
-
-    seconds, ends = np.full(len(names), np.nan), np.ones(len(names))
-    if gt is not None:
-        seconds[:len(gt.videos)] = gt.durations
-        np.maximum.at(ends, gt.video, gt.segments[:, 1])
-    if durations:
-        fill_in([*durations], np.fromiter(durations.values(), np.float64, len(durations)))
-    if curves is not None:
-        fill_in(curves.videos, curves.seconds * curves.aware.shape[1])
+    np.maximum.at(ends, gt.video, gt.segments[:, 1])  # the videos of `gt` are the first names
     np.maximum.at(ends, _video_index(detections, names), detections.segments[:, 1])
-    return np.where(seconds >= MIN_DURATION, seconds, ends).tolist()
+    return np.where(np.isnan(seconds), ends, seconds).tolist()
 
 
 def _scored(gt: GroundTruth, detections: Detections, events: Detections, diagnosis: Diagnosis) -> dict:
@@ -206,13 +200,6 @@ def _short_ranges(characteristic: Characteristic) -> list[str]:
         end = f'{100 * float(end):g}' if characteristic.name == 'coverage' else end
         labels.append(('>' if '>' in name else '≤') + end)
     return labels
-
-
-def _unscored(detections: Detections, events: Detections, names: list[str]) -> dict:
-    """Return the same entries where there is no ground truth to score against."""
-    return {
-        'tiou': [], 'mean_ap': [], 'averages': {}, 'classes': [], 'errors': None, 'types': ['detection'], 'notes': [],
-        'facts': [('ground truth', 'none, so there are no scores')]}
 
 
 def _best_f1_score(gt: GroundTruth, detections: Detections, diagnosis: Diagnosis) -> float | None:
@@ -349,12 +336,16 @@ def _pack_lines(steps: np.ndarray, columns: Mapping[str, np.ndarray]) -> dict | 
 def _weights_marks(path: Path, average: Mapping[float, float | None]) -> list[tuple[str, int, float]]:
     """Return name, step and mAP in percent of the best and the last weights, as far as results.json has them."""
     results = read_json(path) if path.is_file() else {}
-    blocks = {name: results.get(name) for name in ('best', 'last')} if isinstance(results, dict) else {}
-    steps = {name: block.get('step') for name, block in blocks.items() if isinstance(block, dict)}
-    marks = [(name, step, value) for name, step in steps.items()
-             if isinstance(step, int) and (value := average.get(step)) is not None]
-    same = len(marks) == 2 and marks[0][1] == marks[1][1]
-    return [('best and last', *marks[0][1:])] if same else marks
+    marks = []
+    for name in ('best', 'last'):
+        block = results.get(name) if isinstance(results, dict) else None
+        step = block.get('step') if isinstance(block, dict) else None
+        value = average.get(step) if isinstance(step, int) else None
+        if value is not None:
+            marks.append((name, step, value))
+    if len(marks) == 2 and marks[0][1] == marks[1][1]:
+        return [('best and last', *marks[0][1:])]
+    return marks
 
 
 # ---- packing --------------------------------------------------------------------------------------------------------
@@ -378,14 +369,11 @@ def _pack_bytes(values: np.ndarray) -> list[str]:
     return _pack(np.rint(np.clip(values, 0, 1).astype(np.float32) * 255), 'u1')
 
 
-def _pack_instances(gt: GroundTruth | None, found: np.ndarray) -> dict:
+def _pack_instances(gt: GroundTruth, found: np.ndarray) -> dict:
     """Return the columns of the G instances; `found` (K, G): matched per threshold. Tags are labels without times."""
-    empty = np.zeros((0, 2))
-    video, label, segments = (empty[:, 0], empty[:, 0], empty) if gt is None else (gt.video, gt.label, gt.segments)
-    tags = (empty[:, 0], empty[:, 0]) if gt is None else (gt.tag_video, gt.tag_label)
-    return {'video': _pack(video), 'label': _pack(label), 'found': _pack(found, 'u1'),
-            'start': _pack(segments[:, 0], 'f8'), 'end': _pack(segments[:, 1], 'f8'),
-            'tag_video': _pack(tags[0]), 'tag_label': _pack(tags[1])}
+    return {'video': _pack(gt.video), 'label': _pack(gt.label), 'found': _pack(found, 'u1'),
+            'start': _pack(gt.segments[:, 0], 'f8'), 'end': _pack(gt.segments[:, 1], 'f8'),
+            'tag_video': _pack(gt.tag_video), 'tag_label': _pack(gt.tag_label)}
 
 
 def _pack_detections(detections: Detections, types: np.ndarray, rows: Rows) -> dict:

@@ -307,6 +307,18 @@ def unlike_published(run: RunResult) -> str | None:
     return None
 
 
+def choose_published(runs: Sequence[RunResult]) -> Sequence[Published]:
+    """Return the published rows of THUMOS14 where all runs are on it; warn where they are not of the same test."""
+    if not all(map(is_thumos14, runs)):
+        return ()
+    unlike = [f'{run.name}: {reason}' for run in runs if (reason := unlike_published(run))]
+    if not unlike:
+        return PUBLISHED
+    more = f' (and {len(unlike) - 1} more)' if unlike[1:] else ''
+    warn(f'not compared with the published numbers of THUMOS14: {unlike[0]}{more}')
+    return ()
+
+
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 def percent(value: float, sd: float = math.nan) -> str:
@@ -494,16 +506,9 @@ def run(args: argparse.Namespace) -> None:
     if len(comparison.seeds):
         more_tables.append(seeds_table(comparison))
         notes.append(NOTE_ON_SEEDS)
-    published: Sequence[Published] = read_published(args.published) if args.published else ()
-    if not args.published and all(map(is_thumos14, runs)):
-        unlike = [f'{run.name}: {reason}' for run in runs if (reason := unlike_published(run))]
-        published = () if unlike else PUBLISHED
-        if unlike:
-            more = f' (and {len(unlike) - 1} more)' if unlike[1:] else ''
-            warn(f'not compared with the published numbers of THUMOS14: {unlike[0]}{more}')
     if 'true' in [*comparison.settings.get('known_labels', ())]:
         notes.append(NOTE_ON_KNOWN_LABELS)
-    if published:
+    if published := read_published(args.published) if args.published else choose_published(runs):
         more_tables.append(published_table(runs, comparison, published))
         notes.append(NOTE_ON_PUBLISHED)
     if args.classes:
