@@ -340,8 +340,7 @@ def _weights_marks(path: Path, average: Mapping[float, float | None]) -> list[tu
     for name in ('best', 'last'):
         block = results.get(name) if isinstance(results, dict) else None
         step = block.get('step') if isinstance(block, dict) else None
-        value = average.get(step) if isinstance(step, int) else None
-        if value is not None:
+        if isinstance(step, int) and (value := average.get(step)) is not None:
             marks.append((name, step, value))
     if len(marks) == 2 and marks[0][1] == marks[1][1]:
         return [('best and last', *marks[0][1:])]
