@@ -205,7 +205,7 @@ class Clock:
         self.seconds = {one.index: float(one.time_base or 0) for one in container.streams}  # of a tick, by stream
         self.spans: dict[int, list[float]] = {}  # by stream: first and last second since its own last jump
         self.longest = 0.  # seconds from one packet of the video to the next
-        self.num_jumps, self.first_jump = 0, ''
+        self.jumps: list[tuple[int, int]] = []  # ticks, and after how many from the start
 
     def see(self, packet: av.Packet) -> None:
         """Note the time of a packet."""
@@ -228,7 +228,7 @@ class Clock:
         streams, which Matroska counts from 0 and in which the last frame may last as long as any other. Clocks that
         may restart have no header.
         """
-        if self.discontinuous or self.num_jumps or self.stream.index not in self.spans:
+        if self.discontinuous or self.jumps or self.stream.index not in self.spans:
             return 0
         if self.stream.duration:
             is_mp4 = self.container.format.name.startswith('mov')
@@ -254,11 +254,11 @@ class Clock:
             after = following.pts if following is not None else None
             if (not is_first and after is not None and 0 <= after - last <= bound
                     and not last - disorder <= ticks <= after + disorder):
-                self.note_jump(ticks - last, last - offset)
+                self.jumps.append((ticks - last, last - offset))
                 ticks = (last + after) // 2  # a single wrong one
             gap = ticks - last
             if (gap < -disorder and not is_first) or (gap > bound and not self.is_filled(last, ticks)):
-                self.note_jump(gap, last - offset)
+                self.jumps.append((gap, last - offset))
                 offset += gap - (0 if is_first else step)
             elif 0 < gap <= second:
                 step = gap
@@ -268,18 +268,13 @@ class Clock:
             frame.pts = ticks - offset
             yield frame
 
-    def note_jump(self, ticks: int, at: int) -> None:
-        """Remember a jump of the clock by some ticks, for the warning."""
-        self.first_jump = self.first_jump or (f'by {float(ticks * self.tick):.1f} seconds after '
-                                              f'{float(at * self.tick):.1f} seconds')
-        self.num_jumps += 1
-
     def report_jumps(self) -> None:
         """Warn where the clock jumped."""
-        if self.num_jumps:
-            more = f' and {plural(self.num_jumps - 1, "more time")}' if self.num_jumps > 1 else ''
-            warn(f'{self.path}: its timestamps jump {self.first_jump}{more}; the frames after a jump continue the time '
-                 f'before it')
+        if self.jumps:
+            by, after = (float(ticks * self.tick) for ticks in self.jumps[0])
+            more = f' and {plural(len(self.jumps) - 1, "more time")}' if len(self.jumps) > 1 else ''
+            warn(f'{self.path}: its timestamps jump by {by:.1f} seconds after {after:.1f} seconds{more}; the frames '
+                 f'after a jump continue the time before it')
 
 
 def build_graph(path: Path, stream: VideoStream, first: av.VideoFrame, fps: float, resize: str | None,
