@@ -10,7 +10,6 @@ Training and inference localize the test videos and score the detections if they
 outputs/NAME.
 """
 import argparse
-import shlex
 import signal
 import sys
 from contextlib import nullcontext
@@ -19,17 +18,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for python -I and PYTHONSAFEPATH
 from config import MODALITIES, RECIPES, Config, fill_unset, format_recipe, print_overrides, resolve_config
-from utils import (
-    InputError,
-    lossy_output,
-    make_dir,
-    print_section,
-    printable,
-    run_cli,
-    truncate,
-    warn,
-    write_json,
-)
+from utils import InputError, lossy_output, make_dir, print_section, run_cli, truncate, warn, write_json
 
 # torch takes a second to import. `train` and `infer` import what needs it, so that --help, a wrong flag and a missing
 # folder are answered at once.
@@ -37,7 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from dataset import VideoDataset
-    from engine.inference import ReportOptions
     from engine.runtime import Distributed
 
 # Flags that may differ between the ranks of a run: where files are, and what does not change any result.
@@ -51,7 +39,7 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
     from dataset import DataOptions, build_dataset
     from engine import auto_config, checkpoint, run_folder
     from engine.device import suggest_precision
-    from engine.inference import AsyncEvaluator, Evaluator, EvaluatorOptions, select_scored_videos
+    from engine.inference import AsyncEvaluator, Evaluator, EvaluatorOptions, ReportOptions, select_scored_videos
     from engine.lock import Lock
     from engine.runtime import check_batches
     from engine.trainer import Trainer, TrainerOptions, fit
@@ -118,10 +106,10 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
             elif logger:
                 logger.lock.check()
                 _, best = logger.evaluations['best']
-                best.write_report(folder, report_options(args, logger.best_name, args.min_score, folder))
+                best.write_report(folder, ReportOptions.from_args(args, logger.best_name, args.min_score, folder))
                 logger.log_hparams()
                 checkpoint.remove_previous(folder)
-                print_next_steps(args, folder, num_steps)
+                run_folder.print_next_steps(args.output_dir, args.exp_name, args.data_path, num_steps)
     return 128 + stopped_by if stopped_by else 0
 
 
@@ -131,7 +119,7 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
     """Localize the test videos with given weights and score the detections; return the exit status."""
     from dataset import DataOptions, Normalization, build_dataset
     from engine import checkpoint, run_folder
-    from engine.inference import Evaluator, EvaluatorOptions, select_scored_videos
+    from engine.inference import Evaluator, EvaluatorOptions, ReportOptions, select_scored_videos
     from engine.lock import Lock
     from engine.runtime import check_batches
     from formats.annotations import read_annotations
@@ -177,12 +165,12 @@ def infer(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
             write_json(folder / 'inference_args.json', run_folder.args_with_versions(vars(args)))
             evaluation.write(folder)
             min_score = run_folder.best_f1_threshold(args.model_file) if args.min_score is None else args.min_score
-            evaluation.write_report(folder, report_options(args, f'weights {args.model_file}', min_score,
-                                                           Path(args.model_file).parent))
+            evaluation.write_report(folder, ReportOptions.from_args(args, f'weights {args.model_file}', min_score,
+                                                                    Path(args.model_file).parent))
             write_json(folder / 'results.json', evaluation.to_json())
             evaluation.show(args.model_file)
             evaluation.warn()
-            print_next_steps(args, folder)
+            run_folder.print_next_steps(args.output_dir, args.exp_name, args.data_path)
     return 0
 
 
@@ -215,38 +203,7 @@ def print_run_summary(args: argparse.Namespace, datasets: 'dict[str, VideoDatase
     print_section('device', [f'{device}, {args.precision}'])
 
 
-def report_options(args: argparse.Namespace, weights: str, min_score: float | None, run: Path) -> 'ReportOptions':
-    """Return how the report page and the subtitles are written; `run` is the folder of the run of the weights."""
-    from engine.inference import ReportOptions
-    from engine.run_folder import args_with_versions
-    from eval.diagnosis import BINS
-    from eval.report import read_training
-    title = f'{Path(args.data_path).resolve().name} · {args.exp_name}'
-    training = read_training(run, args_with_versions(vars(args))) if (run / 'args.json').is_file() else None
-    return ReportOptions(BINS[RECIPES[args.dataset].bins], title, weights, Path(args.videos) if args.videos else None,
-                         min_score, args.subtitles, training)
-
-
-def print_next_steps(args: argparse.Namespace, folder: Path, num_steps: int | None = None) -> None:
-    """Print where the results are, and after a training of `num_steps` the commands to try next."""
-    report = folder / 'report.html'
-    lines = [f'report: {report}'] if report.exists() else [f'detections: {folder / "detections.csv"}']
-
-    def add(title: str, command: str, **flags: object) -> None:
-        words = [f'--{name}{"=" if str(value).startswith("-") else " "}{shlex.quote(str(value))}'
-                 for name, value in flags.items() if (name, value) != ('output_dir', 'outputs')]
-        lines.append(' '.join([f'{title}:', command, *words]))
-
-    if num_steps:
-        weights = next(path for path in (folder / 'best.pt', folder / 'last.pt') if path.exists())
-        add('curves', 'tensorboard', logdir=args.output_dir)
-        add('other thresholds', 'python main.py --inference_only', model_file=weights, data_path=args.data_path,
-            output_dir=args.output_dir, exp_name=f'{args.exp_name}-inference', class_th=0.2)
-        add('longer', 'python main.py --resume', exp_name=args.exp_name, output_dir=args.output_dir,
-            num_steps=2 * num_steps)
-    print('\n' + '\n'.join(map(printable, lines)))
-
-
+@lossy_output()
 def run(config: Config) -> int:
     """Train or localize, in one of several processes where torchrun started them; return the exit status."""
     from dataset import is_worker_failure, worker_died_error
@@ -295,8 +252,7 @@ def main(argv: list[str] | None = None) -> int:
             check_data_folder(Path(args.data_path), MODALITIES[args.modal], args.layout, args.feature_fps,
                               args.snippet_frames, size)
             return 0
-        with lossy_output():
-            return run(config)
+        return run(config)
 
     return run_cli(command)
 

@@ -186,7 +186,9 @@ def parse_json(content: bytes, path: str | os.PathLike) -> Any:
         return json.loads(content.decode('utf-8-sig'), object_pairs_hook=_object)
     except RecursionError:
         raise InputError(f'{path}: nested too deep to be read') from None
-    except ValueError as error:  # not UTF-8, not JSON, a duplicate key, a number that is too long
+    except UnicodeDecodeError:
+        raise InputError(f'{path}: not a valid JSON file: it is not UTF-8, save it as that') from None
+    except ValueError as error:  # not JSON, a duplicate key, a number that is too long
         reason = str(error).partition('; use sys.')[0] if content else 'it is empty'
         raise InputError(f'{path}: not a valid JSON file: {reason}') from None
 
@@ -374,10 +376,13 @@ class Parser(argparse.ArgumentParser):
         for argument in arguments:
             name, sign, value = argument.partition('=')
             flag = name if argument.startswith('--') else flag
-            number = r'(\d*\.?\d+)'
-            found = re.fullmatch(f'{number}:{number}:{number}', value if sign else argument)
+            text, number = value if sign else argument, r'(\d*\.?\d+)'
+            found = re.fullmatch(f'{number}:{number}:{number}', text)
             start, step, stop = map(float, found.groups()) if found else (0, 0, 0)
-            if flag == '--tiou' and step and 0 <= (stop - start) / step < 1000:
+            if flag == '--tiou' and re.fullmatch(r'[\d.:,\[\]]*[:,][\d.:,\[\]]*', text) and not (
+                    0 < step <= stop - start < 1000 * step):
+                self.error(f'--tiou {text}: give numbers, separated by spaces, or start:step:stop, as 0.5:0.05:0.95')
+            if flag == '--tiou' and found:
                 values = (start + i * step for i in range(int((stop - start) / step + 1 + 1e-6)))
                 expanded += [flag] * bool(sign) + [repr(round(one, 10)) for one in values]
             else:
@@ -422,7 +427,7 @@ def run_cli(command: Callable[[], int | None]) -> int:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             message = f'{error.strerror}: raise the limit with ulimit -n 1024'
         elif not error.filename:  # standard output: a full disk behind `>`, a closed pipe
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_output(sys.stdout)
             message = f'the output cannot be printed: {error.strerror or error}'
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in
@@ -475,19 +480,20 @@ class LossyStream:
         try:
             action(*args)
         except OSError as error:
-            self.discard()
+            discard_output(self.stream)
             if self is sys.stdout:
                 warn(f'standard output cannot be written ({error.strerror or error}); the run continues without it')
         finally:
             self.blocked_since = math.inf
 
-    def discard(self) -> None:
-        """Replace the file of the stream by /dev/null."""
-        with suppress(OSError):  # a stream without a file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+
+def discard_output(stream: TextIO) -> None:
+    """Replace the file of a standard stream by /dev/null."""
+    with suppress(OSError):  # a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def give_up_blocked_output() -> None:
@@ -495,7 +501,7 @@ def give_up_blocked_output() -> None:
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, LossyStream)]
     if any(time.monotonic() - stream.blocked_since > 1 for stream in streams):
         for stream in streams:
-            stream.discard()
+            discard_output(stream.stream)
         raise BlockingIOError(errno.EAGAIN, 'blocked')
 
 
@@ -518,4 +524,4 @@ def print_final(line: str) -> None:
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        discard_output(sys.stderr)

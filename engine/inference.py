@@ -15,6 +15,7 @@ from torch import Tensor
 
 from config import RECIPES
 from dataset import Shard, UniformSampler, VideoDataset, make_loader
+from engine.checkpoint import current_versions
 from engine.torch_io import serialize
 from eval.curves import Curves, pick_curves, write_curves
 from eval.detection import (
@@ -29,9 +30,10 @@ from eval.detection import (
     to_json,
     warnings,
 )
+from eval.diagnosis import BINS
 from eval.events import EventOptions, EventScores, format_scores, score_events, select_events
 from eval.localization import LocalizationOptions, localize, predict_classes
-from eval.report import build_report, relative_urls
+from eval.report import build_report, read_training, relative_urls
 from eval.subtitles import write_subtitles
 from formats.annotations import NEGATIVE, GroundTruth, match_videos, read_split_file, select_videos, subset_name
 from formats.detections import Detections, write_detections, write_detections_csv
@@ -56,6 +58,16 @@ class ReportOptions(NamedTuple):
     min_score: float | None  # initial value of the page's score slider; None: that of best F1
     subtitles: str | None    # 'srt' or 'vtt'
     training: dict | None    # of the run that trained the weights, see eval.report.read_training
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace, weights: str, min_score: float | None, run: Path) -> 'ReportOptions':
+        """Pick the options from the command line; `run` is the folder of the weights."""
+        title = f'{Path(args.data_path).resolve().name} · {args.exp_name}'
+        training = None
+        if (run / 'args.json').is_file():
+            training = read_training(run, {**vars(args), 'versions': current_versions()})
+        return cls(BINS[RECIPES[args.dataset].bins], title, weights, Path(args.videos) if args.videos else None,
+                   min_score, args.subtitles, training)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import errno
 import io
 import math
 import os
+import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ from model import AICL
 from utils import (
     InputError,
     preview,
+    printable,
     read_json,
     remove_stale_tmp,
     write_bytes,
@@ -360,6 +362,26 @@ def thread_excepthook(failure: Any) -> None:
     """Report an exception of a thread, except I/O errors of TensorBoard's, which `report_io_errors` reports."""
     if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith('tensorboard')):
         threading.__excepthook__(failure)
+
+
+def print_next_steps(output_dir: str, exp_name: str, data_path: str, num_steps: int | None = None) -> None:
+    """Print where the results are, and after a training of `num_steps` the commands to try next."""
+    folder = Path(output_dir) / exp_name
+    report = folder / 'report.html'
+    lines = [f'report: {report}'] if report.exists() else [f'detections: {folder / "detections.csv"}']
+
+    def add(title: str, command: str, **flags: object) -> None:
+        words = [f'--{name}{"=" if str(value).startswith("-") else " "}{shlex.quote(str(value))}'
+                 for name, value in flags.items() if (name, value) != ('output_dir', 'outputs')]
+        lines.append(' '.join([f'{title}:', command, *words]))
+
+    if num_steps:
+        weights = next(path for path in (folder / 'best.pt', folder / 'last.pt') if path.exists())
+        add('curves', 'tensorboard', logdir=output_dir)
+        add('other thresholds', 'python main.py --inference_only', model_file=weights, data_path=data_path,
+            output_dir=output_dir, exp_name=f'{exp_name}-inference', class_th=0.2)
+        add('longer', 'python main.py --resume', exp_name=exp_name, output_dir=output_dir, num_steps=2 * num_steps)
+    print('\n' + '\n'.join(map(printable, lines)))
 
 
 def args_with_versions(args: dict, history: list[dict] | None = None) -> dict:

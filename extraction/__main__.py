@@ -246,6 +246,7 @@ def expected_frames(path: Path, fps: float) -> int:
         return 0
 
 
+@lossy_output()
 def run(args: argparse.Namespace) -> int:
     """Extract the videos; return the exit status."""
     videos = collect_videos(args.videos)
@@ -329,12 +330,7 @@ def backbone_features(videos: dict[str, Path], backbone: Backbone, progress: Pro
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    def command() -> int:
-        args = parse_args(argv)
-        with lossy_output():
-            return run(args)
-
-    return run_cli(command)
+    return run_cli(lambda: run(parse_args(argv)))
 
 
 if __name__ == '__main__':

@@ -48,7 +48,7 @@ def resume(data, folder, log, *flags, steps=7):
     pytest.param(Call('engine.trainer.aicl_losses', 6, KILL), -signal.SIGKILL, marks=pytest.mark.long),
     pytest.param(Call('engine.inference.Evaluator.predict', 2, KILL), -signal.SIGKILL, marks=pytest.mark.long),
     (Call('engine.run_folder.write_checkpoint', 5, KILL), -signal.SIGKILL),  # the results are newer than the checkpoint
-    (Call('main.print_next_steps', 1, KILL), -signal.SIGKILL),  # all is done
+    (Call('engine.run_folder.print_next_steps', 1, KILL), -signal.SIGKILL),  # all is done
     (HalfAFile(12), -signal.SIGKILL)], ids=str)
 def test_a_stopped_run_resumes_to_the_same_files(data, undisturbed, folder, tmp_path, call, expected):
     log = tmp_path / 'log'
