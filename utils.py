@@ -379,12 +379,11 @@ class Parser(argparse.ArgumentParser):
             text, number = value if sign else argument, r'(\d*\.?\d+)'
             found = re.fullmatch(f'{number}:{number}:{number}', text)
             start, step, stop = map(float, found.groups()) if found else (0, 0, 0)
-            if flag == '--tiou' and re.fullmatch(r'[\d.:,\[\]]*[:,][\d.:,\[\]]*', text) and not (
-                    0 < step <= stop - start < 1000 * step):
-                self.error(f'--tiou {text}: give numbers, separated by spaces, or start:step:stop, as 0.5:0.05:0.95')
-            if flag == '--tiou' and found:
+            if flag == '--tiou' and 0 < step <= stop - start < 1000 * step:
                 values = (start + i * step for i in range(int((stop - start) / step + 1 + 1e-6)))
                 expanded += [flag] * bool(sign) + [repr(round(one, 10)) for one in values]
+            elif flag == '--tiou' and re.fullmatch(r'[\d.\[]+[:,][\d.:,\]]*', text):  # start:stop:step, a list
+                self.error(f'--tiou {text}: give numbers, separated by spaces, or start:step:stop, as 0.5:0.05:0.95')
             else:
                 expanded.append(argument)
         return expanded

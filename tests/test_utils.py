@@ -38,7 +38,7 @@ def message(path: Path) -> str:
 
 @pytest.mark.parametrize(('content', 'words'), [
     (b'', 'empty'), (b'   ', 'not a valid JSON'), (b'{"database": ', 'not a valid JSON'),
-    (b'\xff\xfe{}', "can't decode"), (b'\x80\x02}q\x00.', "can't decode"),
+    (b'\xff\xfe{}', 'is not UTF-8'), (b'\x80\x02}q\x00.', 'is not UTF-8'),
     (b'{"results": {}} more', 'not a valid JSON'), (b'[' * 10 ** 5, 'nested too deep'),
     (b'{"a":' * 10 ** 5, 'nested too deep'), (b'{"database": {"a": {}, "a": {}}}', "'a' appears twice"),
     (b'[1' + b'0' * 5000 + b']', 'digits')])
@@ -279,7 +279,7 @@ def test_an_empty_argument_is_refused(parser, capsys, arguments, words):
 @pytest.mark.parametrize('form', [['--tiou', '{}'], ['--tiou={}']])
 @pytest.mark.parametrize(('text', 'expected'), [
     ('0.5:0.05:0.95', [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]),
-    ('0.1:0.1:0.7', [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]), ('.3:.3:1', [0.3, 0.6, 0.9]), ('0.5:1:0.5', [0.5])])
+    ('0.1:0.1:0.7', [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]), ('.3:.3:1', [0.3, 0.6, 0.9])])
 def test_a_range_of_thresholds(form, text, expected):
     ranged = Parser()
     ranged.add_argument('--tiou', type=float, nargs='+')
@@ -288,10 +288,13 @@ def test_a_range_of_thresholds(form, text, expected):
     assert arguments.tiou == expected and arguments.name == '0:1:2'
 
 
-@pytest.mark.parametrize('text', ['0.5:0:0.9', '0.5:-1:0.9', '0.9:0.1:0.5', '0.5:0.95', '0:1e-9:1', 'a:b:c', '1::2'])
-def test_other_ranges_are_refused(capsys, text):
+@pytest.mark.parametrize('text', ['0.5:0:0.9', '0.5:-1:0.9', '0.9:0.1:0.5', '0.5:0.95', '0:1e-9:1', 'a:b:c', '1::2',
+                                  '0.1:0.7:0.1', '0.5:0.95:0.05', '[0.1:0.1:0.7]', '0.5,0.75'])  # start:stop:step, ...
+@pytest.mark.parametrize('form', [['--tiou', '{}'], ['--tiou={}']])
+def test_other_ranges_are_refused(capsys, form, text):
     ranged = Parser()
     ranged.add_argument('--tiou', type=float, nargs='+')
     with pytest.raises(SystemExit):
-        ranged.parse_args(['--tiou', text])
-    assert f"invalid float value: '{text}'" in capsys.readouterr().err
+        ranged.parse_args([word.format(text) for word in form])
+    line = capsys.readouterr().err
+    assert f"invalid float value: '{text}'" in line or f'--tiou {text}: give numbers, separated by spaces, or' in line
