@@ -174,7 +174,7 @@ class Localizer(nn.Module):
                 raise InputError(f'{name} {value}: must be a positive number')
         seconds, rate = (np.array([math.nan if value is None else value]) for value in known.values())
         time_base = TimeBase([''], np.array([length]), seconds, rate, np.zeros(1),
-                             self.options.feature_fps if duration is fps is None else OWN_RATE,
+                             self.options.feature_fps if duration is None and fps is None else OWN_RATE,
                              self.options.localization.snippet_frames)
         if np.isnan(time_base.frame_rates()).any():
             raise InputError(f'features: the run has --feature_fps {OWN_RATE}, the rate of each video; give the '

@@ -45,23 +45,13 @@ from eval.detection import tiou_key
 from formats.features import SPLIT_FOLDERS, split_folders
 from losses import Losses
 from model import AICL
-from utils import (
-    InputError,
-    preview,
-    printable,
-    read_json,
-    remove_stale_tmp,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from utils import InputError, preview, printable, read_json, remove_stale_tmp, write_bytes, write_json, write_text
 
 FIGURE_SECONDS = 60  # between evaluations whose figures are logged, at least: drawing takes a second
 # All files that a training run or an inference writes into its folder.
 FILES = (*CHECKPOINTS, 'losses.csv', 'metrics.csv', 'best.pt', 'last.pt', 'results.json', 'detections.json',
-         'detections.csv', 'events.csv',
-         'curves.npz', 'report.html', 'labels.txt', 'normalization.npz', 'inference_args.json',
-         'events.out.tfevents.*', 'args.json')
+         'detections.csv', 'events.csv', 'curves.npz', 'report.html', 'labels.txt', 'normalization.npz',
+         'inference_args.json', 'events.out.tfevents.*', 'args.json')
 
 
 # ---- the folder -----------------------------------------------------------------------------------------------------
@@ -91,20 +81,15 @@ def check_output_dir(folder: Path, resume: bool, overwrite: bool) -> None:
 
 # ---- CSV files ------------------------------------------------------------------------------------------------------
 
-def is_step(text: str) -> bool:
-    """Return whether a cell of a CSV file is a step."""
-    return text.isdecimal() and len(text) < 19
-
-
 class CSVLogger:
     """A CSV file of numbers whose first column is the step. Rows after `last_step` are dropped at the start."""
 
     def __init__(self, path: Path, columns: list[str], last_step: int):
         self.path = path
         rows = self.read() if last_step and path.exists() else []
-        sizes = {len(columns), *map(len, rows[:1])} - {0}  # an earlier version may have written fewer columns
+        sizes = {len(columns), *map(len, rows[:1])}  # an earlier version may have written fewer columns
         kept = [row + [''] * (len(columns) - len(row)) for row in rows
-                if len(row) in sizes and is_step(row[0]) and int(row[0]) <= last_step]
+                if row and len(row) in sizes and row[0].isdecimal() and len(row[0]) < 19 and int(row[0]) <= last_step]
         write_bytes(path, self.encode([columns, *kept]))
 
     def read(self) -> list[list[str]]:
@@ -181,8 +166,8 @@ class RunLogger:
         by_tiou = [f'mAP@{tiou_key(threshold)}' for threshold in self.args['tiou']]
         self.metric_names = ['average_mAP', 'video_accuracy', 'num_predictions', *by_tiou]
         self.losses = CSVLogger(folder / 'losses.csv', ['step', 'epoch', *Losses._fields], last_step)
-        self.marks = ['known_labels'] if self.args.get('known_labels') else []  # further columns of metrics.csv
-        self.metrics = CSVLogger(folder / 'metrics.csv', ['step', 'epoch', *self.metric_names, *self.marks], last_step)
+        columns = ['step', 'epoch', *self.metric_names] + ['known_labels'] * bool(self.args.get('known_labels'))
+        self.metrics = CSVLogger(folder / 'metrics.csv', columns, last_step)
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, not needed for inference
         threading.excepthook = thread_excepthook
         with self.report_io_errors():
@@ -292,7 +277,8 @@ class RunLogger:
         """Log an evaluation to metrics.csv and TensorBoard."""
         scores = evaluation.scores
         values = [scores.average, evaluation.video_accuracy, scores.num_detections, *scores.mean_ap.tolist()]
-        self.metrics.append([[step, epoch, *values, *(int(evaluation.detections.known_labels) for _ in self.marks)]])
+        known_labels = [int(evaluation.detections.known_labels)] if self.args.get('known_labels') else []
+        self.metrics.append([[step, epoch, *values, *known_labels]])
         self.add_scalars(step, {name.replace('@', '/'): value
                                 for name, value in zip(self.metric_names, values, strict=True)})
 
