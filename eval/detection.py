@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from formats.annotations import (
+    NEGATIVE,
     GroundTruth,
     match_videos,
     read_ground_truth,
@@ -26,7 +27,7 @@ from formats.annotations import (
     subset_name,
     suspicious_times,
 )
-from formats.columns import nearest_name, plain_form
+from formats.columns import nearest_name, plain_form, quote_distinct
 from formats.detections import Detections, read_detections
 from utils import (
     InputError,
@@ -302,7 +303,7 @@ def evaluate(gt: GroundTruth, detections: Detections, tiou: ArrayLike, matches: 
 def _with_nearest(labels: list[str], name: str) -> str:
     """Return an unknown label for a message, with the nearest of the known ones if one is near."""
     nearest = nearest_name(name, labels)
-    return quote(name) + (f' (near {quote(nearest)})' if nearest else '')
+    return ' (near '.join(quote_distinct([name, nearest])) + ')' if nearest else quote(name)
 
 
 def _suspicious_labels(gt: GroundTruth, labels: list[str], detections: Detections, matches: Matches) -> list[str]:
@@ -386,9 +387,11 @@ def scored_subset(gt: GroundTruth, videos: Sequence[str], subset: str | None = N
     keep = annotated & chosen
     if not keep.any():
         names = ', '.join(quote(spelling[name]) for name, _ in Counter(subsets[annotated]).most_common(5)) or 'none'
-        raise InputError(f'no video of the subset {quote(subset)} is annotated; subsets with annotated videos: {names}')
+        cause = f'; {gt.warnings[0]}' if gt.warnings else ''
+        raise InputError(f'no video of the subset {quote(subset)} is annotated; subsets with annotated videos: '
+                         f'{names}{cause}')
     negatives = tuple(gt.videos[v] for v in np.flatnonzero(chosen & ~annotated))
-    num_tags = int(chosen[gt.tag_video].sum())
+    num_tags = sum(gt.labels[label] != NEGATIVE for label in gt.tag_label[chosen[gt.tag_video]])
     tags = [f'{plural(num_tags, "label")} without a time ("segment") in this subset: not scored'] if num_tags else []
     return select_videos(gt, keep)._replace(negatives=negatives, warnings=(*gt.warnings, *tags))
 

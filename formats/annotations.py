@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from formats.columns import (
+    check_all,
     check_types,
     check_video_names,
     duration_column,
@@ -44,6 +45,7 @@ OWN_RATE = 'video'  # --feature_fps: each video has its own rate
 SLACK = 0.2  # seconds by which a duration may be inexact
 FEW = 0.02  # of the videos: 4 of THUMOS14's 410 are annotated after their end
 MAX_BEYOND = 0.02  # share of times after the end of their video; 0.1 % of THUMOS14's annotations are
+MIN_SHARE, MIN_KNOWN = 0.05, 10  # of a video up to which all of at least 10 segments end: another unit
 
 
 class GroundTruth(NamedTuple):
@@ -125,10 +127,14 @@ def build_ground_truth(content: dict[str, Any], path: str | os.PathLike) -> tupl
         label[block] = label_column(rows, ids, location)
         segments[block] = segment_column([row.get('segment', [0, 0]) for row in rows], location)
         timed[block] = ['segment' in row for row in rows]
+        check_all([row['label'] != NEGATIVE or 'segment' not in row for row in rows], location,
+                  'has a "segment", but no label; an empty label without "segment" is for a video with none of the '
+                  'classes')
         untimed += [row for row in rows if 'segment' not in row]
         num_keys += sum(map(len, rows))
     labels, label = sort_labels(path, ids, label)
     lines = [*misspelled_keys(entries, ('subset', 'duration', 'fps', 'annotations'), 'videos'),
+             *unreadable_numbers(database),
              *misspelled_keys(untimed, ('label', 'segment'), 'annotations'), *similar_names(labels)]
     gt = GroundTruth(list(database), [subset or '' for subset in subsets], durations, labels, video[timed],
                      label[timed], segments[timed], video[~timed], label[~timed],
@@ -212,19 +218,39 @@ def read_labels(path: Path) -> GroundTruth:
     if not any(labels - {NEGATIVE} for labels in labels_of.values()):
         raise InputError(f'{path}: contains no labels; write one row per label of a video')
     videos, names = list(labels_of), sorted(set().union(*labels_of.values()))
+    several = [name for name in names if name != (first := re.split('[,;|/+&]', name)[0].strip()) and first in names]
     pairs = np.array([(v, names.index(label)) for v, name in enumerate(videos) for label in sorted(labels_of[name])])
     return empty_ground_truth()._replace(
         videos=videos, subsets=[''] * len(videos), durations=np.full(len(videos), np.nan), labels=names,
         tag_video=pairs[:, 0], tag_label=pairs[:, 1],
-        warnings=tuple(f'{path}: {line}' for line in similar_names(names)))
+        warnings=tuple(f'{path}: {line}' for line in [*similar_names(names), *(
+            f'the label {quote(name)} looks like several and is trained as one class: write one row per label'
+            for name in several[:1])]))
 
 
 # ---- durations ------------------------------------------------------------------------------------------------------
 
 def positive_numbers(videos: dict[str, dict], key: str) -> dict[str, float]:
-    """Return the value of a key of the videos that have a positive number there."""
-    values = duration_column([entry.get(key) for entry in videos.values()])
-    return {name: value for name, value in zip(videos, values.tolist()) if not np.isnan(value)}
+    """Return the value of a key of the videos that have a positive number there, or a fraction as "30000/1001"."""
+    values = [entry.get(key) for entry in videos.values()]
+    if any(type(value) is str and '/' in value for value in values):
+        parts = [value.split('/') if type(value) is str and value.count('/') == 1 else (value, 1) for value in values]
+        numbers = duration_column([first for first, _ in parts]) / duration_column([second for _, second in parts])
+    else:
+        numbers = duration_column(values)
+    return {name: value for name, value in zip(videos, numbers.tolist()) if not np.isnan(value)}
+
+
+def unreadable_numbers(videos: dict[str, dict]) -> list[str]:
+    """Return a line each for values of "duration" and "fps" that are not positive numbers and thus ignored."""
+    lines = []
+    for key in ('duration', 'fps'):
+        known = positive_numbers(videos, key)
+        wrong = [name for name, entry in videos.items() if entry.get(key) is not None and name not in known]
+        if wrong:
+            lines.append(f'"{key}" of {plural(len(wrong), "video")} is ignored, it is no positive number: '
+                         f'{truncate(videos[wrong[0]][key], 20)!r} for {quote(wrong[0])}')
+    return lines
 
 
 def read_durations(path: str | os.PathLike) -> dict[str, float]:
@@ -326,9 +352,10 @@ def suspicious_times(kind: str, segments: np.ndarray, durations: np.ndarray) -> 
     kind: what has these segments (R, 2) in videos of these durations (R,), NaN where unknown.
     """
     lines, (start, end) = [], segments.T.copy()  # contiguous
-    for wrong, what in ((end < start, 'end before they start, and match nothing'),
-                        (start < -1, 'start before second 0')):
-        if wrong.any():
+    for wrong, what, share in ((end < start, 'end before they start, and match nothing', 0),
+                               (end == start, 'have no length, and match nothing', MAX_BEYOND),
+                               (start < -1, 'start before second 0', 0)):
+        if wrong.sum() > share * len(segments):
             lines.append(f'{int(wrong.sum())} of {len(segments)} {kind} {what}: are their times [start, end] in '
                          f'seconds?')
     known = ~np.isnan(durations)
@@ -337,9 +364,13 @@ def suspicious_times(kind: str, segments: np.ndarray, durations: np.ndarray) -> 
         lines.append(f'{beyond} of {int(known.sum())} {kind} end after their videos: are the times frames instead of '
                      f'seconds?')
     long = known & (durations > 10)
+    share = (end / durations).max(initial=-np.inf, where=known)
     if 0 < end.max(initial=-np.inf, where=long) <= 1:
         lines.append(f'all {kind} lie within the first second of videos of up to {durations[long].max():.4g} s: are '
                      f'the times fractions of the duration?')
+    elif 0 < share <= MIN_SHARE and known.sum() >= MIN_KNOWN:
+        lines.append(f'all {kind} lie within the first {100 * share:.2g} % of their videos: is "duration" in seconds, '
+                     f'and are the times?')
     return lines
 
 
@@ -392,7 +423,10 @@ class TimeBase(NamedTuple):
             return [f'time base: {known.min():.4g} to {known.max():.4g} s per snippet, by the duration or fps of each '
                     f'video'] if len(known) else []
         if not num_known:
-            return ['time base: not checked, because no duration is known; gt.json may contain "duration"']
+            rates = self.fps[~np.isnan(self.fps)]
+            own = (f'; --feature_fps {OWN_RATE} if the features have the frame rates of the videos, {rates.min():.4g} '
+                   f'to {rates.max():.4g}') if len(rates) and (rates != self.feature_fps).any() else ''
+            return [f'time base: not checked, because no duration is known; gt.json may contain "duration"{own}']
         rest = len(self.names) - num_known
         return [f'the videos last {np.median(self.ratios):.3f} times as long as their features '
                 f'({self.snippet_frames / float(self.feature_fps):g} s per snippet, median of {num_known}'
@@ -402,7 +436,7 @@ class TimeBase(NamedTuple):
         """Return a line each for durations and for annotations that do not match the features."""
         lines, fps = [], self.frame_rates()
         if self.is_off(fps).any():
-            lines.append(self.advice(float(self.feature_fps)))
+            lines.append(self.advice())
         snippet = self.snippet_frames / fps
         beyond = [name for name, is_beyond in zip(self.names, self.last_end > (self.lengths + 1) * snippet + SLACK)
                   if is_beyond]
@@ -412,24 +446,26 @@ class TimeBase(NamedTuple):
                          f'end after the features ({np.nanmedian(snippet):.3g} s per snippet): {preview(beyond)}')
         return lines
 
-    def advice(self, fps: float) -> str:
-        """Return what is wrong at this frame rate, and the flag that fixes it: a common value, or OWN_RATE."""
-        ratio, num_known = float(np.median(self.ratios)), len(self.ratios)
+    def advice(self) -> str:
+        """Return what is wrong at these flags, and the flag that fixes it: a common value, or OWN_RATE."""
+        fps, ratio, num_known = float(self.feature_fps), float(np.median(self.ratios)), len(self.ratios)
         # A video is half a snippet longer than its features, on average.
         middle = float(np.nanmedian(self.durations * fps / ((self.lengths + 0.5) * self.snippet_frames)))
         options: list[tuple[str, float, float]] = [('snippet_frames', frames, frames / self.snippet_frames)
                                                    for frames in COMMON_SNIPPET_FRAMES]
         options += [('feature_fps', rate, fps / rate) for rate in COMMON_FPS]
-        options = sorted(options, key=lambda option: abs(np.log(option[2] / middle)))
+        options.sort(key=lambda option: abs(np.log(option[2] / middle)))
         options.append(('snippet_frames', self.snippet_frames * ratio, ratio))
         num_off = int(self.is_off(fps).sum())
         fitting = [option for option in options if self.is_off(fps / option[2]).sum() <= 0.1 * num_known]
         at = f'at --feature_fps {fps:g} --snippet_frames {self.snippet_frames:g}'
         if not fitting or num_off <= 0.1 * num_known:
             low, high = self.ratios.min(), self.ratios.max()
+            few = 'correct or extract these, or ' if num_off <= 0.1 * num_known else ''
+            names = preview([name for name, off in zip(self.names, self.is_off(fps)) if off])
             return (f'TIME BASE: the durations of {num_off} of {plural(num_known, "video")} do not match '
-                    f'their features {at} (the videos are {low:.3g} to {high:.3g} times as long), so their detections '
-                    f'would be misplaced: try --feature_fps {OWN_RATE}, the rate of each video')
+                    f'their features {at} (the videos are {low:.3g} to {high:.3g} times as long), their detections '
+                    f'would be misplaced: {names}; {few}try --feature_fps {OWN_RATE}, the rate of each video')
         flag, value, _ = fitting[0]
         return (f'TIME BASE: the videos are {ratio:.3g} times as long as their features {at} (median of {num_known}), '
                 f'so every detection would be misplaced; a snippet seems to last '

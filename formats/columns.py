@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from utils import InputError, parse_json, preview, quote, read_bytes
+from utils import InputError, parse_json, preview, quote, read_bytes, truncate
 
 BLOCK_SIZE = 1000  # rows that are processed together: half a megabyte
 MAX_SECONDS = 1e12  # a later time (30,000 years) is an error, and lengths could overflow
@@ -187,12 +187,18 @@ def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.75) -> str |
     return names[found[0]] if found else None
 
 
+def quote_distinct(names: Sequence[str]) -> list[str]:
+    """Return names for a message, quoted; escaped where they look alike because only their Unicode forms differ."""
+    looks = [unicodedata.normalize('NFC', name) for name in names]
+    return [quote(name) if looks.count(look) == 1 else truncate(ascii(name), 60) for name, look in zip(names, looks)]
+
+
 def similar_names(names: Iterable[str]) -> list[str]:
     """Return a line with the names that differ only in case, spaces or Unicode form, if there are any."""
     same = defaultdict(list)
     for name in names:
         same[plain_form(name)].append(name)
-    groups = [' and '.join(map(quote, group)) for group in same.values() if len(group) > 1]
+    groups = [' and '.join(quote_distinct(group)) for group in same.values() if len(group) > 1]
     return [f'different labels that differ only in case, spaces or Unicode form: {preview(groups)}; spell them alike '
             f'if they are one class'] if groups else []
 

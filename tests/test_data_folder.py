@@ -289,7 +289,7 @@ def test_videos_of_different_rates_are_warned_about_and_get_their_own(folder, b,
     """30 rows and 7 rows: rescaled videos, or another frame rate."""
     split = set_clock(folder, b={'duration': b}, a={'duration': a}, c={'duration': 0.64})
     warning, = split.time_base(25, 16).warnings()
-    assert 'TIME BASE: the durations of ' in warning and 'try --feature_fps video' in warning
+    assert 'TIME BASE: the durations of ' in warning and 'a; try --feature_fps video' in warning  # named
     assert not split.time_base('video', 16).warnings()
     assert split.frame_rates('video', 16) == pytest.approx([16 * 30 / b, 16 * 7 / a, 25])
 
@@ -301,6 +301,9 @@ def test_the_rate_of_a_video_is_used_where_its_duration_agrees(folder):
     split = set_clock(folder, b={'duration': 16.5})
     assert 'neither duration nor fps is known for 2 of 3 train videos: a, c' in error_of(split.frame_rates, 'video', 16)
     assert split.frame_rates(25, 16).tolist() == [25, 25, 25]
+    split = set_clock(folder, b={'fps': 30}, a={'fps': '24'})
+    assert '--feature_fps video if the features have the frame rates of the videos, 24 to 30' in split.time_base(
+        25, 16).lines()[0]
 
 
 def test_the_rate_of_an_extraction_is_that_of_its_features(folder):
@@ -332,6 +335,13 @@ def test_labels_that_differ_in_case_are_a_warning(tmp_path):
     write_labeled(tmp_path, 'video,label\na,Run\nb,run\n', 'a', 'b')
     warning, = read_annotations(tmp_path).warnings
     assert "'Run' and 'run'" in warning
+
+
+@pytest.mark.parametrize('text', ['"Run,Jump"', 'Run|Jump', 'Run; Jump'])
+def test_several_labels_in_a_cell_are_a_warning(tmp_path, text):
+    write_labeled(tmp_path, f'video,label\na,Run\nb,{text}\nc,Jump/Hop\n', 'a', 'b', 'c')
+    warning, = read_annotations(tmp_path).warnings
+    assert repr(text.strip('"')) in warning and 'write one row per label' in warning
 
 
 def test_a_list_is_split_at_line_breaks_only(tmp_path):

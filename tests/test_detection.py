@@ -444,7 +444,8 @@ def test_good_files_give_no_warning():
 @pytest.mark.parametrize(('change', 'words'), [
     (lambda times: times * 30, 'end after their videos'), (lambda times: times * 1000, 'end after their videos'),
     (lambda times: times / 60, 'fractions of the duration'), (lambda times: times[:, ::-1], 'end before they start'),
-    (lambda times: times - 20, 'start before second 0')])
+    (lambda times: times - 20, 'start before second 0'),
+    (lambda times: times[:, :1].repeat(2, axis=1), 'have no length, and match nothing')])
 @pytest.mark.parametrize('which', ['instances', 'detections'])
 def test_impossible_times_are_noticed(change, words, which):
     changed = [file._replace(segments=change(file.segments)) if which == kind else file
@@ -486,6 +487,17 @@ def test_unknown_labels_are_named_with_the_nearest():
     rows = [('a', 'Run ', 5, 15, 1), ('a', 'swim', 5, 15, 0.5)]
     warning, = score(GOOD, make_detections(*rows))
     assert warning.endswith("(such labels: 2): 'Run ' (near 'run'), 'swim'")
+    warning, = score(make_gt(('a', 'caf\u00e9', 0, 5)), make_detections(('a', 'cafe\u0301', 0, 5, 1)))
+    assert r"'cafe\u0301' (near 'caf\xe9')" in warning  # on a screen both look alike
+
+
+def test_durations_in_other_units_are_noticed():
+    gt = make_gt(*[('a', 'run', 2 * i, 2 * i + 1) for i in range(10)])
+    found = make_detections(('a', 'run', 3, 4, 1))
+    assert score(gt._replace(durations=np.full(1, 20.)), found) == []
+    for seconds in (20_000., 500.):  # in milliseconds, in frames
+        warning, = score(gt._replace(durations=np.full(1, seconds)), found)
+        assert 'all instances lie within the first' in warning and 'is "duration" in seconds' in warning
 
 
 def test_classes_without_a_detection_are_named():
@@ -504,6 +516,8 @@ def test_negative_videos_are_counted_as_such():
     assert 'does not list their video (such videos: 1)' in unknown
     scores = evaluate(scored_subset(gt, ['a', 'n']), make_detections(*rows), [0.5])
     assert scores.average == 0.5 and scores.num_videos == 1  # the false positive comes first
+    gt = gt._replace(labels=['', 'run'], label=gt.label + 1, tag_video=np.array([1]), tag_label=np.array([0]))
+    assert not scored_subset(gt, ['a', 'n']).warnings  # an empty label marks a negative video
 
 
 def test_tags_and_misspelled_keys_are_reported(tmp_path, capsys):
@@ -514,6 +528,9 @@ def test_tags_and_misspelled_keys_are_reported(tmp_path, capsys):
     first, second = capsys.readouterr().err.splitlines()
     assert 'the key \'segement\' of 1 annotations is ignored: did you mean "segment"?' in first
     assert '2 labels without a time ("segment") in this subset: not scored' in second
+    (tmp_path / 'gt.json').write_text(json.dumps({'database': {'a': {'Annotations': entry['annotations']}}}))
+    assert main([str(tmp_path / 'gt.json'), str(tmp_path / 'd.json')]) == 2
+    assert 'did you mean "annotations"?' in capsys.readouterr().err  # the cause, where nothing is left to score
 
 
 def test_the_command_prints_classes(files, capsys):

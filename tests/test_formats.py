@@ -294,6 +294,20 @@ def test_an_invalid_duration_counts_as_absent(tmp_path, duration):
     path = write(tmp_path, {'database': {'v': {'duration': duration, 'annotations': [ROW]}}})
     gt = read_ground_truth(path)
     assert np.isnan(gt.durations[0]) and len(gt.segments) == 1 and read_durations(path) == {}
+    assert '"duration" of 1 video is ignored, it is no positive number' in gt.warnings[0]
+
+
+def test_frame_rates_may_be_fractions(tmp_path):
+    rates = {'a': '30000/1001', 'b': '25', 'c': '25/0', 'd': '1/2/3', 'e': None}
+    gt = read_ground_truth(write(tmp_path, {'database': {name: {'fps': rate} for name, rate in rates.items()}}))
+    assert gt.fps == {'a': pytest.approx(29.97003), 'b': 25}
+    assert '"fps" of 2 videos is ignored' in gt.warnings[0] and "'25/0' for 'c'" in gt.warnings[0]
+
+
+def test_an_instance_needs_a_label(tmp_path):
+    rows = [ROW, {'label': ''}, {'label': '', 'segment': [1, 2]}]
+    assert 'annotation 3: has a "segment", but no label' in message(
+        read_ground_truth, write_ground_truth(tmp_path, rows))
 
 
 def test_durations_of_both_kinds_of_file(tmp_path):
@@ -482,7 +496,7 @@ def test_other_keys_are_ignored(tmp_path):
 def test_labels_that_differ_only_in_case_or_spaces_are_named(tmp_path):
     rows = [{**ROW, 'label': label} for label in ('High Jump', 'highjump', 'caf\u00e9', 'cafe\u0301', 'run', 'runs')]
     warning, = read_ground_truth(write_ground_truth(tmp_path, rows)).warnings
-    assert "'High Jump' and 'highjump'" in warning and "'cafe\u0301' and 'caf\u00e9'" in warning
+    assert "'High Jump' and 'highjump'" in warning and r"'cafe\u0301' and 'caf\xe9'" in warning
     assert 'run' not in warning
 
 
