@@ -432,11 +432,13 @@ def log_losses(losses: LossBuffer, names: list[str], logger: Logger | None, log_
         raise error
     newest = dict(zip(Losses._fields, rows[-1].terms, strict=True))
     if logger:
-        mean_ap = logger.results.get('last', {}).get('average_mAP')
         contrast = sum(value for name, value in newest.items() if name.startswith('contrastive'))
-        show_details(bar, [*([] if mean_ap is None else [f'mAP {100 * mean_ap:.2f}']), f'{pace(bar)[0]:.3g} s/step',
-                           f'loss {newest["total"]:.3f}', f'mil {newest["mil"]:.3f}',
-                           f'consistency {newest["action_consistency"]:.3f}', f'contrast {contrast:.3f}'])
+        details = [f'{pace(bar)[0]:.3g} s/step', f'loss {newest["total"]:.3f}', f'mil {newest["mil"]:.3f}',
+                   f'consistency {newest["action_consistency"]:.3f}', f'contrast {contrast:.3f}']
+        mean_ap = logger.results.get('last', {}).get('average_mAP')
+        if mean_ap is not None:
+            details.insert(0, f'mAP {100 * mean_ap:.2f}')
+        show_details(bar, details)
     return newest['total']
 
 
