@@ -444,6 +444,9 @@ class TimeBase(NamedTuple):
         if len(beyond) > FEW * num_annotated:
             lines.append(f'{len(beyond)} of {plural(num_annotated, "video")} with annotations that '
                          f'end after the features ({np.nanmedian(snippet):.3g} s per snippet): {preview(beyond)}')
+        if len(self.names) > 1 and len({*self.lengths}) == 1 and self.lengths[0] in (1024, 2048):  # widths of I3D
+            lines.append(f'every video has {self.lengths[0]} rows: if the files are (width, snippets), python -m '
+                         f'scripts.convert SOURCE DEST turns them')
         return lines
 
     def advice(self) -> str:

@@ -29,6 +29,7 @@ JOINT_WIDTH = 2048  # of both streams of I3D; other widths from MIN_SINGLE_WIDTH
 MIN_SINGLE_WIDTH = 256
 SIDE_FILES = ('_fps', '_timestamps_ms')  # that video_features writes next to the features of a video
 CONVERTIBLE = ('.npz', '.pt', '.pth', '.csv')  # by scripts.convert
+UNREADABLE = ('.h5', '.hdf5', '.pkl', '.pickle', '.mat', '.zip', '.tar', '.gz')
 CONVERT = 'python -m scripts.convert SOURCE DEST writes them in this form'
 MAX_LENGTH_MISMATCH = 2  # rows between RGB and flow of a video: extractors round differently
 
@@ -257,10 +258,13 @@ def list_features(folder: Path, ending: str = '.npy', suffixed: str = '') -> Str
 def other_format_message(root: Path, paths: list[Path]) -> str | None:
     """Return a message for the first folder whose features are in another file format, None if there is none."""
     for path in (inner for outer in paths for inner in (outer, *(outer / stream for stream in STREAMS))):
-        suffixes = {file.suffix.lower() for file in path.glob('*.*')} if path.is_dir() else set()
-        if '.npy' not in suffixes and (others := sorted(suffixes & {*CONVERTIBLE})):
-            return (f'{path}: contains {others[0]} files, but features must be .npy; convert them: '
-                    f'python -m scripts.convert {shlex.quote(str(root))} DEST')
+        suffixes = {file.suffix for file in path.glob('*.*')} if path.is_dir() else set()
+        for suffix in sorted(suffixes) if '.npy' not in suffixes else ():
+            if suffix.lower() in ('.npy', *CONVERTIBLE):
+                return (f'{path}: contains {suffix} files, but features must be .npy; convert them: '
+                        f'python -m scripts.convert {shlex.quote(str(root))} DEST')
+            if suffix.lower() in UNREADABLE:
+                return f'{path}: contains {suffix} files, but features must be .npy; save each video with numpy.save'
     return None
 
 
@@ -292,9 +296,10 @@ def mmap_npy(path: Path) -> np.ndarray:
         raise InputError(f'{path}: not a readable .npy file ({truncate(error)}); extract or download it '
                          'again') from None
     if not np.issubdtype(dtype, np.floating):
-        raise InputError(f'{path}: features must be floating point numbers, found {dtype}')
+        raise InputError(f'{path}: features must be floating point numbers, found {dtype}; save the array of each '
+                         f'video as float32')
     if len(shape) != 2 or min(shape) < 1 or any(type(size) is not int for size in shape):  # numpy accepts True for 1
-        convert = f'; {CONVERT}' if len(shape) == 3 and shape[0] == 1 else ''
+        convert = f'; {CONVERT}' if len(shape) > 2 and sum(size != 1 for size in shape) <= 2 else ''
         raise InputError(f'{path}: features must be one array of shape (snippets, width), found {shape}{convert}')
     num_bytes = offset + math.prod(shape) * dtype.itemsize
     if num_bytes > len(content):

@@ -195,7 +195,8 @@ def find_features(folder: Path) -> list[Feature]:
     """Return all feature files under a folder, with the video and the stream that their names and folders denote."""
     paths: dict[tuple[str, str], Path] = {}
     # Other files, as annotations.csv, may be next to .npy files; of the others only the first kind is read.
-    kinds = (sorted(folder.rglob(f'*{suffix}')) for suffix in ('.npy', *CONVERTIBLE))
+    files = sorted(path for path in folder.rglob('*.*') if path.name[0] != '.')  # macOS writes ._X.npy next to X.npy
+    kinds = ([path for path in files if path.suffix.lower() == suffix] for suffix in ('.npy', *CONVERTIBLE))
     for path in next(filter(None, kinds), []):
         if path.stem.endswith(SIDE_FILES):
             continue

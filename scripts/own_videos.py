@@ -10,7 +10,6 @@ ends the program. The same command resumes; stages whose videos, labels or setti
 """
 import argparse
 import csv
-import glob
 import hashlib
 import io
 import json
@@ -39,6 +38,7 @@ from extraction.i3d import CHANNELS, git_blob_id
 from extraction.manifest import Manifest, describe_changes, weights_ids
 from extraction.snippets import SNIPPET_FRAMES
 from formats.annotations import match_videos, read_ground_truth, read_labels
+from formats.features import is_feature_file
 from formats.videos import list_videos
 from utils import (
     InputError,
@@ -240,6 +240,9 @@ def read_labeled_videos(folder: Path, path: Path) -> Labeled:
     files = extraction.collect_videos([str(file) for file in list_videos(folder)])
     names = list(files)
     index = match_videos(gt.videos, names)
+    if (match_videos(gt.labels, names) >= 0).sum() > (index >= 0).sum():
+        raise InputError(f'{path}: its labels are the names of the videos: the columns seem to be swapped; correct the '
+                         f'header to label,video')
     if (index < 0).all():
         raise InputError(f'{path}: no label is for one of the {plural(len(names), "video")} in {folder}; write the '
                          f'names of the files, like {quote([*names, "my_video"][0])}, not {quote(gt.videos[0])}')
@@ -305,8 +308,9 @@ def forget_stale_features(command: Command, videos: dict[str, Path]) -> None:
             print_section('note', [f'features of another recipe are replaced ({"; ".join(changes)})'])
             shutil.rmtree(data / 'features', ignore_errors=True)
             entries = {}
+        streams = [data / 'features' / split / stream for stream in saved['weights'] or ['rgb']]
         entries = {name: entry for name, entry in entries.items() if name not in now or before.get(name) == now[name]
-                   and any(data.glob(f'features/{split}/*/{glob.escape(name)}.npy'))}
+                   and all(is_feature_file(stream / f'{name}.npy') for stream in streams)}
         write_json(path, saved | {'videos': entries})
     write_json(data / STATE, before | now)
 

@@ -289,13 +289,17 @@ def test_a_destination_in_the_source_is_refused(tmp_path):
         convert.convert(source, source / 'data', None, copy=False)
 
 
-@pytest.mark.parametrize('suffix', ['.npz', '.pt', '.csv'])
+@pytest.mark.parametrize('suffix', ['.npz', '.pt', '.csv', '.NPY'])
 def test_other_file_formats_are_converted(tmp_path, suffix):
     source, arrays = tmp_path / 'source', features()
     source.mkdir()
     for name, array in arrays.items():
         if suffix == '.npz':
             np.savez(source / name, feats=array, fps=30.0)
+        elif suffix == '.NPY':
+            with open(source / f'{name}.NPY', 'wb') as file:
+                np.save(file, array)
+            (source / f'._{name}.npy').write_bytes(b'of macOS')
         elif suffix == '.pt':
             torch.save({'features': torch.from_numpy(array)}, source / f'{name}.pt')
         else:

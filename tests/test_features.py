@@ -229,14 +229,15 @@ def test_widths_of_single_networks_are_not_halved(tmp_path, width):
     np.testing.assert_array_equal(read(find_folder(tmp_path, 'train', ('rgb',)), 'X'), array)
 
 
-@pytest.mark.parametrize('suffix', ['npz', 'pt', 'csv'])
+@pytest.mark.parametrize('suffix', ['npz', 'pt', 'csv', 'NPZ', 'NPY', 'h5', 'pkl'])
 @pytest.mark.parametrize('folder', ['train', 'features/train/rgb'])
 def test_other_file_formats_are_named_with_the_converter(tmp_path, suffix, folder):
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / folder / f'X.{suffix}').write_bytes(b'x')
     for find in (lambda: find_folder(tmp_path, 'train', ('rgb',)), lambda: find_flat_features(tmp_path / folder, BOTH)):
         message = error_of(find)
-        assert f'contains .{suffix} files' in message and 'python -m scripts.convert' in message
+        assert f'contains .{suffix} files' in message
+        assert ('numpy.save' if suffix in ('h5', 'pkl') else 'python -m scripts.convert') in message
 
 
 def test_other_axes_are_named_with_the_converter(tmp_path):
@@ -244,9 +245,12 @@ def test_other_axes_are_named_with_the_converter(tmp_path):
     write_random(path, 1024, 7)
     message = error_of(read, find_folder(tmp_path, 'train', BOTH), 'X')
     assert 'if the file is (width, snippets), python -m scripts.convert' in message
-    np.save(path, np.ones((1, 5, 4), np.float32))
-    message = error_of(read, find_folder(tmp_path, 'train', BOTH), 'X')
-    assert 'found (1, 5, 4); python -m scripts.convert' in message
+    for shape in (1, 5, 4), (5, 1, 4), (5, 4, 1, 1):
+        np.save(path, np.ones(shape, np.float32))
+        message = error_of(read, find_folder(tmp_path, 'train', BOTH), 'X')
+        assert f'found {shape}; python -m scripts.convert' in message
+    np.save(path, np.ones((2, 5, 4), np.float32))
+    assert 'convert' not in error_of(read, find_folder(tmp_path, 'train', BOTH), 'X')
 
 
 def test_files_with_time_as_second_axis_are_named_with_the_converter(folder):
@@ -254,3 +258,6 @@ def test_files_with_time_as_second_axis_are_named_with_the_converter(folder):
         save(folder, 'train', name, np.ones((512, 8 + 2 * ord(name)), np.float32))
     message = error_of(open_split, folder)
     assert 'if the files are (width, snippets), python -m scripts.convert' in message
+    for name in 'abc':  # all of one length
+        save(folder, 'train', name, np.ones((1024, 8), np.float32))
+    assert any('every video has 1024 rows' in line for line in open_split(folder).time_base(25, 16).warnings())

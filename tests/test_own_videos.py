@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import av
@@ -14,10 +15,11 @@ import pytest
 
 from examples import make_clips
 from extraction.download import CONVERTED
+from extraction.manifest import write_array
 from formats.annotations import read_ground_truth, read_labels
 from formats.detections import read_detections
 from scripts import own_videos
-from utils import InputError, read_json
+from utils import InputError, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ['--device', 'cpu', '--hidden_dim', '4', '--topk_ratio', '2', '--scale', '2', '--figures', '0']
@@ -199,6 +201,27 @@ def test_a_finished_run_is_not_done_again(place, capsys):
     assert train() == 0 and extracted(place) == 0
     assert 'resumed  at step 2' in capsys.readouterr().out
     assert Path('out/own_videos/best.pt').read_bytes() == weights
+    path = Path('out/own_videos-features/features/train/rgb/c.npy')
+    path.write_bytes(path.read_bytes()[:100])  # a damaged file is no dead end
+    assert train() == 0 and extracted(place) == 1 and 'resumed  at step 2' in capsys.readouterr().out
+
+
+def test_a_video_whose_flow_features_are_lost_is_extracted_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(own_videos, 'describe_recipe_changes', lambda *_: [])
+    for stream in 'rgb', 'flow':
+        for name in 'ab':
+            write_array(tmp_path / 'features' / 'train' / stream / f'{name}.npy', np.ones((2, 4), np.float32))
+    videos = {name: tmp_path / f'{name}.mp4' for name in 'ab'}
+    for path in videos.values():
+        path.touch()
+    entry = {'frames': 1, 'rows': 2, 'size': 0, 'split': 'train'}
+    write_json(tmp_path / 'extraction.json', {'videos': dict.fromkeys('ab', entry), 'recipe': {}, 'versions': {},
+                                              'weights': {'rgb': {}, 'flow': {}}})
+    write_json(tmp_path / own_videos.STATE, {name: own_videos.file_state(path) for name, path in videos.items()})
+    (tmp_path / 'features/train/flow/a.npy').unlink()
+    command = own_videos.Command(tmp_path, tmp_path, Namespace(split='train'), None, [], {})
+    own_videos.forget_stale_features(command, videos)
+    assert list(read_json(tmp_path / 'extraction.json')['videos']) == ['b']
 
 
 def test_only_what_depends_on_a_change_is_done_again(place, capsys):
@@ -315,6 +338,7 @@ def test_other_runs_and_files_are_not_replaced(place, capsys):
     ('video,label\na\n', 'row 2 must contain a video and a label'),
     ('video,label\n', 'contains no labels'),
     ('video,label\nx,Jump\n', "no label is for one of the 6 videos .* like 'a', not 'x'"),
+    ('video,label\nJump,a\nRun,b\n', 'the columns seem to be swapped; correct the header to label,video'),
     ('video,label\na,Jump\nb,Jump\n', "a single label, 'Jump'.*empty label"),
 ])
 def test_labels_that_do_not_fit_are_an_error(content, complaint, place):
