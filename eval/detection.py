@@ -50,8 +50,8 @@ AVERAGES = {  # that papers report
     '0.1:0.7': [i / 10 for i in range(1, 8)],
     '0.5:0.95': [i / 20 for i in range(10, 20)],
 }
-KNOWN_LABELS = ('with known labels: only the given labels of each video were localized, so this does not compare with '
-                'results of predicted classes')
+KNOWN_LABELS = ('only the given labels of each video were localized, so this does not compare with results of '
+                'predicted classes')
 UNASSIGNED = np.iinfo(np.int64).max
 MAX_TIES = 10_000  # instances of a class in one video up to which equal tIoUs are sorted as in the reference
 MAX_TIED = 0.01  # share of detections with equal scores, correct and wrong ones mixed, above which a warning is given
@@ -430,7 +430,7 @@ def format_table(scores: Scores) -> str:
         'tIoU   ' + ''.join(f'{tiou_key(threshold):>7}' for threshold in scores.tiou),
         'mAP (%)' + ''.join(f'{value:7.2f}' for value in 100 * scores.mean_ap),
         'average' + ''.join(f'{name:>9} {100 * value:6.2f}' for name, value in averages(scores).items()),
-        *undetected, *([KNOWN_LABELS] if scores.known_labels else [])])
+        *undetected, *([f'with known labels: {KNOWN_LABELS}'] if scores.known_labels else [])])
 
 
 def format_classes(scores: Scores) -> str:

@@ -35,7 +35,7 @@ from numpy.typing import ArrayLike
 
 from config import changed_settings
 from eval.curves import Curves, read_curves, regions
-from eval.detection import TIOU, averages, best_threshold, evaluate, scored_subset, tiou_key, warnings
+from eval.detection import KNOWN_LABELS, TIOU, averages, best_threshold, evaluate, scored_subset, tiou_key, warnings
 from eval.diagnosis import BINS, COLORS, ERROR_TYPES, TITLES, Characteristic, Diagnosis, diagnose, notes
 from eval.events import format_scores, read_events, score_events, select_events
 from formats.annotations import GroundTruth, empty_ground_truth, match_videos, read_durations, read_ground_truth
@@ -63,8 +63,6 @@ SYNTHETIC = {
     'synthetic sample': 'random features written by scripts/make_sample.py: these scores do not predict those on real '
                         'videos',
     'synthetic clips': 'clips rendered by examples/make_clips.py: these scores do not predict those on real videos'}
-KNOWN_LABELS = ('the classes of each video were given (--known_labels) instead of predicted: these scores are not '
-                'comparable with results that predict the classes')
 
 
 class Rows(NamedTuple):

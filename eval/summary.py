@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from config import IGNORED_FOR_GROUPING
+from eval.detection import KNOWN_LABELS
 from utils import (
     InputError,
     Parser,
@@ -49,8 +50,6 @@ SIGNATURE = 'Average mAP in per ?cent'  # how tables written here begin, also by
 NOTE = ("best: the highest of a run's evaluations on the test videos; best of best: that of all seeds, as papers "
         'report it; last: the weights at the end, not selected on the test videos; ± and late sd: sample standard '
         'deviations, over runs and over the evaluations in the second half of a run')
-NOTE_ON_KNOWN_LABELS = ('known_labels true: only the given labels of each video were localized; this does not compare '
-                        'with results of predicted classes')
 NOTE_ON_SINGLES = 'A group of one run has no spread over seeds.'
 NOTE_ON_SEEDS = ('95 %: interval of the mean over seeds, and of the difference between runs of the same seed; p: '
                  'probability of such a difference by chance alone')
@@ -507,7 +506,7 @@ def run(args: argparse.Namespace) -> None:
         more_tables.append(seeds_table(comparison))
         notes.append(NOTE_ON_SEEDS)
     if 'true' in [*comparison.settings.get('known_labels', ())]:
-        notes.append(NOTE_ON_KNOWN_LABELS)
+        notes.append(f'known_labels true: {KNOWN_LABELS}')
     if published := read_published(args.published) if args.published else choose_published(runs):
         more_tables.append(published_table(runs, comparison, published))
         notes.append(NOTE_ON_PUBLISHED)
