@@ -173,7 +173,7 @@ def decode_packets(path: Path, container: InputContainer, stream: VideoStream,
     """
     time = None
     for packet in container.demux():
-        clock.see(packet)
+        clock.update(packet)
         if packet.stream.index != stream.index:
             continue
         try:
@@ -199,20 +199,20 @@ class Clock:
 
     def __init__(self, path: Path, container: InputContainer, stream: VideoStream):
         self.path, self.container, self.stream = path, container, stream
-        self.tick = stream.time_base or Fraction(1, av.time_base)
+        self.time_base = stream.time_base or Fraction(1, av.time_base)
         self.discontinuous = container.format.name in DISCONTINUOUS
         self.max_gap = MAX_GAP_DISCONTINUOUS if self.discontinuous else MAX_GAP
-        self.seconds = {one.index: float(one.time_base or 0) for one in container.streams}  # of a tick, by stream
+        self.time_bases = {one.index: float(one.time_base or 0) for one in container.streams}  # by stream
         self.spans: dict[int, list[float]] = {}  # by stream: first and last second since its own last jump
         self.longest = 0.  # seconds from one packet of the video to the next
         self.jumps: list[tuple[int, int]] = []  # ticks, and after how many from the start
 
-    def see(self, packet: av.Packet) -> None:
+    def update(self, packet: av.Packet) -> None:
         """Note the time of a packet."""
         index, ticks = packet.stream.index, packet.dts if packet.pts is None else packet.pts
         if ticks is None:
             return
-        tick = self.seconds.get(index, 0.)
+        tick = self.time_bases.get(index, 0.)
         begin, end = ticks * tick, (ticks + (packet.duration or 0)) * tick
         span = self.spans.setdefault(index, [begin, begin])
         if index == self.stream.index:
@@ -233,20 +233,20 @@ class Clock:
         if self.stream.duration:
             is_mp4 = self.container.format.name.startswith('mov')
             end = self.stream.duration + (self.stream.start_time or 0 if is_mp4 else 0)
-            return end * float(self.tick) - self.spans[self.stream.index][1]
+            return end * float(self.time_base) - self.spans[self.stream.index][1]
         reached = max(last for _, last in self.spans.values())
         return (self.container.duration or 0) / av.time_base - reached - self.longest
 
     def is_filled(self, begin: int, end: int) -> bool:
         """Return whether another stream continues from one tick of the video to the other."""
-        return any(first <= begin * self.tick + self.max_gap and end * self.tick - self.max_gap <= last
+        return any(first <= begin * self.time_base + self.max_gap and end * self.time_base - self.max_gap <= last
                    for index, (first, last) in self.spans.items() if index != self.stream.index)
 
     def restamp(self, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """Yield the frames with `pts` from the start, not decreasing; a frame without one follows the one before it."""
-        start = round(Fraction(self.container.start_time or 0, av.time_base) / self.tick)
-        step = round(1 / (self.stream.guessed_rate or 25) / self.tick)
-        bound, disorder, second = (round(seconds / self.tick) for seconds in (self.max_gap, DISORDER, 1))
+        start = round(Fraction(self.container.start_time or 0, av.time_base) / self.time_base)
+        step = round(1 / (self.stream.guessed_rate or 25) / self.time_base)
+        bound, disorder, second = (round(seconds / self.time_base) for seconds in (self.max_gap, DISORDER, 1))
         last, offset, is_first = start, start, True  # of the frame before, in the file
         for frame, following in pairwise(chain(frames, [None])):
             assert frame is not None
@@ -271,7 +271,7 @@ class Clock:
     def report_jumps(self) -> None:
         """Warn where the clock jumped."""
         if self.jumps:
-            by, after = (float(ticks * self.tick) for ticks in self.jumps[0])
+            by, after = (float(ticks * self.time_base) for ticks in self.jumps[0])
             more = f' and {plural(len(self.jumps) - 1, "more time")}' if len(self.jumps) > 1 else ''
             warn(f'{self.path}: its timestamps jump by {by:.1f} seconds after {after:.1f} seconds{more}; the frames '
                  f'after a jump continue the time before it')
