@@ -159,11 +159,13 @@ class Distributed:
             dist.all_gather_object(ranks, values)
         differences = []
         for name in values:
-            first, *others = [own.get(name) for own in ranks]
-            rank = next((rank for rank, other in enumerate(others, 1) if other != first), 0)
-            shown = f': {truncate(first, 40)} on rank 0, {truncate(ranks[rank].get(name), 40)} on rank {rank}'
-            if rank:
-                differences.append(f'{name}{shown}' if name.startswith('--') else f'the {name}, on rank {rank}')
+            first = ranks[0].get(name)
+            rank = next((rank for rank, own in enumerate(ranks) if own.get(name) != first), 0)
+            if rank and name.startswith('--'):
+                differences.append(f'{name}: {truncate(first, 40)} on rank 0, '
+                                   f'{truncate(ranks[rank].get(name), 40)} on rank {rank}')
+            elif rank:
+                differences.append(f'the {name}, on rank {rank}')
         if differences:
             if self.is_main_process:
                 print_final(f'error: the ranks differ in {"; ".join(differences[:5])}'
