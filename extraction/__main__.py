@@ -268,8 +268,7 @@ def run(args: argparse.Namespace) -> int:
     make_dir(args.output, 'choose another --output')
     with Lock(args.output) as lock:
         manifest = Manifest(args.output, args.split, tuple(modalities or ['rgb']), recipe_of(args, modalities, stride),
-                            ids, versions(modalities, args, device), args.overwrite)
-        manifest.check_folder = lock.check
+                            ids, versions(modalities, args, device), args.overwrite, lock)
         manifest.open(list(videos))
         new = {name: path for name, path in videos.items() if not manifest.has(name, path)}
         print(f'{plural(len(new), "video")} to extract, {len(videos) - len(new)} already extracted', flush=True)

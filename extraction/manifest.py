@@ -4,12 +4,12 @@
     DIR/extraction.json                                                  {"videos", "recipe", "weights", "versions"}
 """
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.lock import Lock
 from utils import (
     InputError,
     is_json,
@@ -40,11 +40,10 @@ class Manifest:
     """extraction.json of an output folder: the videos that are extracted, the recipe, the weights, the versions."""
 
     def __init__(self, folder: Path, split: str, streams: tuple[str, ...], recipe: dict, weights: dict, versions: dict,
-                 overwrite: bool):
-        self.folder, self.split, self.streams, self.overwrite = folder, split, streams, overwrite
+                 overwrite: bool, lock: Lock | None = None):
+        self.folder, self.split, self.streams, self.overwrite, self.lock = folder, split, streams, overwrite, lock
         self.path = folder / 'extraction.json'
         self.content: dict[str, Any] = {'videos': {}, 'recipe': recipe, 'weights': weights, 'versions': versions}
-        self.check_folder: Callable[[], None] = lambda: None  # see `Lock.check`
 
     def open(self, names: list[str]) -> None:
         """Read an earlier manifest before the videos `names` are extracted, and write the current one.
@@ -125,7 +124,8 @@ class Manifest:
 
     def write(self, name: str, streams: dict[str, np.ndarray], entry: dict) -> None:
         """Write the rows of a video, one file per stream, and then its entry, sorted by name."""
-        self.check_folder()
+        if self.lock:
+            self.lock.check()
         for path in self.files(name):
             write_array(path, streams[path.parent.name])
         self.content['videos'] = dict(sorted({**self.content['videos'], name: entry}.items()))
