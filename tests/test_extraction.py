@@ -800,6 +800,7 @@ def test_the_example_of_torchvision_normalizes_and_drops_the_classifier(clips, t
     torchvision_backbone.load_network.cache_clear()
 
 
+@pytest.mark.long  # needs torchvision, which is not among the requirements
 @pytest.mark.parametrize('name, width', [('s3d', 1024), ('r3d_18', 512)])
 def test_networks_of_torchvision_with_random_weights(name, width, monkeypatch):
     models = import_torchvision_models()
