@@ -284,9 +284,10 @@ def check_members(root: Path, split: str, members: SplitList, folder: FeatureFol
                              f'swapped; correct the header to label,video')
         near = nearest_name(missing[0], folder.names)
         like = f'{quote(near)}, which is similar' if near else preview(folder.names, 1)
+        source = members.source if members.required or members.source == 'labels.csv' else 'gt.json'
         raise InputError(f'{folder.path}: no features for {len(missing)} of the {num_listed} videos in '
-                         f'{members.source}: {preview(missing)}; add the files or correct {members.source} (the '
-                         f'folder contains {like})')
+                         f'{members.source}: {preview(missing)}; add the files or correct {source} (the folder '
+                         f'contains {like})')
     if split == 'train' and num_listed and len(without_annotation) == num_listed:
         raise InputError(f'{root / "gt.json"}: annotates none of the {num_listed} training videos in '
                          f'{members.source}; check the names: {preview(without_annotation)}')

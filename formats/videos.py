@@ -23,7 +23,8 @@ def match_videos(names: Sequence[str], videos: Sequence[str]) -> np.ndarray:
     """Return the index into `videos` of each name: (len(names),) int64, -1 where there is none.
 
     `v_X` and `X` are one video. The exact spelling is preferred, because ActivityNet has ids that start with `v_`.
-    Names left over may differ in their folder, suffix, case and Unicode form, if only one name and one video agree.
+    Names left over may differ in their folder, suffix, outer spaces, case and Unicode form, if only one name and one
+    video agree.
     """
     index = {video: i for i, video in enumerate(videos)}
 
@@ -43,10 +44,11 @@ def match_videos(names: Sequence[str], videos: Sequence[str]) -> np.ndarray:
 
 
 def _by_key(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names by what is left of them without folder, suffix, `v_`, case and Unicode form."""
+    """Return the names by what is left of them without folder, suffix, `v_`, outer spaces, case and Unicode form."""
     names_of = defaultdict(list)
     for name in names:
-        key = unicodedata.normalize('NFC', video_stem(name.replace('\\', '/').rsplit('/', 1)[-1]).casefold())
+        stem = video_stem(name.replace('\\', '/').rsplit('/', 1)[-1].strip())
+        key = unicodedata.normalize('NFC', stem.casefold()).strip()
         names_of[key.removeprefix('v_')].append(name)
     return names_of
 

@@ -507,7 +507,7 @@ def test_the_nearest_name():
 
 @pytest.mark.parametrize(('name', 'video'), [
     ('x.mp4', 'x'), ('x', 'v_x.OGV'), ('train/x.MKV', 'x'), ('a\\x', 'x'), ('caf\u00e9', 'cafe\u0301'), ('X', 'x'),
-    ('v_X.mts', 'x')])
+    ('v_X.mts', 'x'), ('x ', 'x'), (' x.mp4 ', 'x')])
 def test_videos_are_matched_across_suffixes_folders_case_and_unicode_forms(name, video):
     assert match_videos([name, 'other'], ['y', video]).tolist() == [1, -1]
 
