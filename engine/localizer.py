@@ -4,6 +4,7 @@
     for row in model.events(features):  # (L, M D), RGB first
         print(row.label, row.start, row.end, row.score)
 """
+import argparse
 import io
 import math
 from collections.abc import Sequence
@@ -88,6 +89,12 @@ class Localizer(nn.Module):
                 args = parse_args(argv)
             except SystemExit:
                 raise InputError(message.getvalue().strip().removeprefix('error: ')) from None
+        return cls.from_args(args)
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> 'Localizer':
+        """Return the module for the flags of main.py; `args.modal` is set to that of the weights."""
+        path = args.model_file
         state = strip_wrappers(read_weights(path))
         args.modal = args.modal or infer_modality(state) or 'all'
         num_classes = infer_num_classes(state, path)

@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for python scrip
 import main as main_program
 from config import MUTABLE_ON_RESUME, parse_explicit, relative_run_name, resolve_config
 from config import get_parser as get_main_parser
-from engine.checkpoint import CHECKPOINTS
+from engine.checkpoint import CHECKPOINTS, read_checkpoint
 from engine.device import check_precision, pick_device
+from engine.localizer import Localizer
 from engine.lock import Lock
 from engine.run_folder import FILES
 from eval import report
@@ -34,7 +35,7 @@ from examples.make_clips import write_clips
 from extraction import __main__ as extraction
 from extraction.backbone import load_backbone
 from extraction.download import CHECKPOINT_BLOB_ID, NAMES
-from extraction.i3d import CHANNELS, git_blob_id
+from extraction.i3d import CHANNELS, WIDTH, git_blob_id
 from extraction.manifest import Manifest, describe_changes, weights_ids
 from extraction.snippets import SNIPPET_FRAMES
 from formats.annotations import match_videos, read_ground_truth, read_labels
@@ -152,7 +153,19 @@ def parse(kind: str, argv: list[str]) -> Command:
         flags += ['--inference_only', f'--model_file={own.model_file}']
     config = resolve_config([*flags, *after])
     check_precision(config.args.precision, pick_device(config.args.device))
+    if own.model_file is not None:
+        check_weights(own.model_file, config.args, args)
     return Command(run, data, args, own.model_file, [*flags, *after], config.given)
+
+
+def check_weights(path: Path, args: argparse.Namespace, features: argparse.Namespace) -> None:
+    """Raise InputError where weights cannot be read, or belong to other settings or other features."""
+    model = Localizer.from_args(argparse.Namespace(**vars(args)))
+    modalities = ('rgb', 'flow') if 'flow' in features.sources else ('rgb',)
+    if not {*model.modalities} <= {*modalities} or not features.backbone and model.feature_dim != WIDTH:
+        raise InputError(f'{path}: was trained on features of {" and ".join(model.modalities)} of width '
+                         f'{model.feature_dim}, and this extraction writes {" and ".join(modalities)}'
+                         f'{"" if features.backbone else f" of width {WIDTH}"}; give the flags of its extraction')
 
 
 def read_state(run: Path) -> dict:
@@ -270,7 +283,7 @@ def extract(command: Command, videos: dict[str, Path]) -> list[str]:
     """
     args, path = command.extraction, command.data / 'extraction.json'
     if wrong := [str(video) for video in videos.values() if not video.is_file()]:
-        raise InputError(f'{preview(wrong)}: not a file')
+        raise InputError(f'{preview(wrong)}: not a file; correct the path, or remove it from the folder')
     forget_stale_features(command, videos)
     if args.overwrite or not path.exists() or not videos.keys() <= read_manifest(command.data)['videos'].keys():
         args.videos = [str(video) for video in videos.values()]
@@ -359,6 +372,11 @@ def choose_start(command: Command, current: str) -> str:
                       for name in CHECKPOINTS if state)
     if (has_started and state.get('fingerprint') == current and not given.get('overwrite') and
             is_length_reachable(run, given, state)):
+        try:
+            read_checkpoint(run)
+        except InputError:  # its weights may be good: replace them only on request
+            raise InputError(f'{run}: no checkpoint can be read; start the training again with -- --overwrite at the '
+                             f'end of the command, or choose another --exp_name') from None
         return '--resume'
     if not state and not given.get('overwrite') and any(path for name in FILES for path in run.glob(name)):
         raise InputError(f'{run}: contains a run that this program did not make; choose another --exp_name, or replace '

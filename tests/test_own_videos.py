@@ -204,6 +204,11 @@ def test_a_finished_run_is_not_done_again(place, capsys):
     path = Path('out/own_videos-features/features/train/rgb/c.npy')
     path.write_bytes(path.read_bytes()[:100])  # a damaged file is no dead end
     assert train() == 0 and extracted(place) == 1 and 'resumed  at step 2' in capsys.readouterr().out
+    with open('out/own_videos/checkpoint.pt', 'r+b') as file:
+        file.truncate(100)
+    assert train() == 2 and 'start the training again with -- --overwrite' in error_line(capsys)
+    assert Path('out/own_videos/best.pt').read_bytes() == weights  # only on request
+    assert train(after=('--num_steps', '2', '--overwrite')) == 0
 
 
 def test_a_video_whose_flow_features_are_lost_is_extracted_again(tmp_path, monkeypatch):
@@ -349,6 +354,7 @@ def test_labels_that_do_not_fit_are_an_error(content, complaint, place):
 
 def test_labels_without_a_video_and_videos_without_a_label_are_warnings(place, capsys):
     (place / 'videos' / 'notes.txt').touch()
+    (place / 'videos' / 'folder.mp4').mkdir()
     (place / 'labels.csv').write_text('video,label\nv_a,Jump\nlost,Run\nb,\nc,Run\n')
     labeled = own_videos.read_labeled_videos(place / 'videos', place / 'labels.csv')
     assert labeled.labels == {'a': ['Jump'], 'b': [''], 'c': ['Run']}
@@ -405,6 +411,18 @@ def test_localization_needs_weights_and_videos(arguments, complaint, place, caps
     except SystemExit as end:
         status = end.code
     assert status == 2 and complaint in error_line(capsys) and not Path('out').exists()
+
+
+def test_weights_are_read_before_the_extraction(trained, capsys):
+    Path('alone').mkdir()
+    shutil.copy('out/own_videos/best.pt', 'alone')  # without args.json
+    wrong = [('labels.csv', (), 'not a file of tensors'), ('alone/best.pt', (), 'was trained with --hidden_dim 4'),
+             ('alone/best.pt', ('--hidden_dim', '4'), 'features of rgb of width 8, and this extraction writes rgb of '
+                                                      'width 1024')]
+    for path, after, complaint in wrong:
+        assert own_videos.main(['localize', '--output_dir', 'out', '--model_file', path, 'videos/a.mp4', '--',
+                                '--device', 'cpu', '--dataset', 'thumos14', *after]) == 2
+        assert complaint in error_line(capsys) and not Path('out/localized-features').exists()
 
 
 def test_a_video_that_does_not_exist_is_not_a_damaged_one(trained, capsys):
