@@ -936,7 +936,7 @@ def test_weights_of_one_modality_need_no_flag_and_refuse_another(data, tmp_path,
     argv = words(data, tmp_path / 'run', '--inference_only', '--model_file', tmp_path / 'weights.pt')
     assert main.main(argv) == 0
     assert json.loads((tmp_path / 'run' / 'inference_args.json').read_text())['modal'] == 'rgb'
-    refused(capsys, [*argv, '--modal', 'all'], 'cls_flow.weight', 'base_module.0.weight', '--modal rgb')
+    refused(capsys, [*argv, '--modal', 'all'], 'action_module_flow.0.weight', 'base_module.0.weight', '--modal rgb')
 
 
 def test_a_data_folder_with_one_stream_trains_and_localizes_without_a_flag(own_data, tmp_path):
