@@ -73,7 +73,7 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
     unknown = [str(name) for name in state if name not in own]
     problems = [f'{name} is missing' for name in own if name not in state]
     problems += [f'{truncate(name)} is unknown' for name in unknown if problems]
-    for name in own.keys() & state.keys():
+    for name in (name for name in own if name in state):
         value = state[name]
         if not is_dense(value) or not value.is_floating_point():
             problems.append(f'{name} is not a dense floating point tensor')
@@ -87,7 +87,7 @@ def load_weights(model: nn.Module, state: dict, path: str | Path) -> None:
         weight, width = state.get(CLASSIFIER_KEY), own[CLASSIFIER_KEY].shape[1]
         if is_dense(weight) and weight.ndim == 3 and weight.shape[1] != width:
             cause += f'was trained with --hidden_dim {weight.shape[1]}, not {width}, and '
-        raise InputError(f'{path}: {cause}does not match this network: {preview(sorted(problems), 5)}')
+        raise InputError(f'{path}: {cause}does not match this network: {preview(problems, 5)}')
     if unknown:
         warn(f'{path}: {plural(len(unknown), "parameter")} that this network does not have are ignored: '
              f'{preview(unknown)}')

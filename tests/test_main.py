@@ -914,7 +914,7 @@ BAD_WEIGHTS = {
     'another number of classes': (network(WIDTH, 7, HIDDEN).state_dict(), ['weights.pt', 7, 3]),
     'another feature width': (
         network(WIDTH + 1, 3, HIDDEN).state_dict(), ['base_module.0.weight', (HIDDEN, 18, 3), (HIDDEN, 16, 3)]),
-    'another hidden width': (network(WIDTH, 3, 9).state_dict(), ['base_module.0.weight', 'cls_rgb.weight', (9, 16, 3)]),
+    'another hidden width': (network(WIDTH, 3, 9).state_dict(), ['base_module.0.weight', 'cls.0.weight', (9, 16, 3)]),
     'a missing parameter': (
         without(network(WIDTH, 3, HIDDEN).state_dict(), 'cls_flow.bias'), ['cls_flow.bias', 'missing'])}
 
@@ -936,7 +936,7 @@ def test_weights_of_one_modality_need_no_flag_and_refuse_another(data, tmp_path,
     argv = words(data, tmp_path / 'run', '--inference_only', '--model_file', tmp_path / 'weights.pt')
     assert main.main(argv) == 0
     assert json.loads((tmp_path / 'run' / 'inference_args.json').read_text())['modal'] == 'rgb'
-    refused(capsys, [*argv, '--modal', 'all'], 'action_module_flow.0.weight', 'base_module.0.weight', '--modal rgb')
+    refused(capsys, [*argv, '--modal', 'all'], 'action_module_flow.0.weight', 'cls_flow.weight', '--modal rgb')
 
 
 def test_a_data_folder_with_one_stream_trains_and_localizes_without_a_flag(own_data, tmp_path):
