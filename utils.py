@@ -241,7 +241,10 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
     temporary = target.with_name(f'.{target.name[:40]}.{os.getpid()}-{os.urandom(4).hex()}.tmp')
     try:
         if target.exists() and not target.is_file():  # /dev/null, a pipe: cannot be replaced
-            target.write_bytes(content)
+            number = os.open(target, os.O_WRONLY | os.O_NONBLOCK)  # an error, no wait, where a pipe has no reader
+            os.set_blocking(number, True)
+            with open(number, 'wb') as file:
+                file.write(content)
             return
         try:
             temporary.write_bytes(content)

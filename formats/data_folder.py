@@ -3,6 +3,7 @@
     gt = read_annotations(root)
     split = find_split(root, 'train', gt, gt.labels, ('rgb', 'flow')).require()  # Split: reads headers, not features
 """
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -196,7 +197,7 @@ def find_split(root: Path, split: str, gt: GroundTruth, class_names: list[str], 
 
 def has_test_videos(root: Path, gt: GroundTruth) -> bool:
     """Return whether there are test videos: a list file, a test folder, or a second subset of the annotations."""
-    return ((root / 'split_test.txt').is_file() or len(annotated_subsets(gt)) > 1 or
+    return (os.path.lexists(root / 'split_test.txt') or len(annotated_subsets(gt)) > 1 or
             any(folder.is_dir() for folder in split_folders(root, 'test')))
 
 
@@ -234,7 +235,7 @@ def resolve_split_list(root: Path, split: str, gt: GroundTruth) -> SplitList | N
     the training videos.
     """
     path = root / f'split_{split}.txt'
-    if path.is_file():
+    if os.path.lexists(path):
         return SplitList(path.name, read_split_file(path), True)
     subsets = annotated_subsets(gt)
     if split == 'test' and len(subsets) < 2:

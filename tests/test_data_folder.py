@@ -197,6 +197,13 @@ def test_one_video_in_two_files_is_refused_without_a_list(folder):
     assert error_of(open_split, folder, 'test').startswith(f'{folder}/features/test/rgb: contains d more than once')
 
 
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_a_list_that_cannot_be_read_is_not_ignored(folder, split):
+    (folder / f'split_{split}.txt').unlink()
+    (folder / f'split_{split}.txt').symlink_to(folder / 'moved.txt')
+    assert f'split_{split}.txt: not a readable text file' in error_of(open_split, folder, split)
+
+
 def test_training_needs_a_list_or_an_annotated_subset(folder):
     (folder / 'split_train.txt').unlink()
     annotate(folder, {'b': ('mine', ['Run'])})

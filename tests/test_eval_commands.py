@@ -17,7 +17,7 @@ from formats.annotations import read_durations, read_ground_truth, read_labels, 
 from formats.detections import read_any, read_detections
 from formats.features import mmap_npy
 from scripts.convert import load_array, load_objects
-from utils import InputError
+from utils import InputError, write_text
 
 COMMANDS: dict[str, tuple[Callable, list[str]]] = {
     'detection': (detection.main, ['gt.json', 'd.json', '--classes', '--output', 'results.json']),
@@ -108,6 +108,16 @@ def test_pipes_and_devices_are_refused_before_they_are_read(tmp_path, kind, read
     os.mkfifo(path) if kind == 'pipe' else path.symlink_to('/dev/zero')
     with pytest.raises(InputError, match='x: is a pipe or a device; give the path of a regular file'):
         read(path)
+
+
+def test_a_pipe_without_a_reader_is_no_output(tmp_path):
+    os.mkfifo(tmp_path / 'x')
+    with pytest.raises(InputError, match='x: cannot be written'):
+        write_text(tmp_path / 'x', 'text')
+    reader = os.open(tmp_path / 'x', os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / 'x', 'text')
+    assert os.read(reader, 9) == b'text'
+    os.close(reader)
 
 
 @pytest.mark.parametrize('name', ['detection', 'diagnosis', 'report'])
