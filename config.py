@@ -344,8 +344,8 @@ def find_args_json(given: dict[str, Any]) -> Path | None:
         folder = Path(given['model_file']).parent if given.get('model_file') else folder
     elif not given.get('resume'):
         return None
-    # os.path.isfile is False, without an error, for an unreadable folder and a name that is too long.
-    return folder / 'args.json' if os.path.isfile(folder / 'args.json') else None
+    # os.path.lexists is False, without an error, for an unreadable folder and a name that is too long.
+    return folder / 'args.json' if os.path.lexists(folder / 'args.json') else None
 
 
 def check_resumed_name(parser: Parser, folder: Path) -> None:

@@ -1285,10 +1285,11 @@ def test_a_resume_needs_the_name_alone(data, tmp_path, capsys):
     ('{"hidden_dim": "wide"}', ['hidden_dim', 'wide']), ('[]', ['must contain an object']),
     ('{', ['not a valid JSON file']),
     ('{"modal": "sound"}', ['modal', 'rgb']), ('{"tiou": 0.5}', ['tiou']), ('{"soft_nms": 1}', ['soft_nms']),
-    ('{"num_segments": 0}', ['num_segments', 'between'])])
+    ('{"num_segments": 0}', ['num_segments', 'between']), (None, ['cannot be read'])])
 def test_arguments_that_no_run_wrote_are_refused(data, finished, tmp_path, capsys, content, parts):
     shutil.copy(finished / 'best.pt', tmp_path)
-    (tmp_path / 'args.json').write_text(content)
+    path = tmp_path / 'args.json'
+    path.write_text(content) if content else path.symlink_to(tmp_path / 'moved.json')
     flags = ['--inference_only', '--model_file', tmp_path / 'best.pt']
     refused(capsys, bare(data, tmp_path / 'run', *flags), 'args.json', *parts)
 
