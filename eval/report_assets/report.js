@@ -985,7 +985,8 @@ function listenToClip() {
     try { name = decodeURIComponent(name); } catch { /* the name is not UTF-8 */ }
     clip.hidden = true;
     $('.player .note').hidden = false;
-    $('.player .note').textContent = `This browser cannot play ${name}.`;
+    $('.player .note').textContent = `This browser cannot play ${name.replace(/^\.\//, '')}. ` +
+      'If the file is there, convert it to H.264: ffmpeg -i OLD -c:v libx264 NEW.mp4';
   });
   document.body.classList.toggle('has-clips', Boolean(data.clips));
 }
