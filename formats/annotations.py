@@ -172,7 +172,8 @@ def read_utf8(path: Path, kind: str, fix: str) -> str:
             raise InputError(f'{path}: is not UTF-8, it seems to be UTF-16; save it as UTF-8 (in Excel: "CSV UTF-8")')
         return content.decode('utf-8-sig')
     except (OSError, UnicodeDecodeError) as error:
-        cause = 'it is not UTF-8, save it as that' if isinstance(error, UnicodeDecodeError) else truncate(error)
+        cause = ('it is not UTF-8, save it as that' if isinstance(error, UnicodeDecodeError) else
+                 truncate(error.strerror or error))
         raise InputError(f'{path}: not a readable {kind} file ({cause}); {fix}') from None
 
 

@@ -13,6 +13,7 @@ import csv
 import hashlib
 import io
 import json
+import shlex
 import shutil
 import sys
 from contextlib import AbstractContextManager
@@ -269,8 +270,9 @@ def read_labeled_videos(folder: Path, path: Path) -> Labeled:
             labels[names[index[video]]].append(gt.labels[label])
     labeled = Labeled(files, labels).select(list(labels))
     labeled.check(path)
-    print_section('labels', [f'{plural(len(labels), "video")} with {plural(len(gt.labels), "label")}: '
-                             f'{preview([label or "(none of them)" for label in gt.labels])}'])
+    classes, negative = [label for label in gt.labels if label], list(labels.values()).count([''])
+    print_section('labels', [f'{plural(len(labels), "video")}, {plural(len(classes), "label")}: {preview(classes)}' +
+                             (f'; {plural(negative, "video")} with none of them' if negative else '')])
     return labeled
 
 
@@ -446,6 +448,9 @@ def print_results(command: Command, num_failed: int) -> int:
     print()
     for title, name in (('page', 'report.html'), ('events', 'events.csv'), ('subtitles', 'subtitles')):
         print(f'{title:<10} {printable(command.run / name)}', flush=True)
+    if command.model_file is None:
+        weights = printable(shlex.quote(str(command.run / 'best.pt')))
+        print(f'new videos bash scripts/localize.sh --model_file {weights} VIDEO_OR_FOLDER', flush=True)
     if num_failed:
         warn(f'{plural(num_failed, "video")} could not be read and left out, see the errors above')
     return 2 if num_failed else 0

@@ -164,8 +164,9 @@ def test_videos_and_labels_become_events_and_a_page(place, capsys):
     out, err = capsys.readouterr()
     run = Path('out', 'own_videos')
     assert 'f.mp4' in err and 'warning: 1 video could not be read' in err.splitlines()[-1]
-    assert out.splitlines()[-3:] == [f'page       {run / "report.html"}', f'events     {run / "events.csv"}',
-                                     f'subtitles  {run / "subtitles"}']
+    assert out.splitlines()[-4:] == [
+        f'page       {run / "report.html"}', f'events     {run / "events.csv"}', f'subtitles  {run / "subtitles"}',
+        f'new videos bash scripts/localize.sh --model_file {run / "best.pt"} VIDEO_OR_FOLDER']
     assert (run / 'events.csv').read_text().startswith('video,label,start,end,score\n')
     found = read_detections(run / 'detections.json')
     pairs = {(found.videos[v], found.labels[label]) for v, label in zip(found.video, found.label)}
@@ -299,7 +300,7 @@ def test_a_failing_extraction_ends_the_program(place, capsys):
 @pytest.mark.parametrize('arguments, complaint', [
     (['videos'], 'give a folder of videos and a labels.csv'),
     (['nowhere', 'labels.csv'], 'nowhere: not a folder'),
-    (['videos', 'nowhere.csv'], 'nowhere.csv: not a readable CSV file'),
+    (['videos', 'nowhere.csv'], r'nowhere.csv: not a readable CSV file (No such file or directory); write'),
     (['videos', 'labels.csv', '--fsp', '10'], 'did you mean --fps'),
     (['videos', 'labels.csv', '--crop', '300'], '--crop 300 is larger'),
     (['videos', 'labels.csv', '--output', 'x'], 'did you mean --output_dir'),
@@ -361,7 +362,7 @@ def test_labels_without_a_video_and_videos_without_a_label_are_warnings(place, c
     out, err = capsys.readouterr()
     assert '1 labeled video not in' in err and ': lost\n' in err
     assert '3 videos without a label, left out: d, e, f\n' in err
-    assert out == 'labels   3 videos with 3 labels: (none of them), Jump, Run\n'
+    assert out == 'labels   3 videos, 2 labels: Jump, Run; 1 video with none of them\n'
 
 
 # ---- localization ---------------------------------------------------------------------------------------------------
