@@ -279,6 +279,9 @@ def resolve_config(argv: list[str] | None = None, description: str | None = None
         given = {'num_steps': None, 'num_epochs': None, **given}
     dataset = {**stored, **given}.get('dataset') or default_dataset(given)
     values = {**default_values(dataset), **stored, **given}
+    if given.get('resume') and not source and values['data_path'] is None and values['exp_name']:
+        parser.error(f'{Path(values["output_dir"]) / values["exp_name"]}: there is no run to resume; give the '
+                     f'--output_dir and --exp_name of a run, or --data_path to start one')
     if values['data_path'] is None or values['exp_name'] is None and not values['check']:
         parser.error(f'the following arguments are required: --{"exp_name" if values["data_path"] else "data_path"}')
     if values['inference_only'] and not values['model_file']:

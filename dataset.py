@@ -339,7 +339,7 @@ class VideoDataset(Dataset):
     def describe(self, feature_fps: float | str, snippet_frames: float) -> list[str]:
         """Return what is in the data set, and warn where durations or annotations do not match the features."""
         counts, *irregular = self.split.summary().lines()
-        features = (f'{self.folder} ({self.layout}): {plural(len(self), "video")} of {min(self.lengths)} to '
+        features = (f'{self.folder} ({self.layout} layout): {plural(len(self), "video")} of {min(self.lengths)} to '
                     f'{max(self.lengths)} snippets, cache {self.cache}')
         time_base = self.split.time_base(feature_fps, snippet_frames)
         for line in time_base.warnings():

@@ -109,7 +109,8 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
                 best.write_report(folder, ReportOptions.from_args(args, logger.best_name, args.min_score, folder))
                 logger.log_hparams()
                 checkpoint.remove_previous(folder)
-                run_folder.print_next_steps(args.output_dir, args.exp_name, args.data_path, num_steps)
+                run_folder.print_next_steps(args.output_dir, args.exp_name, args.data_path, num_steps,
+                                            args.known_labels)
     return 128 + stopped_by if stopped_by else 0
 
 

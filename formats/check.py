@@ -29,7 +29,7 @@ def describe_features(split: Split) -> list[str]:
     dtypes = Counter(str(file.dtype) for file in split.files)
     widths = sorted({file.width for file in split.files})
     size = np.prod(split.shape) * split.dtype.itemsize / 1e9
-    return [f'{split.folder.path} ({split.folder.layout}): {plural(len(split.files), "video")}, feature width '
+    return [f'{split.folder.path} ({split.folder.layout} layout): {plural(len(split.files), "video")}, feature width '
             f'{" or ".join(map(str, widths))} per modality ({", ".join(split.folder.modalities)}), '
             f'{", ".join(dtypes)}, {size:.2f} GB in memory',
             f'{lengths.sum()} snippets; a video has {lengths.min()} to {lengths.max()}, median {np.median(lengths):g}, '
@@ -156,8 +156,8 @@ def check_counts(gt: GroundTruth, splits: dict[str, Split], expected: tuple[int,
             findings.warnings.append(f'{len(unseen)} of {len(gt.labels)} classes without training video: '
                                      f'{preview(unseen)}')
     if expected and counts != list(expected):
-        findings.warnings.append('expected: {} classes, {} training and {} test videos; this folder: {}, {} and {}'
-                                 .format(*expected, *counts))
+        findings.warnings.append('the data set of --dataset has {} classes, {} training and {} test videos, this '
+                                 'folder {}, {} and {}'.format(*expected, *counts))
 
 
 def check_data_folder(root: Path, modalities: tuple[str, ...], layout: str, feature_fps: float | str,

@@ -33,9 +33,9 @@ def test_a_good_folder(folder, capsys):
     assert status == 0 and out.endswith('\nready to train, but see 1 warning above\n')
     for part in ('2 classes, 5 videos (3 train, 2 test), 6 instances',
                  '3 videos in split_train.txt, 3 of them annotated',
-                 'features/train (two-stream): 3 videos, feature width 4 per modality (rgb, flow), float32',
+                 'features/train (two-stream layout): 3 videos, feature width 4 per modality (rgb, flow), float32',
                  '38 snippets; a video has 1 to 30, median 7, mean 12.7',
-                 'expected: 20 classes, 200 training and 210 test videos; this folder: 2, 3 and 2'):
+                 'the data set of --dataset has 20 classes, 200 training and 210 test videos, this folder 2, 3 and 2'):
         assert part in out
 
 

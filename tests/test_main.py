@@ -1326,6 +1326,7 @@ def test_the_printed_next_commands_work(request, tmp_path, capsys, kind, name):
     train(request.getfixturevalue(kind), tmp_path / 'out puts' / 'run', f'--exp_name={name}', '--known_labels',
           '--detection_inf_step', 2, steps=2)
     out = capsys.readouterr().out
+    assert next_command(out, 'other thresholds')[-2:] == ['--min_score', '0.5']  # --class_th selects no known label
     assert main.main(next_command(out, 'longer')) == 0
     assert read_csv(folder / 'losses.csv')[-1]['step'] == '4'
     for flags, known in ([], True), (['--no-known_labels'], False):  # the flag of the training, and without it
@@ -1384,6 +1385,11 @@ def test_videos_may_have_their_own_frame_rate(own_data, tmp_path, capsys):
 
 
 # ---- names of runs --------------------------------------------------------------------------------------------------
+
+def test_a_resume_without_a_run_and_without_data_names_the_folder(tmp_path, capsys):
+    refused(capsys, ['--exp_name', 'other', '--output_dir', str(tmp_path), '--resume'],
+            f'{tmp_path / "other"}: there is no run to resume', '--data_path to start one')
+
 
 @pytest.mark.parametrize(('name', 'similar'), [
     ('frist', True), ('First', True), ('fist', True), ('my-frist', False), ('second', False), ('first-seed2', False),
