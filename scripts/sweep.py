@@ -101,7 +101,7 @@ def run(argv: list[str]) -> int:
     folders = []
     for group, flags in sweep.variants.items():
         for seed in range(1, sweep.num_seeds + 1):
-            print(f'\n======== {group}, seed {seed} of {sweep.num_seeds} {" ".join(flags)}', flush=True)
+            print(' '.join([f'\n======== {group}, seed {seed} of {sweep.num_seeds}', *flags]), flush=True)
             name = f'{group}-seed{seed}'
             status = run_forwarding_signals([sys.executable, str(ROOT / 'main.py'), *sweep.flags, f'--exp_name={name}',
                                              '--seed', str(seed), *flags])
