@@ -105,7 +105,7 @@ def relative_run_name(text: str) -> str:
     path = Path(text)
     if path == Path() or path.is_absolute() or '..' in path.parts:
         raise argparse.ArgumentTypeError(f'{text!r} is not the name of a folder in OUTPUT_DIR')
-    return text
+    return str(path)  # without a slash at the end, which completion adds
 
 
 def step_interval(text: str) -> int:
@@ -270,7 +270,7 @@ def resolve_config(argv: list[str] | None = None, description: str | None = None
     check_usage(parser, given)
     source = find_args_json(given)
     if given.get('resume') and not source:
-        check_resumed_name(parser, Path(given.get('output_dir', 'outputs')) / given.get('exp_name', ''))
+        check_resumed_name(parser, Path(given.get('output_dir', 'outputs')), given.get('exp_name', ''))
     try:
         stored = load_args_json(source, given) if source else {}
     except InputError as error:
@@ -351,7 +351,7 @@ def find_args_json(given: dict[str, Any]) -> Path | None:
     return folder / 'args.json' if os.path.lexists(folder / 'args.json') else None
 
 
-def check_resumed_name(parser: Parser, folder: Path) -> None:
+def check_resumed_name(parser: Parser, output_dir: Path, name: str) -> None:
     """End with a list of runs where the run to resume does not exist and the name of another one is almost the same.
 
     Numbers and words that differ, as in first-seed1 and first-seed2, are other runs.
@@ -359,8 +359,13 @@ def check_resumed_name(parser: Parser, folder: Path) -> None:
     def parts(name: str) -> tuple[list[str], list[str]]:
         return re.findall(r'\d+', name), re.findall(r'[^\W\d_]+', name.casefold())
 
-    if not folder.name or os.path.lexists(folder):
+    folder = output_dir / name
+    if not name or os.path.lexists(folder):
         return
+    path = Path(name)
+    if os.path.lexists(path / 'args.json'):
+        parser.error(f'{folder}: there is no such run; {path} is one: give --output_dir {path.parent} --exp_name '
+                     f'{path.name}')
     runs = sorted(path.parent.name for path in folder.parent.glob('*/args.json'))
     numbers, words = parts(folder.name)
     for run in runs:

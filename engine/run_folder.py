@@ -45,7 +45,17 @@ from eval.detection import tiou_key
 from formats.features import SPLIT_FOLDERS, split_folders
 from losses import Losses
 from model import AICL
-from utils import InputError, preview, printable, read_json, remove_stale_tmp, write_bytes, write_json, write_text
+from utils import (
+    InputError,
+    preview,
+    print_section,
+    printable,
+    read_json,
+    remove_stale_tmp,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 FIGURE_SECONDS = 60  # between evaluations whose figures are logged, at least: drawing takes a second
 # All files that a training run or an inference writes into its folder.
@@ -153,6 +163,8 @@ class RunLogger:
             current = with_history(current, saved)
             print(f'resumed  at step {saved.training.loop["step"]}', flush=True)
         else:
+            if current.args.get('resume'):
+                print_section('note', [f'{folder}: there is no run to resume, a new one starts'])
             write_initial_checkpoint(folder, current)
             saved = current
         self.folder, self.lock, self.current, self.args = folder, lock, current, current.args

@@ -1408,3 +1408,14 @@ def test_a_resume_with_a_misspelled_name_lists_the_runs_and_starts_nothing(tmp_p
     error = capsys.readouterr().err
     assert 'there is no such run; did you mean --exp_name ' in error and error.count('\n') == 1
     assert 'first, first-seed1, long_name_full-seed1' in error and not (tmp_path / name).exists()
+
+
+def test_a_name_is_neither_a_path_nor_ends_in_a_slash(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'out' / 'first').mkdir(parents=True)
+    (tmp_path / 'out' / 'first' / 'args.json').write_text('{}')
+    monkeypatch.chdir(tmp_path)
+    argv = ['--data_path', 'DIR', '--output_dir', 'out', '--resume', '--exp_name']
+    assert parse_args([*argv, 'first/']).exp_name == 'first'
+    with pytest.raises(SystemExit):
+        parse_args([*argv, 'out/first/'])
+    assert 'out/first is one: give --output_dir out --exp_name first' in capsys.readouterr().err
