@@ -150,8 +150,7 @@ def read_run(folder: Path) -> RunResult:
 def group_settings(args: dict, differ: Sequence | frozenset) -> dict[str, str]:
     """Return the arguments that the runs of a group have in common, as texts."""
     args = {name: value for name, value in args.items() if name not in NOT_ARGUMENTS}
-    if args.get('num_steps'):
-        args.pop('num_epochs', None)  # num_steps overrides it
+    args.pop('num_epochs' if args.get('num_steps') else 'num_steps', None)  # num_steps overrides num_epochs
     if type(args.get('data_path')) is str:
         args['data_path'] = os.path.abspath(args['data_path'])
     return {text_of(name): text_of(value) for name, value in args.items() if name not in differ}

@@ -188,18 +188,19 @@ def read_labels(path: Path) -> GroundTruth:
     """
     fix = 'write the header video,label, then one row per label of a video'
     text = read_utf8(path, 'CSV', fix)
+    first_line = text.partition('\n')[0].strip().lower()
     for separator in ';\t|':
-        if sorted(cell.strip(' "') for cell in text.partition('\n')[0].strip().split(separator)) == ['label', 'video']:
+        if sorted(cell.strip(' "') for cell in first_line.split(separator)) == ['label', 'video']:
             raise InputError(f'{path}: the columns are separated by {separator!r}; separate them by commas, as in '
                              f'video,label')
     try:
         rows = list(csv.reader(io.StringIO(text, newline=''), strict=True))
     except csv.Error as error:
         raise InputError(f'{path}: not a readable CSV file ({truncate(error)}); {fix}') from None
-    header = [cell.strip() for cell in rows[0]] if rows else []
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if sorted(header) != ['label', 'video']:
         raise InputError(f'{path}: the first line must be the header video,label, found '
-                         f'{truncate(",".join(header), 60) or "nothing"}')
+                         f'{truncate(",".join(rows[0] if rows else []), 60) or "nothing"}')
     column = header.index('video')
     labels_of: dict[str, set[str]] = {}
     for number, row in enumerate(rows[1:], 2):

@@ -40,7 +40,8 @@ def tags(gt):
 
 
 @pytest.mark.parametrize('text', [
-    'video,label\na,Run\nb,Jump\na,Jump\n', 'label,video\r\nRun,a\r\nJump,b\r\n\r\nJump,a\r\n',
+    'video,label\na,Run\nb,Jump\na,Jump\n', 'Video, LABEL\na,Run\nb,Jump\na,Jump\n',
+    'label,video\r\nRun,a\r\nJump,b\r\n\r\nJump,a\r\n',
     '\ufeffvideo, label\na.mp4,Run\nv_b,Jump\nb.MKV,Jump\n"a",Jump\na.npy,Run\n'])
 def test_one_label_per_row(tmp_path, text):
     gt = read_labels(write(tmp_path, text))
