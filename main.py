@@ -110,7 +110,7 @@ def train(args: argparse.Namespace, device: 'torch.device', distributed: 'Distri
                 logger.log_hparams()
                 checkpoint.remove_previous(folder)
                 run_folder.print_next_steps(args.output_dir, args.exp_name, args.data_path, num_steps,
-                                            args.known_labels)
+                                            args.known_labels, args.videos)
     return 128 + stopped_by if stopped_by else 0
 
 

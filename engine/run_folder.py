@@ -363,7 +363,7 @@ def thread_excepthook(failure: Any) -> None:
 
 
 def print_next_steps(output_dir: str, exp_name: str, data_path: str, num_steps: int | None = None,
-                     known_labels: bool = False) -> None:
+                     known_labels: bool = False, videos: str | None = None) -> None:
     """Print where the results are, and after a training of `num_steps` the commands to try next."""
     folder = Path(output_dir) / exp_name
     report = folder / 'report.html'
@@ -379,6 +379,7 @@ def print_next_steps(output_dir: str, exp_name: str, data_path: str, num_steps: 
         add('curves', 'tensorboard', logdir=output_dir)
         add('other thresholds', 'python main.py --inference_only', model_file=weights, data_path=data_path,
             output_dir=output_dir, exp_name=f'{exp_name}-inference',
+            **{'videos': videos} if videos else {},
             **{'min_score': 0.5} if known_labels else {'class_th': 0.2})  # known labels are not selected by class_th
         add('longer', 'python main.py --resume', exp_name=exp_name, output_dir=output_dir, num_steps=2 * num_steps)
     print('\n' + '\n'.join(map(printable, lines)))

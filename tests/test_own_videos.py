@@ -191,6 +191,7 @@ def test_the_commands_that_a_training_prints_work(place, capsys):
     run, again = (read_detections(f'out/{name}/detections.json') for name in ('own_videos', 'own_videos-inference'))
     assert run.videos == again.videos == list('abcdef')
     words = commands['other thresholds']
+    assert 'videos/a.mp4' in Path('out/own_videos-inference/report.html').read_text()
     assert own_videos.main_program.main([*words, '--class_th', '0', '--no-known_labels']) == 0
     found = read_detections('out/own_videos-inference/detections.json')
     assert len({(video, label) for video, label in zip(found.video, found.label)}) == 12  # both classes in all videos
