@@ -16,9 +16,10 @@ BATCH_SIZE = 16
 STEPS = 1_000, 12_000
 EPOCHS = 60
 TOPK_RATIOS = 8, 4, 2
-TRIAL_STEPS = 200  # of each ratio
-MEASURED_STEPS = 60  # the last ones of a trial
-HALVING_FACTOR = 1.3  # a smaller k must pay off: its pseudo labels are easier to follow, also where it is wrong
+TRIAL_STEPS = 100, 200  # of each ratio, at least and at most
+TRIAL_EPOCHS = 40     # between them; a longer training learns few videos by heart, with any k
+MEASURED_PART = 0.3   # the last steps of a trial
+LARGEST_FACTOR = 0.88  # a k below T/2 must pay off: its pseudo labels are easier to follow, also where it is wrong
 
 
 def choose_sizes(lengths: list[int]) -> list[Choice]:
@@ -39,24 +40,27 @@ def choose_topk_ratio(options: TrainerOptions, train_set: VideoDataset, device: 
     """Train briefly with k = T/8, T/4 and T/2, and return the ratio with the lowest generalized cross entropy.
 
     That loss measures how well the attentions can follow the pseudo labels of this k: it is low where k matches the
-    part of a video that actions fill. No times are needed. A k of half the size must be lower by HALVING_FACTOR.
+    part of a video that actions fill. No times are needed. A k below T/2 must be lower by LARGEST_FACTOR.
     """
     remaining: dict[int, float] = {}
-    bar = progress(total=len(TOPK_RATIOS) * TRIAL_STEPS, desc='choosing k', unit='step',
+    low, high = TRIAL_STEPS
+    num_steps = min(max(low, TRIAL_EPOCHS * len(train_set.lengths) // options.batch_size), high)
+    bar = progress(total=len(TOPK_RATIOS) * num_steps, desc='choosing k', unit='step',
                    disable=not distributed.is_main_process)
     for ratio in TOPK_RATIOS:
         trainer = Trainer(options._replace(network=options.network._replace(topk_ratio=ratio)), train_set.feature_dim,
                           len(train_set.class_names), train_set.lengths, device, distributed.shard)
         batches, terms = trainer.batches(train_set), []
-        for _ in range(TRIAL_STEPS):
+        for _ in range(num_steps):
             batch = next(batches)
             with distributed.waiting():
                 step_terms = trainer.step(batch)
             terms.append(distributed.all_reduce_sum(step_terms))
             bar.update()
-        mean = Losses(*torch.stack(terms[-MEASURED_STEPS:]).mean(dim=0))
+        mean = Losses(*torch.stack(terms[-round(MEASURED_PART * num_steps):]).mean(dim=0))
         remaining[ratio] = float(mean.gce_rgb + mean.gce_flow) / len(options.network.modalities)
     bar.close()
-    best = min(remaining, key=lambda ratio: remaining[ratio] * HALVING_FACTOR ** math.log2(ratio))
+    largest = min(TOPK_RATIOS)
+    best = min(remaining, key=lambda ratio: remaining[ratio] * (LARGEST_FACTOR if ratio == largest else 1))
     figures = ', '.join(f'T/{ratio} {value:.3f}' for ratio, value in remaining.items())
-    return Choice('topk_ratio', best, f'generalized cross entropy after {TRIAL_STEPS} steps with k = {figures}')
+    return Choice('topk_ratio', best, f'generalized cross entropy after {num_steps} steps with k = {figures}')
