@@ -45,11 +45,13 @@ from utils import (
     InputError,
     Parser,
     open_file,
+    plural,
     printable,
     read_json,
     refuse_overwriting_foreign,
     refuse_overwriting_inputs,
     run_cli,
+    warn,
     write_text,
 )
 
@@ -472,6 +474,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_cli(lambda: run(args))
 
 
+def belongs(events: Detections, detections: Detections) -> np.ndarray:
+    """Return which events have a video and a label of the detections, and end with the last of that video: (R,)."""
+    last = np.full(len(detections.videos) + 1, -np.inf)  # and of index -1, another video
+    np.maximum.at(last, detections.video, detections.segments[:, 1])
+    is_known = np.isin(events.labels, detections.labels)[events.label]
+    video = match_videos(events.videos, detections.videos)[events.video]
+    return is_known & (events.segments[:, 1] <= last[video] + 1)  # a second, for corrected events
+
+
 def run(args: argparse.Namespace) -> None:
     """Read the files, write the page."""
     refuse_overwriting_inputs([args.ground_truth, args.detections, args.curves, args.durations, args.events],
@@ -483,13 +494,16 @@ def run(args: argparse.Namespace) -> None:
     if args.ground_truth:
         gt = scored_subset(read_ground_truth(args.ground_truth), detections.videos, args.subset)
     training = read_training(args.run) if args.run else None
+    events = read_events(args.events) if args.events else None
+    if events and (count := int((~belongs(events, detections)).sum())):
+        warn(f'{args.events}: {count} of {plural(len(events.scores), "event")} are of other videos, classes or times '
+             f'than the detections; give the events.csv of the same run')
     page = build_report(
         gt, detections, args.tiou, read_curves(args.curves) if args.curves else None, BINS[args.bins],
         args.title or (training['title'] if training else args.detections),
         durations=read_durations(args.durations) if args.durations else None,
         videos=relative_urls(find_videos(args.videos, detections.videos), args.output) if args.videos else None,
-        events=read_events(args.events) if args.events else None,
-        training=training)
+        events=events, training=training)
     write_text(args.output, page)
     print(f'{printable(args.output)}: {len(page.encode()) / 1e6:.1f} MB', flush=True)
 

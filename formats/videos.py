@@ -55,8 +55,7 @@ def _by_key(names: Iterable[str]) -> dict[str, list[str]]:
 
 def list_videos(folder: Path) -> list[Path]:
     """Return the video files in a folder, sorted, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != '.'
-                  and not path.is_dir())
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != '.')
 
 
 def find_videos(folder: str | os.PathLike, names: Iterable[str]) -> dict[str, Path]:

@@ -251,7 +251,7 @@ def read_labeled_videos(folder: Path, path: Path) -> Labeled:
     if not folder.is_dir():
         raise InputError(f'{folder}: not a folder; give the folder of the videos')
     gt = read_labels(path)
-    files = extraction.collect_videos([str(file) for file in list_videos(folder)])
+    files = extraction.collect_videos([str(file) for file in list_videos(folder) if not file.is_dir()])
     names = list(files)
     index = match_videos(gt.videos, names)
     if (match_videos(gt.labels, names) >= 0).sum() > (index >= 0).sum():

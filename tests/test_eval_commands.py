@@ -130,3 +130,14 @@ def test_thresholds_may_be_a_range(tmp_path, capsys, name):
         assert main([*arguments, str(tmp_path / output), '--tiou', *thresholds]) == 0
         written.append((tmp_path / output).read_bytes())
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize('row, count', [('v,x,1,3,0.5', 0), ('v,x,1000,3000,0.5', 1), ('w,x,1,3,0.5', 1),
+                                        ('v,X,1,3,0.5', 1)])
+def test_a_report_with_the_events_of_another_run_is_a_warning(tmp_path, capsys, row, count):
+    write(tmp_path, 'v', 'x', [{'label': 'x', 'segment': [0, 3], 'score': 0.5}])
+    (tmp_path / 'e.csv').write_text(f'video,label,start,end,score\nv,x,0,3,0.5\n{row}\n')
+    main, (*arguments, output) = COMMANDS['report']
+    arguments = [str(tmp_path / word) if '.json' in word else word for word in arguments]
+    assert main([*arguments, str(tmp_path / output), '--events', str(tmp_path / 'e.csv')]) == 0
+    assert ('e.csv: 1 of 2 events are of other videos, classes or times' in capsys.readouterr().err) == bool(count)
