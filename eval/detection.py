@@ -89,6 +89,7 @@ class Scores(NamedTuple):
     detections_of_unknown_labels: int
     negative_videos: int = 0  # videos with detections that the ground truth lists without an instance
     detections_in_negative_videos: int = 0
+    unknown_video_names: tuple[str, ...] = ()  # a few of them
     unknown_label_names: tuple[str, ...] = ()  # a few of them, with the nearest label of the ground truth
     undetected: tuple[str, ...] = ()  # classes without a detection
     remarks: tuple[str, ...] = ()  # what looks wrong in the two files, a line each
@@ -293,6 +294,7 @@ def evaluate(gt: GroundTruth, detections: Detections, tiou: ArrayLike, matches: 
         detections_of_unknown_labels=int(unknown_label.sum()),
         negative_videos=len(np.unique(detections.video[negative])),
         detections_in_negative_videos=int(negative.sum()),
+        unknown_video_names=tuple(detections.videos[v] for v in np.unique(detections.video[unknown_video])[:3]),
         unknown_label_names=tuple(map(partial(_with_nearest, labels), unknown_names[:3])),
         undetected=tuple(label for label, a, b in zip(labels, first, last) if a == b),
         remarks=(*gt.warnings, *_suspicious_labels(gt, labels, detections, matches),
@@ -451,7 +453,8 @@ def warnings(scores: Scores) -> list[str]:
                      f'{plural(scores.negative_videos, "video")} that the ground truth lists without an instance')
     if scores.unknown_videos:
         lines.append(f'{scores.detections_in_unknown_videos} of {total} detections are false positives: the ground '
-                     f'truth does not list their video (such videos: {scores.unknown_videos})')
+                     f'truth does not list their video (such videos: {scores.unknown_videos}): '
+                     f'{", ".join(map(quote, scores.unknown_video_names))}')
     if scores.unknown_labels:
         lines.append(f'{scores.detections_of_unknown_labels} of {total} detections are ignored: the ground truth does '
                      f'not use their label (such labels: {scores.unknown_labels}): '

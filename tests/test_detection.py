@@ -513,7 +513,7 @@ def test_negative_videos_are_counted_as_such():
     negative, unknown = score(gt, make_detections(*rows))
     assert negative == ('1 of 3 detections are false positives in 1 video that the ground truth lists without an '
                         'instance')
-    assert 'does not list their video (such videos: 1)' in unknown
+    assert unknown.endswith("does not list their video (such videos: 1): 'x'")
     scores = evaluate(scored_subset(gt, ['a', 'n']), make_detections(*rows), [0.5])
     assert scores.average == 0.5 and scores.num_videos == 1  # the false positive comes first
     gt = gt._replace(labels=['', 'run'], label=gt.label + 1, tag_video=np.array([1]), tag_label=np.array([0]))
