@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from formats.annotations import GroundTruth, empty_ground_truth, require_annotations, suspicious_times
+from formats.annotations import NEGATIVE, GroundTruth, empty_ground_truth, require_annotations, suspicious_times
 from formats.columns import plain_form
 from formats.data_folder import Split, collect_errors, find_split, has_test_videos
 from utils import InputError, plural, preview, print_section, progress, quote, truncate, warn
@@ -13,6 +13,7 @@ from utils import InputError, plural, preview, print_section, progress, quote, t
 MAX_LINES = 50  # problems that are printed
 MAX_CLASSES = 50  # that are listed; of more only those with the fewest and the most videos, NUM_ENDS each
 NUM_ENDS = 10
+SHORT = 20  # snippets, 13 seconds of I3D features
 WIDTH = 11  # of the titles
 
 
@@ -123,10 +124,15 @@ def check_classes(root: Path, train: Split, findings: Findings) -> None:
         findings.warnings.append(f'{root}: "Ambiguous" is trained as a class; in THUMOS14 it marks segments to leave '
                                  f'out: remove them from gt.json')
     counts = train.labels.sum(axis=0)
-    few = [name or 'videos without any class' for name, count in zip(train.class_names, counts) if 0 < count < 3]
+    num_classes = sum(name != NEGATIVE for name in train.class_names)
+    few = [name for name, count in zip(train.class_names, counts) if 0 < count < 3 and name != NEGATIVE]
     if few and not (root / 'gt.json').exists():
-        findings.warnings.append(f'{root}: {len(few)} of {len(train.class_names)} classes with fewer than three '
-                                 f'training videos, too few to learn them: {preview(few)}')
+        findings.warnings.append(f'{root}: {len(few)} of {num_classes} classes with fewer than three training videos, '
+                                 f'too few to learn them: {preview(few)}')
+    lengths = [file.length for file in train.files]
+    if lengths and np.median(lengths) < SHORT and not (root / 'gt.json').exists():
+        findings.warnings.append(f'{root}: half of the videos have fewer than {SHORT} snippets, too few to find times '
+                                 f'in: use longer videos, or features in smaller steps (--stride 4 of the extraction)')
 
 
 def list_classes(gt: GroundTruth, splits: dict[str, Split]) -> list[str]:

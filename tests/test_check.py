@@ -206,6 +206,21 @@ def test_the_nearest_file_is_named(folder, capsys):
     assert status == 2 and "the folder contains 'vidoe_1', which is similar" in out
 
 
+def test_few_videos_of_a_class_and_short_videos_are_warned_of(tmp_path, capsys):
+    labels = {'a': 'Run', 'b': 'Run', 'c': 'Run', 'd': 'Jump', 'e': '', 'f': ''}
+    rows = ''.join(f'{name},{label}\n' for name, label in labels.items())
+    (tmp_path / 'labels.csv').write_text(f'video,label\n{rows}')
+    for name in labels:
+        save(tmp_path, 'train', name, features_of(name, 19))
+    out = check(tmp_path, capsys)[1]
+    assert f'warning: {tmp_path}: 1 of 2 classes with fewer than three training videos' in out
+    assert f'warning: {tmp_path}: half of the videos have fewer than 20 snippets' in out
+    for name in 'abc':
+        save(tmp_path, 'train', name, features_of(name, 30))
+    (tmp_path / 'labels.csv').write_text('video,label\na,Run\nb,Run\nc,Run\ne,\n')
+    assert 'warning' not in check(tmp_path, capsys)[1]
+
+
 def test_a_single_class_needs_negative_videos(folder, capsys):
     database = annotate(folder, {name: ('train' if name in 'abc' else 'test', ['Run']) for name in 'abcde'})
     status, out, _ = check(folder, capsys)
