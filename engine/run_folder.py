@@ -50,6 +50,7 @@ from utils import (
     preview,
     print_section,
     printable,
+    read_bytes,
     read_json,
     remove_stale_tmp,
     write_bytes,
@@ -104,9 +105,9 @@ class CSVLogger:
 
     def read(self) -> list[list[str]]:
         """Return the rows, up to the first that is not valid CSV."""
-        rows = []
-        with open(self.path, newline='', encoding='utf-8', errors='replace') as file, suppress(csv.Error):
-            for row in csv.reader(file):
+        rows, text = [], read_bytes(self.path).decode('utf-8', 'replace')
+        with suppress(csv.Error):
+            for row in csv.reader(io.StringIO(text, newline='')):
                 rows.append(row)
         return rows
 

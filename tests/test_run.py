@@ -398,6 +398,13 @@ def test_a_lost_or_empty_csv_file_is_started_again(tmp_path, content):
     assert path.read_text().splitlines() == ['step,total', '6,0.5']
 
 
+def test_a_pipe_instead_of_a_csv_file_is_an_error(tmp_path):
+    os.mkfifo(tmp_path / 'losses.csv')
+    for last_step, words in (5, 'is a pipe'), (0, 'cannot be written'):
+        with pytest.raises(InputError, match=f'losses.csv: {words}'):
+            CSVLogger(tmp_path / 'losses.csv', ['step', 'total'], last_step)
+
+
 def test_rows_of_an_earlier_version_with_fewer_columns_are_kept(tmp_path):
     path = tmp_path / 'metrics.csv'
     path.write_text('step,mAP\n1,0.5\n2\n3,0.25\n4,0.1\n')
