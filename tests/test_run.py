@@ -400,8 +400,8 @@ def test_a_lost_or_empty_csv_file_is_started_again(tmp_path, content):
 
 def test_a_pipe_instead_of_a_csv_file_is_an_error(tmp_path):
     os.mkfifo(tmp_path / 'losses.csv')
-    for last_step, words in (5, 'is a pipe'), (0, 'cannot be written'):
-        with pytest.raises(InputError, match=f'losses.csv: {words}'):
+    for last_step, reason in (5, 'is a pipe'), (0, 'cannot be written'):
+        with pytest.raises(InputError, match=f'losses.csv: {reason}'):
             CSVLogger(tmp_path / 'losses.csv', ['step', 'total'], last_step)
 
 
