@@ -366,7 +366,8 @@ def suspicious_times(kind: str, segments: np.ndarray, durations: np.ndarray) -> 
         lines.append(f'{beyond} of {int(known.sum())} {kind} end after their videos: are the times frames instead of '
                      f'seconds?')
     long = known & (durations > 10)
-    share = (end / durations).max(initial=-np.inf, where=known)
+    with np.errstate(over='ignore'):  # tiny durations
+        share = (end / durations).max(initial=-np.inf, where=known)
     if 0 < end.max(initial=-np.inf, where=long) <= 1:
         lines.append(f'all {kind} lie within the first second of videos of up to {durations[long].max():.4g} s: are '
                      f'the times fractions of the duration?')
