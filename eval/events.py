@@ -41,7 +41,7 @@ SIGNATURE = ','.join(COLUMNS)  # how events.csv begins
 class EventOptions(NamedTuple):
     """Which proposals become events."""
 
-    share: float = 0.7    # minimum score, as a fraction of the best one of the same video and class
+    share: float = 0.7    # minimum score, as a fraction of the best one of the same video and class; 0: none
     overlap: float = 0.1  # maximum overlap with a better event of the class, as a fraction of the shorter; at most 1/2
     min_score: float = -math.inf
 
@@ -66,7 +66,7 @@ def select_events(detections: Detections, options: EventOptions = EventOptions()
     rows = rows[np.lexsort((-scores[rows], group[rows]))]
     best = np.flatnonzero(np.diff(group[rows], prepend=-1))
     top = np.repeat(scores[rows[best]], np.diff(best, append=len(rows)))
-    rows = rows[(scores[rows] >= share * top) & (scores[rows] >= min_score)]
+    rows = rows[((share == 0) | (scores[rows] >= share * top)) & (scores[rows] >= min_score)]
 
     chosen = rows[_without_overlap(group[rows], start[rows], end[rows], overlap)]
     chosen = chosen[np.lexsort((start[chosen], group[chosen]))]
@@ -75,6 +75,15 @@ def select_events(detections: Detections, options: EventOptions = EventOptions()
     events = select_detections(events, np.flatnonzero(end > start))
     name_rank = np.argsort(np.argsort(np.array(detections.videos, object), kind='stable'))
     return select_detections(events, np.lexsort((events.label, events.segments[:, 0], name_rank[events.video])))
+
+
+def negative_scores(detections: Detections, options: EventOptions) -> list[str]:
+    """Return a warning where --share leaves out the events of a video whose scores are all negative."""
+    best = np.full(len(detections.videos), -math.inf)
+    np.maximum.at(best, detections.video, detections.scores)
+    count = int(((best < 0) & (best > -math.inf)).sum())
+    return [f'all scores of {plural(count, "video")} are negative, so --share selects no events there; use --share 0 '
+            f'with --min_score'] if count and options.share else []
 
 
 def _without_overlap(group: np.ndarray, start: np.ndarray, end: np.ndarray, overlap: float) -> list[int]:
@@ -193,8 +202,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of EventOptions to the parser of a command."""
     usual = EventOptions()
     parser.add_argument('--share', type=bounded(float, 0, 1), default=usual.share, metavar='S',
-                        help='minimum score of an event, as a fraction of the best one of its video and class '
-                             '(default: %(default)g)')
+                        help='minimum score of an event, as a fraction of the best one of its video and class; 0: '
+                             'none (default: %(default)g)')
     parser.add_argument('--overlap', type=bounded(float, 0, 0.5), default=usual.overlap, metavar='S',
                         help='maximum overlap of two events of a class, as a fraction of the shorter '
                              '(default: %(default)g)')
@@ -208,7 +217,10 @@ def run(args: argparse.Namespace) -> None:
     if args.output and not args.overwrite:
         refuse_overwriting_foreign(args.output, SIGNATURE)
     detections = read_detections(args.detections)
-    events = select_events(detections, EventOptions(args.share, args.overlap, args.min_score))
+    options = EventOptions(args.share, args.overlap, args.min_score)
+    for warning in negative_scores(detections, options):
+        warn(f'{args.detections}: {warning}')
+    events = select_events(detections, options)
     if args.output:
         write_detections_csv(args.output, events)
     line = plural(len(events.scores), 'event') + f' in {plural(len(set(events.video.tolist())), "video")}'

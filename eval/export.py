@@ -35,7 +35,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from eval.events import EventOptions, read_events, select_events
+from eval.events import EventOptions, negative_scores, read_events, select_events
 from eval.subtitles import file_name
 from formats.detections import Detections, read_detections, select_detections
 from formats.videos import find_videos
@@ -50,6 +50,7 @@ from utils import (
     refuse_overwriting_foreign,
     refuse_overwriting_inputs,
     run_cli,
+    warn,
     write_text,
 )
 
@@ -201,8 +202,11 @@ def load_events(path: str | os.PathLike, min_score: float | None) -> Detections:
     if not read_bytes(path).lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'{'):
         events = read_events(path)
         return events if min_score is None else select_detections(events, events.scores >= min_score)
-    options = EventOptions() if min_score is None else EventOptions(share=-math.inf, min_score=min_score)
-    return select_events(read_detections(path), options)
+    options = EventOptions() if min_score is None else EventOptions(share=0, min_score=min_score)
+    detections = read_detections(path)
+    if negative_scores(detections, options):
+        warn(f'{path}: contains videos with negative scores only, which have no events without --min_score')
+    return select_events(detections, options)
 
 
 def write_files(folder: Path, events: Mapping[str, list[Event]], files: Mapping[str, Path], form: Format,

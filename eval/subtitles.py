@@ -7,6 +7,7 @@ Each video gets a file with its name, with a cue per event. Cues do not overlap,
 where events of several classes overlap, a cue has a line per class, sorted by score.
 """
 import argparse
+import hashlib
 import html
 import re
 import sys
@@ -81,8 +82,11 @@ def _time(milliseconds: int, point: str) -> str:
 
 
 def file_name(video: str) -> str:
-    """Return a file name without a path separator, different for different videos."""
-    return re.sub(r'[%/\\\0]', lambda match: f'%{ord(match[0]):02X}', video)
+    """Return a file name without a path separator, different for different videos; a long one is cut."""
+    name = re.sub(r'[%/\\\0]', lambda match: f'%{ord(match[0]):02X}', video)
+    if len(name.encode()) <= 200:  # file systems allow 255 bytes, which include a suffix and that of a temporary file
+        return name
+    return f'{name.encode()[:180].decode(errors="ignore")}%{hashlib.sha256(video.encode()).hexdigest()[:12]}'
 
 
 def main(argv: Sequence[str] | None = None) -> int:

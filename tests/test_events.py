@@ -130,3 +130,14 @@ def test_a_wrong_table_is_refused_with_its_line(tmp_path, text, message):
     with pytest.raises(InputError, match=message) as error:
         read_events(tmp_path / 'e.csv')
     assert str(tmp_path / 'e.csv') in str(error.value) and '\n' not in str(error.value)
+
+
+def test_negative_scores_have_no_share_and_are_counted(tmp_path, capsys):
+    write_detections(tmp_path / 'd.json', make_detections(
+        ('a', 'run', 0, 2, -1), ('a', 'run', 3, 5, -2), ('b', 'run', 0, 1, 0.5), ('b', 'run', 3, 5, -0.5)))
+    assert main([str(tmp_path / 'd.json')]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith('1 event in 1 video') and 'all scores of 1 video are negative' in err
+    assert main([str(tmp_path / 'd.json'), '--share', '0', '--min_score', '-1.5']) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith('3 events in 2 videos') and not err

@@ -158,3 +158,20 @@ def test_label_studio_needs_the_frame_rate(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(['e.csv', '--to', 'label_studio', '-o', str(tmp_path / 'x')])
     assert '--fps' in capsys.readouterr().err
+
+
+def test_negative_detections_above_a_score_are_exported(tmp_path, capsys):
+    write_detections(tmp_path / 'd.json', make_detections(('v', 'run', 0, 2, -1), ('v', 'run', 3, 5, -2)))
+    argv = [str(tmp_path / 'd.json'), '--to', 'audacity', '-o', str(tmp_path / 'out')]
+    assert main([*argv, '--min_score', '-1.5']) == 0
+    assert (tmp_path / 'out' / 'v.txt').read_text() == '0.000000\t2.000000\trun\n'
+    assert not capsys.readouterr().err
+    assert main(argv) == 0
+    assert 'negative scores only' in capsys.readouterr().err
+
+
+def test_videos_with_long_names_get_a_file_each(tmp_path):
+    names = 'x' * 299 + 'a', 'x' * 299 + 'b', 'é' * 150
+    write_detections(tmp_path / 'd.json', make_detections(*((name, 'run', 0, 2, 0.9) for name in names)))
+    assert main([str(tmp_path / 'd.json'), '--to', 'elan', '-o', str(tmp_path / 'out')]) == 0
+    assert len(list((tmp_path / 'out').iterdir())) == 3
