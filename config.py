@@ -93,7 +93,7 @@ IGNORED_FOR_GROUPING = LEGACY_NOOP | {
     'exp_name', 'output_dir', 'inference_only', 'model_file', 'device', 'resume', 'overwrite', 'check', 'seed',
     'num_workers', 'cache', 'cuda_graphs', 'log_every', 'figures', 'min_score', 'event_share', 'event_overlap',
     'videos', 'subtitles'}
-# What weights are trained for, and what changes how they localize: both are read from the args.json of the weights.
+# What weights are trained with, and how they are used to localize: both are read from the args.json of the weights.
 MODEL_FLAGS = frozenset(('modal', 'normalize', 'num_segments', 'feature_fps', 'snippet_frames', 'hidden_dim',
                          'fusion_weight', 'topk_ratio'))
 POSTPROCESS_FLAGS = frozenset(('class_th', 'scale', 'oic_margin', 'oic_class_weight', 'nms_thresh', 'nms_alpha',
@@ -141,15 +141,15 @@ def get_parser(description: str | None = None) -> Parser:
     run('--data_path', help='data folder: features, annotations, split lists')
     run('--exp_name', type=relative_run_name, help='name of the run')
     run('--output_dir', default='outputs', help='files are written to OUTPUT_DIR/EXP_NAME')
-    run('--inference_only', action='store_true', help='localize and evaluate with --model_file')
-    run('--model_file', help='weights to load: released, or written here')
-    run('--check', action='store_true', help='check the data folder with the flags of a training, and stop')
+    run('--inference_only', action='store_true', help='localize and evaluate with the weights of --model_file')
+    run('--model_file', help='weights file of this program or of the released code')
+    run('--check', action='store_true', help='check the data folder with the flags of the training, then exit')
     run('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    run('--precision', choices=PRECISIONS, default='fp32', help='matmul precision; fp64 reproduces the reference '
-        'exactly')
+    run('--precision', choices=PRECISIONS, default='fp32', help='matmul precision; fp64 is for comparisons with the '
+        'reference')
     run('--resume', action='store_true', help='resume the run of this name from its checkpoint, or start it')
     run('--overwrite', action='store_true', help='replace the run of this name')
-    run('--seed', type=bounded(int, -1, 2 ** 32 - 1), help='random seed; -1 picks one')
+    run('--seed', type=bounded(int, -1, 2 ** 32 - 1), help='random seed; -1 draws one')
     run('--num_workers', type=bounded(int, 0, 256), default=0, help='DataLoader workers')
 
     data = parser.add_argument_group('data').add_argument
@@ -169,13 +169,12 @@ def get_parser(description: str | None = None) -> Parser:
     network('--topk_ratio', type=positive_int,
             help='k = T // topk_ratio snippets are pooled into each video-level logit')
     # quirk: K = T // 20 as in the released code; the supplement has K = k/20
-    network('--contrast_ratio', type=positive_int, help='K = T // contrast_ratio snippets are mined per '
-            'set')
+    network('--contrast_ratio', type=positive_int, help='K = T // contrast_ratio snippets are mined per set')
 
     training = parser.add_argument_group('training').add_argument
     training('--batch_size', type=positive_int, help='videos per step, over all processes')
     training('--drop_last', action=switch, help='drop the last, smaller batch of an epoch')
-    training('--num_epochs', type=positive_int, help='length of the training')
+    training('--num_epochs', type=positive_int, help='length in epochs')
     training('--num_steps', type=positive_int, help='length in steps; overrides --num_epochs')
     training('--lr', type=bounded(float, 0, 1e38), help='learning rate of Adam')
     training('--weight_decay', type=nonnegative_float, default=5e-4, help='weight decay of Adam')
@@ -202,21 +201,21 @@ def get_parser(description: str | None = None) -> Parser:
     inference('--nms_thresh', type=fraction, help='overlap from which NMS suppresses a proposal')
     inference('--nms_alpha', type=positive_float, default=0.35, help='decay of soft NMS')
     inference('--soft_nms', action=switch, default=True, help='soft NMS; --no-soft_nms is hard NMS')
-    inference('--tiou', type=bounded(float, 1e-9, 1), nargs='+', help='tIoU thresholds of the mAP, or their '
-              'range as 0.5:0.05:0.95')
+    inference('--tiou', type=bounded(float, 1e-9, 1), nargs='+', help='tIoU thresholds of the mAP: '
+              'numbers, or start:step:stop as 0.5:0.05:0.95')
     inference('--known_labels', action=switch, default=False,
               help='localize the given video-level labels instead of predicted classes')
 
     outputs = parser.add_argument_group('outputs').add_argument
     outputs('--min_score', type=bounded(float, -1e9),
-            help='minimum score of events (unset: 1 - 0.7 gamma in the recipe own, otherwise any), and initial one in '
-                 'the report (unset: that of best F1 on the test videos of the training, where it is known); '
-                 'detections.json has all')
+            help='minimum score of events (unset: 1 - 0.7 gamma in the recipe own, otherwise none), and initial '
+                 'minimum in the report (unset: the threshold of best F1 on the test videos of the training, if '
+                 'known); detections.json contains all detections')
     outputs('--event_share', type=fraction, default=0.7,
             help='minimum score of an event, as a fraction of the best one of its video and class')
     outputs('--event_overlap', type=bounded(float, 0, 0.5), default=0.1,
             help='maximum overlap of two events of a class, as a fraction of the shorter')
-    outputs('--videos', metavar='DIR', help='folder of video files: the report plays them')
+    outputs('--videos', metavar='DIR', help='folder of video files that the report plays')
     outputs('--subtitles', choices=('srt', 'vtt'), help='also write the events of every video as subtitles')
 
     released = parser.add_argument_group('flags of the released code, accepted without effect').add_argument

@@ -5,7 +5,7 @@
         print(row.label, row.start, row.end, row.score)
 
 Modules of this repository are imported into a package with a unique name: they neither use nor replace modules of the
-caller that are called `utils` or `model`, too.
+caller with the same names, such as `utils` or `model`.
 """
 import ast
 import hashlib

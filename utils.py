@@ -1,4 +1,4 @@
-"""User errors, messages, atomic files, and the frame of a command.
+"""User errors, messages, atomic files, and the common part of all commands.
 
 Imports neither numpy nor torch, which take long to import.
 """

@@ -1,1 +1,1 @@
-"""How a run goes: trainer, inference, checkpoints, the run folder, device and processes."""
+"""Trainer, inference, checkpoints, the run folder, device and processes."""

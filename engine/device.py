@@ -1,4 +1,4 @@
-"""The device of a command, and what its precisions are good for."""
+"""The device of a command, and which precisions it supports and how fast they are."""
 import os
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From a network and a test set to detections, their scores, and the files that show them."""
+"""From a network and a test set to detections, their scores, and the report files."""
 import argparse
 import math
 import sys

@@ -4,7 +4,7 @@
     for batch in trainer.batches(train_set):  # or batches made by the caller, without `lengths`
         terms = trainer.step(batch)
 
-What another two-branch method computes differently in a step is in `Trainer.compute_losses`.
+For another two-branch method, override `Trainer.compute_losses`.
 """
 import argparse
 import gc

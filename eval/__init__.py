@@ -1,1 +1,1 @@
-"""What follows the network: localization, mAP, error diagnosis, figures and other views of detections."""
+"""Localization, mAP, error diagnosis, and reports, figures and exports of detections."""

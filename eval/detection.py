@@ -470,7 +470,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--subset', metavar='NAME',
                         help='subset to score (default: the one that contains the videos with detections)')
     parser.add_argument('--tiou', type=float, nargs='+', default=TIOU, metavar='T',
-                        help='thresholds (default: those of THUMOS14, 0.1:0.1:0.7; ActivityNet: 0.5:0.05:0.95)')
+                        help='tIoU thresholds (default: THUMOS14, 0.1:0.1:0.7; ActivityNet: 0.5:0.05:0.95)')
     parser.add_argument('--classes', action='store_true', help='also print the AP of every class')
     parser.add_argument('--output', metavar='FILE', help='also write the results to this file, as JSON')
     parser.add_argument('--overwrite', action='store_true', help='overwrite the output even if it is another kind of '

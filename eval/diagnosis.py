@@ -383,7 +383,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('detections', metavar='DETECTIONS.json')
     parser.add_argument('--subset', metavar='NAME',
                         help='subset to diagnose (default: the one that contains the videos with detections)')
-    parser.add_argument('--tiou', type=float, nargs='+', default=[0.5], metavar='T', help='thresholds (default: 0.5)')
+    parser.add_argument('--tiou', type=float, nargs='+', default=[0.5], metavar='T',
+                        help='tIoU thresholds (default: 0.5)')
     parser.add_argument('--bins', choices=BINS, default='thumos14', help='bins of the instances (default: thumos14)')
     parser.add_argument('--output', metavar='FILE', help='also write the numbers to this file, as JSON')
     parser.add_argument('--figure', '--picture', metavar='FILE', help='also plot them to this .png, .svg or .pdf')

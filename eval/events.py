@@ -3,9 +3,9 @@
     python -m eval.events detections.json -o events.csv
     python -m eval.events detections.json --gt gt.json --share 0.7 --overlap 0.1 --min_score 0.5
 
-In every video, the proposals of a class are taken by descending score: those that overlap no better one by more than
-`overlap` of the shorter, and reach both `share` of the best score and `min_score`. Where no proposal reaches the latter
-there is no event. Remaining overlaps are cut off the worse one, so the events of a class do not overlap.
+In every video, the proposals of a class are selected by descending score: those that overlap no better event by more
+than `overlap` of the shorter, and whose score is at least `min_score` and `share` of the best one. Remaining overlaps
+are cut off the lower-scoring event, so the events of a class do not overlap.
 """
 import argparse
 import csv

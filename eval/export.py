@@ -1,15 +1,15 @@
-"""Events for the tools in which people correct them: ELAN, BORIS, Audacity, Label Studio.
+"""Export events to annotation tools: ELAN, BORIS, Audacity, Label Studio.
 
     python -m eval.export events.csv --to elan -o annotations --videos clips
     python -m eval.export events.csv --to boris -o annotations --fps 25
     python -m eval.export detections.json --min_score 0.6 --to audacity -o annotations
     python -m eval.export events.csv --to label_studio --fps 25 -o tasks.json
 
-Of a detections.json, the events are exported that `eval.events` selects by default; with --min_score all detections of
-at least this score that overlap no better one. A file of ELAN, BORIS and Audacity is of one video: `-o` is a folder for
-a file per video, named after it. Label Studio reads one file of all videos.
+From a detections.json, the events that `eval.events` selects by default are exported, or with --min_score all
+detections of at least this score that do not overlap a better one. For ELAN, BORIS and Audacity, `-o` is a folder for
+one file per video, named after it; for Label Studio, one file of all videos.
 
-ELAN: an .eaf file in the format of its schema EAFv3.0.xsd: a tier per class, integer milliseconds.
+ELAN: an .eaf file in the format of its schema EAFv3.0.xsd: one tier per class, integer milliseconds.
 
 BORIS: the table of its events, to paste into an observation of the video (copy the whole file, then "Paste events"):
 time, subject, code, modifier, comment and frame index, separated by tabs, without a header and without a line end after
@@ -166,13 +166,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = Parser(prog='python -m eval.export', description='Write events for an annotation tool.')
     parser.add_argument('events', metavar='EVENTS.csv', help='or a detections.json')
-    parser.add_argument('--to', required=True, choices=[*FORMATS, 'label_studio'], help='the tool')
+    parser.add_argument('--to', required=True, choices=[*FORMATS, 'label_studio'], help='annotation tool')
     parser.add_argument('-o', '--output', required=True, metavar='PATH',
-                        help='folder for a file per video; for label_studio the file')
+                        help='folder for one file per video; for label_studio one file')
     parser.add_argument('--min_score', type=bounded(float, -math.inf, math.inf), metavar='S',
                         help='minimum score of an event (default: all events)')
     parser.add_argument('--fps', type=bounded(float, 1e-3, 1e6), help='frame rate of the videos (label_studio, boris)')
-    parser.add_argument('--videos', metavar='DIR', help='folder of the video files that the annotations are of')
+    parser.add_argument('--videos', metavar='DIR', help='folder of the annotated video files')
     parser.add_argument('--overwrite', action='store_true', help='overwrite files that this command did not write')
     args = parser.parse_args(argv)
     if args.to == 'label_studio' and args.fps is None:

@@ -3,8 +3,8 @@
     python -m eval.pseudo_labels gt.json detections.json -o pseudo.json --min_score 0.3 --known_labels
     python -m eval.pseudo_labels gt.json detections.json -o pseudo.json --top 5 --fps 25
 
-`gt.json` contains subset and duration of the videos. In the output, the detections of each video of their subset
-replace its annotations, also where there are none, so no true time remains in it. The videos of other subsets are not
+`gt.json` contains subset and duration of the videos. In the subset of the detected videos, detections replace all
+annotations, even those of videos without detections, so that no true time remains. The videos of other subsets are not
 changed, so that the second stage is tested on the ground truth.
 
 The format is that of ActivityNet, with the additional keys that the loaders of ActionFormer and OpenTAD need: a

@@ -1,4 +1,4 @@
-r"""The report page: one HTML file with the scores, an error analysis, and a timeline of every video.
+r"""The report page: one HTML file with the scores, the error diagnosis, and a timeline of every video.
 
     python -m eval.report gt.json detections.json -o report.html
     python -m eval.report gt.json detections.json --curves curves.npz --tiou 0.5 0.75 0.95 --bins activitynet \
@@ -9,8 +9,8 @@ The third form has no ground truth: the page shows curves and detections, and no
 above its timeline; the files are not copied, the page links to them by relative paths. With --run outputs/NAME it also
 shows the losses, the mAP and the settings of this training run.
 
-The page needs no network and no other file. It draws plain SVG with report_assets/report.js: a charting library would
-add megabytes, and has no timeline like this one.
+The page needs no internet connection and no other file. It draws plain SVG with report_assets/report.js: a charting
+library would add megabytes.
 
 Text from the input files cannot run as code: it is escaped in the page, the script inserts it as text only, and the
 content security policy allows only the one script and the one style sheet of the page, by their hashes, and the videos
@@ -451,7 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = Parser(prog='python -m eval.report', description='Write the report page of a result file.')
     parser.add_argument('ground_truth', metavar='GT.json', nargs='?',
-                        help='without it the page shows detections and curves, and no scores')
+                        help='without it, the page shows detections and curves but no scores')
     parser.add_argument('detections', metavar='DETECTIONS.json')
     parser.add_argument('--curves', metavar='FILE', help='curves.npz of the same run')
     parser.add_argument('--events', metavar='FILE',
@@ -462,10 +462,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         'settings')
     parser.add_argument('--subset', metavar='NAME', help='subset to score (default: that of the detected videos)')
     parser.add_argument('--tiou', type=float, nargs='+', default=TIOU, metavar='T',
-                        help='thresholds (default: those of THUMOS14, 0.1 0.2 ... 0.7; ActivityNet: 0.5 0.55 ... 0.95)')
-    parser.add_argument('--bins', choices=BINS, default='thumos14', help='of the error analysis (default: thumos14)')
+                        help='tIoU thresholds (default: THUMOS14, 0.1 0.2 ... 0.7; ActivityNet: 0.5 0.55 ... 0.95)')
+    parser.add_argument('--bins', choices=BINS, default='thumos14', help='bins of the diagnosis (default: thumos14)')
     parser.add_argument('--title', metavar='TEXT', help='title of the page (default: the file of the detections)')
-    parser.add_argument('-o', '--output', required=True, metavar='FILE', help='the page, an .html file')
+    parser.add_argument('-o', '--output', required=True, metavar='FILE', help='.html file to write')
     parser.add_argument('--overwrite', action='store_true', help='also overwrite a file that is not a report')
     args = parser.parse_intermixed_args(arguments)
     for flag in ('subset', 'tiou', 'bins'):

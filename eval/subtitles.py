@@ -1,10 +1,10 @@
-"""Events as subtitles: any player then shows what happens while the video plays.
+"""Write events as subtitles, for any video player.
 
     python -m eval.subtitles detections.json -o subtitles --min_score 0.3
     python -m eval.subtitles detections.json -o subtitles --format vtt
 
-Each video gets a file with its name, with a cue per event. Cues do not overlap, because few players show two at once:
-where events of several classes overlap, a cue has a line per class, sorted by score.
+One file per video, with its name and one cue per event. Cues do not overlap, because few players show two at once:
+where events of several classes overlap, a cue has one line per class, sorted by score.
 """
 import argparse
 import hashlib
@@ -91,7 +91,7 @@ def file_name(video: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = Parser(prog='python -m eval.subtitles', description='Events as subtitles, a file for each video.')
+    parser = Parser(prog='python -m eval.subtitles', description='Write events as subtitles, one file per video.')
     parser.add_argument('detections', metavar='DETECTIONS.json')
     parser.add_argument('-o', '--output', required=True, metavar='DIR', help='folder for the subtitles')
     add_arguments(parser)

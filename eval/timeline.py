@@ -432,17 +432,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = bounded(float, 0, 1e12)
     parser = Parser(prog='python -m eval.timeline', description='Figure of the timeline of one video.')
     parser.add_argument('files', nargs='+', metavar='FILE.json',
-                        help='ground truth, if there is one, and result files, plotted one below the other')
+                        help='ground truth (optional) and result files, plotted one below the other')
     parser.add_argument('--video', required=True, metavar='NAME')
     parser.add_argument('--curves', metavar='FILE', help='curves.npz of the run')
     parser.add_argument('--min_score', type=bounded(float, -math.inf, math.inf), default=-math.inf, metavar='S',
                         help='minimum score of a detection (default: all)')
     parser.add_argument('--tiou', type=float, default=0.5, metavar='T',
-                        help='threshold of the error types (default: 0.5)')
+                        help='tIoU threshold of the error types (default: 0.5)')
     parser.add_argument('--from', dest='start', type=seconds, default=0, metavar='S', help='start in seconds')
     parser.add_argument('--to', dest='end', type=seconds, default=math.inf, metavar='S', help='end in seconds')
     parser.add_argument('--width', type=bounded(float, 2, 60), default=13, metavar='INCHES',
-                        help='width of the figure (default: 13)')
+                        help='width of the figure in inches (default: 13)')
     parser.add_argument('-o', '--output', metavar='FILE', default='timeline.png',
                         help='a .png, .svg or .pdf (default: timeline.png)')
     parser.add_argument('--overwrite', action='store_true', help='overwrite the output even if it is not a figure')

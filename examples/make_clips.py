@@ -1,8 +1,8 @@
-"""Render short clips of moving shapes whose motions are the classes, to try the whole way from videos to detections.
+"""Render short clips of moving shapes whose motions are the classes, to try the pipeline from videos to detections.
 
     python -m examples.make_clips data/clips [--train 24] [--test 12] [--seconds 16] [--size 96] [--seed 0]
 
-A clip shows a patterned background that drifts and two shapes that wander over it. Now and then one of them performs
+A clip shows a patterned background that drifts and two shapes that move over it. At times one of them performs
 the motion of the clip's class: it slides left and right, bounces up and down, or grows and shrinks. Shapes, colors and
 background are independent of the class. The files:
 

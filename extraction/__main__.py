@@ -3,7 +3,7 @@
     python -m extraction VIDEO_OR_FOLDER... --output DIR
     python main.py --data_path DIR --inference_only --model_file best.pt --exp_name NAME
 
-Each stream gets one row of 1024 features per 0.64 seconds. Without weights, RGB alone is extracted by I3D trained on
+Each stream has one row of 1024 features per 0.64 seconds. By default, only RGB is extracted, by I3D trained on
 Kinetics-400, which is downloaded once. Flow needs weights: --weights rgb_imagenet flow_imagenet downloads the published
 two-stream ones. Run the same command again to resume after an interruption or to add videos: those that are already
 extracted are skipped.
@@ -68,14 +68,14 @@ def get_parser() -> Parser:
     files.add_argument('--output', type=Path, required=True, metavar='DIR', help='data folder to write')
     files.add_argument('--split', default='test', choices=('train', 'test'), help='split the videos belong to')
     files.add_argument('--weights', nargs='+', default=[], choices=NAMES, metavar='NAME',
-                       help=f'published weights of I3D, downloaded once: {" ".join(NAMES)} (default: for RGB those '
+                       help=f'published weights of I3D, downloaded once: {" ".join(NAMES)} (unset: for RGB those '
                             f'trained on Kinetics-400, no flow)')
     files.add_argument('--rgb_weights', metavar='FILE', help='I3D weights for RGB, in either published naming')
     files.add_argument('--flow_weights', metavar='FILE', help='I3D weights for flow')
     files.add_argument('--backbone', metavar='MODULE:FUNCTION',
                        help='instead of I3D: a function from frames (F, H, W, 3) uint8 to (rows, width), see '
                             'examples/torchvision_backbone.py')
-    files.add_argument('--overwrite', action='store_true', help='extract videos again that are already extracted')
+    files.add_argument('--overwrite', action='store_true', help='also extract videos that are already extracted')
 
     recipe = parser.add_argument_group('recipe (see docs/videos.md for its source)')
     recipe.add_argument('--fps', type=bounded(float, 0.1, 1000), default=25, help='frames per second')
@@ -96,10 +96,10 @@ def get_parser() -> Parser:
     machine.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     machine.add_argument('--workers', type=bounded(int, 0, 1024), default=len(os.sched_getaffinity(0)),
                          help='processes for optical flow and, with a GPU, for decoding; 0: use the main process')
-    machine.add_argument('--precision', choices=PRECISIONS, default='fp32', help='of I3D')
+    machine.add_argument('--precision', choices=PRECISIONS, default='fp32', help='precision of I3D')
     for group in (files, recipe, machine):
         for action in group._group_actions:
-            if action.default not in (None, False, argparse.SUPPRESS):
+            if action.default not in (None, False, [], argparse.SUPPRESS):
                 action.help = f'{action.help} (default: {action.default})'
     return parser
 

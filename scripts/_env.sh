@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 fail() { echo "error: $*" >&2; exit 2; }
 
-# show_help "$@": where -h or --help is among the arguments, print the head comment of the script and exit.
+# show_help "$@": if -h or --help is among the arguments, print the head comment of the script and exit.
 show_help() {
     [[ " $* " =~ \ (-h|--help)\  ]] || return 0
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"

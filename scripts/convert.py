@@ -9,9 +9,9 @@ SOURCE is one of
     N-I3D-JOINTFeatures.npy       W-TALC's one file of all videos, with the folder N-Annotations next to it
 
 Instead of .npy, the files may be .npz, .pt, .pth or .csv. Arrays may have additional axes of length 1, and time as
-their second axis. DEST then contains features/train,
-features/test, gt.json and the two split lists. SOURCE is never changed: files in the right form are linked, others are
-written in it. The splits are those of split lists in SOURCE, else the subsets of the annotations.
+their second axis. DEST then contains features/train, features/test, gt.json and the two split lists. SOURCE is never
+changed: files that need no conversion are linked. The splits are those of split lists in SOURCE, else the subsets of
+the annotations.
 """
 import pickle
 import re

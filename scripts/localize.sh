@@ -7,7 +7,7 @@
 # usage: bash scripts/localize.sh --model_file FILE [flags of the extraction] VIDEO_OR_FOLDER... [-- flags of main.py]
 #
 # Features are extracted with the flags of the training. Results are written to OUTPUT_DIR/EXP_NAME (--output_dir,
-# --exp_name; default: outputs/localized), features to OUTPUT_DIR/EXP_NAME-features, where a second run finds them.
+# --exp_name; default: outputs/localized), features to OUTPUT_DIR/EXP_NAME-features, which a second run reuses.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 

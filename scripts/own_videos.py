@@ -6,7 +6,7 @@
 
 Files are written to OUTPUT_DIR/EXP_NAME and OUTPUT_DIR/EXP_NAME-features. All flags are checked before the first stage,
 and a stage is complete before the next one begins: a video that cannot be read is reported and left out, anything else
-ends the program. The same command resumes; stages whose videos, labels or settings have changed are done again.
+ends the program. The same command resumes; stages whose videos, labels or settings have changed are repeated.
 """
 import argparse
 import csv

@@ -10,9 +10,9 @@
 # VIDEOS is a folder; LABELS.csv has the header video,label and one label of one video per line (`video,`: none of the
 # labels). Results are written to OUTPUT_DIR/EXP_NAME (--output_dir, --exp_name; default: outputs/own_videos), features
 # to OUTPUT_DIR/EXP_NAME-features. The same command continues after an interruption; where videos, labels or settings
-# have changed, the stages that depend on them are done again.
+# have changed, the stages that depend on them are repeated.
 #
-# Without videos it shows the way on clips of moving shapes that it renders (three minutes on two cores).
+# Without arguments it runs a demonstration on rendered clips of moving shapes (three minutes on two cores).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 
