@@ -226,6 +226,10 @@ def run(config: Config) -> int:
         if distributed.is_main_process:
             print_overrides(config)
         status = (infer if args.inference_only else train)(args, device, distributed)
+    except (InputError, SystemExit):
+        if device.type == 'cpu':  # the threads of gloo may abort the process at its end; NCCL could wait here
+            distributed.close()
+        raise
     except RuntimeError as error:
         if is_worker_failure(error):
             raise worker_died_error(error) from None

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 import numpy as np
 
 from extraction.flow_workers import center_crop
-from extraction.snippets import Features
+from extraction.snippets import SNIPPET_FRAMES, Features
 from utils import InputError, truncate
 
 Backbone = Callable[..., np.ndarray]  # (F, H, W, 3) uint8, and stride=s if it has that parameter -> (rows, width)
@@ -45,7 +45,8 @@ def extract_by_backbone(backbone: Backbone, frames: Iterable[np.ndarray], crop: 
     """Compute the rows of a video, stream 'rgb', with one call of the backbone for all frames.
 
     The center crops of the frames are written to a temporary file in `folder`, which the backbone gets as a memory
-    map: hours of video need no memory. Raises InputError where the backbone fails or does not return rows.
+    map: hours of video need no memory. Raises InputError where the backbone fails or does not return rows, except for
+    a video shorter than a snippet, which has no rows then.
     """
     with TemporaryFile(dir=folder) as file:
         num_frames = 0
@@ -59,7 +60,11 @@ def extract_by_backbone(backbone: Backbone, frames: Iterable[np.ndarray], crop: 
         try:
             rows = np.array(backbone(mapped), np.float32)
         except Exception as error:
+            if num_frames < SNIPPET_FRAMES:
+                return Features({}, num_frames)
             raise InputError(f'the backbone failed: {describe_error(error)}') from None
+    if not rows.size and num_frames < SNIPPET_FRAMES:
+        return Features({}, num_frames)
     if rows.ndim != 2 or not rows.size:
         raise InputError(f'the backbone returned an array of shape {rows.shape} instead of (rows, width)')
     return Features({'rgb': rows}, num_frames)

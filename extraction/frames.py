@@ -224,15 +224,18 @@ class Clock:
     def missing_seconds(self) -> float:
         """Return how long before the duration in the header the file ends.
 
-        That of the video itself, where the header has it: from its first frame in MP4, from 0 in ASF. Else that of all
-        streams, which Matroska counts from 0 and in which the last frame may last as long as any other. Clocks that
-        may restart have no header.
+        That of the video itself, where the header has it: from its first frame in MP4, from 0 in ASF, in frames in AVI,
+        where FFmpeg estimates it by the size of the file if the index is missing. Else that of all streams, which
+        Matroska counts from 0 and in which the last frame may last as long as any other. Clocks that may restart have
+        no header.
         """
         if self.discontinuous or self.jumps or self.stream.index not in self.spans:
             return 0
         if self.stream.duration:
             is_mp4 = self.container.format.name.startswith('mov')
             end = self.stream.duration + (self.stream.start_time or 0 if is_mp4 else 0)
+            if self.container.format.name == 'avi':
+                end = max(end, self.stream.frames)
             return end * float(self.time_base) - self.spans[self.stream.index][1]
         reached = max(last for _, last in self.spans.values())
         return (self.container.duration or 0) / av.time_base - reached - self.longest

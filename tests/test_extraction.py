@@ -308,7 +308,7 @@ def test_a_video_that_starts_late_is_read_whole(tmp_path, suffix, start):
 
 
 @pytest.mark.parametrize('share', [0.5, 0.91])
-@pytest.mark.parametrize('suffix, start', [('mkv', 0), ('mkv', 3), ('flv', 0), ('mp4', 0), ('mp4', 3)])
+@pytest.mark.parametrize('suffix, start', [('mkv', 0), ('mkv', 3), ('flv', 0), ('mp4', 0), ('mp4', 3), ('avi', 0)])
 def test_a_video_whose_end_is_missing_is_refused(tmp_path, suffix, start, share):
     whole, cut = render_late(tmp_path / f'whole.{suffix}', start), tmp_path / f'cut.{suffix}'
     cut.write_bytes(whole.read_bytes()[:int(whole.stat().st_size * share)])
@@ -760,6 +760,21 @@ def test_a_backbone_with_a_stride_gets_it_and_one_without_refuses_it(clips, tmp_
     assert 'warning' not in printed.err and '--snippet_frames 4' in printed.out
     assert len(np.load(tmp_path / 'out' / 'features' / 'test' / 'rgb' / 'clip1.npy')) == 9  # (50 - 16) // 4 + 1
     assert json.loads((tmp_path / 'out' / 'extraction.json').read_text())['recipe']['stride'] == 4
+
+
+def slices_of_snippets(frames: np.ndarray) -> np.ndarray:
+    """Backbone: the first pixels of every 16 frames; no rows for a short video, where `brightness_rows` fails."""
+    return frames[:len(frames) // 16 * 16:16, 0, :3, 0].astype(np.float32)
+
+
+def test_a_video_shorter_than_a_snippet_does_not_end_an_extraction_by_a_backbone(clips, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    render(tmp_path / 'a.mp4', steady(25, 0.4), moving)
+    argv = [str(tmp_path / 'a.mp4'), str(clips / 'clip1.mp4'), *SMALL, '--output']
+    for backbone in 'brightness_rows', 'slices_of_snippets':
+        assert main([*argv, str(tmp_path / backbone), '--backbone', f'test_extraction:{backbone}']) == 2
+        printed = capsys.readouterr()
+        assert 'a.mp4: too short: 10 frames' in printed.err and '1 video extracted' in printed.out
 
 
 class Torchvision:
