@@ -17,9 +17,9 @@ STEPS = 1_000, 12_000
 EPOCHS = 60
 TOPK_RATIOS = 8, 4, 2
 TRIAL_STEPS = 100, 200  # of each ratio, at least and at most
-TRIAL_EPOCHS = 40     # between them; a longer training learns few videos by heart, with any k
+TRIAL_EPOCHS = 40     # between them; a longer training memorizes a small set of videos, with any k
 MEASURED_PART = 0.3   # the last steps of a trial
-LARGEST_FACTOR = 0.88  # a k below T/2 must pay off: its pseudo labels are easier to follow, also where it is wrong
+LARGEST_FACTOR = 0.88  # of the loss of T/2: a smaller k lowers the loss even where it is too small
 
 
 def choose_sizes(lengths: list[int]) -> list[Choice]:
@@ -39,8 +39,8 @@ def choose_topk_ratio(options: TrainerOptions, train_set: VideoDataset, device: 
                       distributed: Distributed) -> Choice:
     """Train briefly with k = T/8, T/4 and T/2, and return the ratio with the lowest generalized cross entropy.
 
-    That loss measures how well the attentions can follow the pseudo labels of this k: it is low where k matches the
-    part of a video that actions fill. No times are needed. A k below T/2 must be lower by LARGEST_FACTOR.
+    That loss measures how well the attentions fit the pseudo labels of this k: it is low if k matches the fraction of a
+    video that actions cover. No times are needed. The loss of T/2 is multiplied by LARGEST_FACTOR.
     """
     remaining: dict[int, float] = {}
     low, high = TRIAL_STEPS

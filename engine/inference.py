@@ -254,7 +254,7 @@ class EvaluatorOptions(NamedTuple):
     def from_args(cls, args: argparse.Namespace) -> 'EvaluatorOptions':
         """Pick the options from the command line."""
         localization = LocalizationOptions(*(getattr(args, name) for name in LocalizationOptions._fields))
-        # Actionness alone, without any evidence for the class, gives a score up to 1 - gamma (docs/results.md).
+        # Without any evidence for the class, actionness gives a score up to 1 - gamma (docs/videos.md).
         evidence, min_score = RECIPES[args.dataset].class_evidence, args.min_score
         if min_score is None:
             min_score = -math.inf if evidence is None else 1 - evidence * args.fusion_weight

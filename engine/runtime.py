@@ -26,7 +26,7 @@ from utils import InputError, give_up_blocked_output, num_cores, plural, print_f
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 RANK_TIMEOUT = timedelta(minutes=10)  # of a wait for another rank, which may read its data more slowly
 WAIT_WARNING_SECONDS = 60
-SIGNAL_SECONDS = 5    # that a rank goes on waiting after a signal, besides its longest wait so far
+SIGNAL_SECONDS = 5    # that a rank waits after a signal, in addition to its longest wait so far
 MAX_USUAL_WAIT = 20
 SAME_SECONDS = 0.9    # signals this close together are one: torchrun repeats a Ctrl-C, which all processes get already
 

@@ -401,7 +401,7 @@ def fit(trainer: Trainer, train_set: VideoDataset, num_steps: int, evaluations: 
             if is_last or eval_due or save_due:
                 trainer.check_finite()
 
-            # Evaluate. Scoring goes on in a thread during the next steps.
+            # Evaluate. Scoring continues in a thread during the next steps.
             if is_last or eval_due:
                 rng, total_losses[loop.step] = get_rng_state(), total_loss
                 evaluations.submit(loop.step, loop.epoch, trainer.network)
