@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import workloads
-from benchmarks.workloads import ACTIVITYNET, THUMOS14, Size, make_batch, make_trainer
+from benchmarks.workloads import ACTIVITYNET, ACTIVITYNET12, THUMOS14, Size, make_batch, make_trainer
 from config import MODALITIES
 from dataset import ShuffledSampler, VideoDataset, make_loader
 from engine.checkpoint import commit
@@ -57,6 +57,7 @@ class Setup(NamedTuple):
     device: torch.device
     thumos14: Size = THUMOS14
     activitynet: Size = ACTIVITYNET
+    activitynet12: Size = ACTIVITYNET12
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
@@ -369,6 +370,18 @@ def schedule(setup: Setup) -> list[Line]:
     return lines
 
 
+def activitynet(setup: Setup) -> list[Line]:
+    """Measure the whole training on ActivityNet 1.2 and 1.3 in the last precision, one run each, on 15 GB of noise."""
+    lines, precision = [], precisions(setup.device)[-1]
+    for size in (setup.activitynet12, setup.activitynet):
+        folder = workloads.write_activitynet(setup.data / size.dataset, size)
+        started = clocks()
+        run_main(*main_flags(setup, size, folder, f'schedule_{size.dataset}', '--precision', precision, '--overwrite'))
+        lines.append(Line(f'`python main.py --dataset {size.dataset}`, whole process, {precision}',
+                          (clocks() - started)[None]))
+    return lines
+
+
 # ---- extraction -----------------------------------------------------------------------------------------------------
 
 def extraction(setup: Setup) -> list[Line]:
@@ -454,7 +467,8 @@ def overlap(setup: Setup, clip: Path, crop: int, num_rows: int = 8) -> Line:
 GROUPS: dict[str, dict[str, Callable[[Setup], list[Line]]]] = {
     'cpu': {'step': step, 'loading': loading, 'localization': localization, 'scoring': scoring,
             'inference': inference, 'start': start, 'memory': memory, 'extraction': extraction},
-    'cuda': {'step': step, 'inference': inference, 'start': start, 'schedule': schedule, 'extraction': extraction}}
+    'cuda': {'step': step, 'inference': inference, 'start': start, 'schedule': schedule, 'activitynet': activitynet,
+             'extraction': extraction}}
 
 
 def show(value: float, unit: str) -> str:

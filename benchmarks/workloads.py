@@ -51,6 +51,7 @@ class Size(NamedTuple):
 
 
 THUMOS14 = Size('thumos14', 200, 210, 20, 1024, 36_195)  # detections: as in the authors' released file
+ACTIVITYNET12 = Size('activitynet1.2', 4441, 2383, 100, 1024)
 ACTIVITYNET = Size('activitynet1.3', 9032, 4427, 200, 1024, 300_000)  # videos: those with published I3D features
 
 
@@ -135,7 +136,7 @@ def repeat_videos(gt: GroundTruth, detections: Detections, times: int) -> tuple[
     durations, label, segments = (np.concatenate([column] * times) for column in (gt.durations, gt.label, gt.segments))
     repeated = gt._replace(videos=videos, subsets=gt.subsets * times, durations=durations, label=label,
                            segments=segments, video=(gt.video + offsets).ravel())
-    label, segments, scores = (np.concatenate([column] * times) for column in detections[3:])
+    label, segments, scores = (np.concatenate([column] * times) for column in detections[3:6])
     return repeated, Detections(videos, detections.labels, (detections.video + offsets).ravel(), label, segments,
                                 scores)
 

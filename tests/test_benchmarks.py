@@ -248,14 +248,18 @@ def test_extraction(setup, monkeypatch):
 
 def test_whole_processes_from_the_command_line(tmp_path, monkeypatch, capsys):
     tiny = TINY._replace(flags=(*FLAGS, '--num_epochs', '1'))
-    monkeypatch.setattr(bench, 'Setup', lambda *args: Setup(*args, thumos14=tiny, activitynet=SMALL))
+    small = SMALL._replace(flags=(*FLAGS, '--num_steps', '3'))
+    sizes = {'thumos14': tiny, 'activitynet': small, 'activitynet12': small._replace(dataset='activitynet1.2')}
+    monkeypatch.setattr(bench, 'Setup', lambda *args: Setup(*args, **sizes))
     monkeypatch.setitem(bench.GROUPS['cpu'], 'schedule', bench.schedule)
+    monkeypatch.setitem(bench.GROUPS['cpu'], 'activitynet', bench.activitynet)
     monkeypatch.setattr(bench, 'precisions', lambda device: ('fp32',))
-    assert bench.main(['inference', 'start', 'memory', 'schedule', '--rounds', '1', '--data', str(tmp_path)]) == 0
+    groups = 'inference', 'start', 'memory', 'schedule', 'activitynet'
+    assert bench.main([*groups, '--rounds', '1', '--data', str(tmp_path)]) == 0
     output = capsys.readouterr().out
-    assert output.count('### ') == 4
+    assert output.count('### ') == 5
     rows = [row.split(' | ') for row in output.splitlines() if row.startswith('| ') and 'median' not in row]
-    assert len([row for row in rows if '---' not in row[0]]) == 2 + 2 + 3 + 1
+    assert len([row for row in rows if '---' not in row[0]]) == 2 + 2 + 3 + 1 + 2
     peaks = [float(row[1].split()[0]) for row in rows if row[1].endswith('GB')]
     assert len(peaks) == 4 and all(0.05 < peak < 3 for peak in peaks)
 
