@@ -1,5 +1,6 @@
 """Global settings, processes, signals, memory and random states."""
 import ctypes
+import gc
 import math
 import os
 import random
@@ -202,6 +203,7 @@ class Distributed:
     def close(self) -> None:
         """Leave the process group."""
         if self.world_size > 1:
+            gc.collect()  # DDP refers to the group; threads that are left at the end of the process abort it
             with self.waiting():
                 dist.destroy_process_group()
 

@@ -304,6 +304,9 @@ def read_annotations(root: Path) -> GroundTruth:
 def require_annotations(root: Path) -> GroundTruth:
     """Return the annotations of a data folder; raises InputError where they contain no label."""
     gt = read_annotations(root)
+    if not gt.labels and (root / 'gt.json').exists():
+        raise InputError(f'{root / "gt.json"}: no annotation has a label; write each as {{"label": ..., "segment": '
+                         f'[start, end]}}, or {{"label": ...}} for a video-level label')
     if not gt.labels:
         raise missing_annotations(root)
     return gt

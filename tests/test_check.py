@@ -94,6 +94,7 @@ def test_all_problems_are_reported_together(folder, capsys):
 @pytest.mark.parametrize('spoil, part', [
     (lambda f: (f / 'gt.json').unlink(), 'gt.json: not found; write it, or labels.csv'),
     (lambda f: (f / 'gt.json').write_text('{'), 'gt.json: not a valid JSON file'),
+    (lambda f: annotate(f, {name: ('train', []) for name in 'abc'}), 'gt.json: no annotation has a label'),
     (lambda f: shutil.rmtree(f / 'features/train'), 'no train features found'),
     (lambda f: (f / 'split_train.txt').write_text(''), 'split_train.txt: lists no videos'),
     (lambda f: annotate(f, {'x': ('train', ['Run'])}), 'annotates none of the 3 training videos'),
