@@ -133,6 +133,13 @@ def build_ground_truth(content: dict[str, Any], path: str | os.PathLike) -> tupl
         untimed += [row for row in rows if 'segment' not in row]
         num_keys += sum(map(len, rows))
     labels, label = sort_labels(path, ids, label)
+    if any(name.isspace() for name in labels):
+        raise InputError(f'{path}: a label consists of spaces; write the name of a class, or "" without "segment" for '
+                         f'a video with none of the classes')
+    negative = np.array([name == NEGATIVE for name in labels], bool)[label]
+    for index in np.intersect1d(video[negative], video[~negative])[:1].tolist():
+        raise InputError(f'{location_of_video(index)}: has an empty label (none of the classes) and another one; '
+                         f'remove one of the annotations')
     lines = [*misspelled_keys(entries, ('subset', 'duration', 'fps', 'annotations'), 'videos'),
              *unreadable_numbers(database),
              *misspelled_keys(untimed, ('label', 'segment'), 'annotations'), *similar_names(labels)]

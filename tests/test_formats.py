@@ -12,7 +12,14 @@ from golden_data import GOLDEN, GT, read_released
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from formats.annotations import GroundTruth, read_durations, read_ground_truth, select_videos, subset_name
+from formats.annotations import (
+    GroundTruth,
+    parse_ground_truth,
+    read_durations,
+    read_ground_truth,
+    select_videos,
+    subset_name,
+)
 from formats.columns import BLOCK_SIZE, nearest_name
 from formats.detections import Detections, read_any, read_detections, write_detections, write_detections_csv
 from formats.videos import match_videos
@@ -308,6 +315,16 @@ def test_an_instance_needs_a_label(tmp_path):
     rows = [ROW, {'label': ''}, {'label': '', 'segment': [1, 2]}]
     assert 'annotation 3: has a "segment", but no label' in message(
         read_ground_truth, write_ground_truth(tmp_path, rows))
+
+
+@pytest.mark.parametrize(('annotations', 'part'), [
+    ([{'label': ''}, {'label': 'run'}], "video 'v': has an empty label (none of the classes) and another one"),
+    ([{'label': 'run', 'segment': [0, 1]}, {'label': ''}], "video 'v': has an empty label"),
+    ([{'label': ' '}], 'a label consists of spaces')])
+def test_a_video_has_none_of_the_classes_or_some(annotations, part):
+    with pytest.raises(InputError) as error:
+        parse_ground_truth({'u': {'annotations': [{'label': ''}]}, 'v': {'annotations': annotations}})
+    assert part in str(error.value)
 
 
 def test_durations_of_both_kinds_of_file(tmp_path):

@@ -10,13 +10,16 @@ import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import pytest
 import torch
 from runs import Call, command, start, status
 from test_main import train, words, write_data
 
+import main
 from engine import runtime
+from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,6 +121,19 @@ def test_what_may_differ_between_ranks_and_a_random_seed(data, tmp_path):
     first = command(data, tmp_path / 'run', '--seed', -1, steps=2)
     second = [*command(write_data(tmp_path / 'copy'), tmp_path / 'run', '--seed', -1, steps=2), '--cache', 'none']
     assert [status(rank) for rank in start_ranks(tmp_path / 'logs', first, second)] == [0, 0]
+
+
+@pytest.mark.parametrize('error', [InputError('damaged'), SystemExit(2)])
+def test_the_process_group_is_left_after_an_error(data, tmp_path, monkeypatch, error):
+    """Otherwise the threads of gloo may abort the process at its end, with status 134."""
+    left = []
+    monkeypatch.setattr(runtime.Distributed, 'close', lambda self: left.append(True))
+    monkeypatch.setattr(main, 'train', Mock(side_effect=error))
+    try:
+        assert main.main(command(data, tmp_path / 'run')) == 2
+    except SystemExit as caught:
+        assert caught is error
+    assert left == [True]
 
 
 # ---- ranks that wait ------------------------------------------------------------------------------------------------
