@@ -19,6 +19,7 @@ TOPK_RATIOS = 8, 4, 2
 TRIAL_STEPS = 100, 200  # of each ratio, at least and at most
 TRIAL_EPOCHS = 40     # between them; a longer training memorizes a small set of videos, with any k
 MEASURED_PART = 0.3   # the last steps of a trial
+MIL_FACTOR, MIL_MARGIN = 1.25, 0.1  # a k with a MIL loss above the lowest by both is left out
 LARGEST_FACTOR = 0.88  # of the loss of T/2: a smaller k lowers the loss even where it is too small
 
 
@@ -39,10 +40,12 @@ def choose_topk_ratio(options: TrainerOptions, train_set: VideoDataset, device: 
                       distributed: Distributed) -> Choice:
     """Train briefly with k = T/8, T/4 and T/2, and return the ratio with the lowest generalized cross entropy.
 
-    That loss measures how well the attentions fit the pseudo labels of this k: it is low if k matches the fraction of a
-    video that actions cover. No times are needed. The loss of T/2 is multiplied by LARGEST_FACTOR.
+    That loss measures how well the attentions can follow the pseudo labels of this k: it is low where k matches the
+    part of a video that actions fill. No times are needed. A k below T/2 must be lower by LARGEST_FACTOR. Attentions
+    can also follow the background; then the classes are learned from the wrong snippets, and the MIL loss stays high.
     """
-    remaining: dict[int, float] = {}
+    gce: dict[int, float] = {}
+    mil: dict[int, float] = {}
     low, high = TRIAL_STEPS
     num_steps = min(max(low, TRIAL_EPOCHS * len(train_set.lengths) // options.batch_size), high)
     bar = progress(total=len(TOPK_RATIOS) * num_steps, desc='choosing k', unit='step',
@@ -58,9 +61,12 @@ def choose_topk_ratio(options: TrainerOptions, train_set: VideoDataset, device: 
             terms.append(distributed.all_reduce_sum(step_terms))
             bar.update()
         mean = Losses(*torch.stack(terms[-round(MEASURED_PART * num_steps):]).mean(dim=0))
-        remaining[ratio] = float(mean.gce_rgb + mean.gce_flow) / len(options.network.modalities)
+        gce[ratio] = float(mean.gce_rgb + mean.gce_flow) / len(options.network.modalities)
+        mil[ratio] = float(mean.mil)
     bar.close()
-    largest = min(TOPK_RATIOS)
-    best = min(remaining, key=lambda ratio: remaining[ratio] * (LARGEST_FACTOR if ratio == largest else 1))
-    figures = ', '.join(f'T/{ratio} {value:.3f}' for ratio, value in remaining.items())
+    limit = MIL_FACTOR * min(mil.values()) + MIL_MARGIN
+    learned = [ratio for ratio in TOPK_RATIOS if mil[ratio] <= limit]
+    best = min(learned, key=lambda ratio: gce[ratio] * (LARGEST_FACTOR if ratio == min(TOPK_RATIOS) else 1))
+    notes = {ratio: '' if ratio in learned else f' (MIL loss {mil[ratio]:.2f}, too high)' for ratio in TOPK_RATIOS}
+    figures = ', '.join(f'T/{ratio} {value:.3f}{notes[ratio]}' for ratio, value in gce.items())
     return Choice('topk_ratio', best, f'generalized cross entropy after {num_steps} steps with k = {figures}')
