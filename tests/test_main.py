@@ -959,7 +959,7 @@ def own_words(data, output, *flags):
 
 
 def test_a_folder_with_labels_only_takes_the_recipe_for_own_videos(tagged, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr('engine.auto_config.TRIAL_STEPS', 3)
+    monkeypatch.setattr('engine.auto_config.TRIAL_STEPS', (3, 3))
     output = tmp_path / 'run'
     assert main.main(own_words(tagged, output, '--num_steps', 4)) == 0
     out = capsys.readouterr().out
