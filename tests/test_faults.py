@@ -361,7 +361,11 @@ def fill_pipe_and_terminate():
 def test_a_run_whose_reader_is_stopped_answers_a_signal(data, tmp_path, log, expected, reader):
     run = start(command(data, tmp_path / 'run'), log, Output(tmp_path / 'pipe'),
                 Call('engine.trainer.aicl_losses', 4, Do(fill_pipe_and_terminate)))
-    assert status(run) == 128 + signal.SIGTERM
-    assert 4 <= read_checkpoint(tmp_path / 'run').training.loop['step'] < 7
-    check_resumes(data, tmp_path / 'run', log, expected)
+    ended = status(run)
+    if ended == 0:  # the first blocked line was that of the last evaluation: the training was complete
+        assert not differences(tmp_path / 'run', expected)
+    else:
+        assert ended == 128 + signal.SIGTERM
+        assert 4 <= read_checkpoint(tmp_path / 'run').training.loop['step'] < 7
+        check_resumes(data, tmp_path / 'run', log, expected)
     os.close(reader)
