@@ -19,7 +19,7 @@ TOPK_RATIOS = 8, 4, 2
 TRIAL_STEPS = 100, 200  # of each ratio, at least and at most
 TRIAL_EPOCHS = 40     # between them; a longer training memorizes a small set of videos, with any k
 MEASURED_PART = 0.3   # the last steps of a trial
-MIL_FACTOR, MIL_MARGIN = 1.25, 0.1  # a k with a MIL loss above the lowest by both is left out
+MIL_FACTOR, MIL_MARGIN = 1.25, 0.1  # a k whose MIL loss is above factor * lowest + margin is left out
 LARGEST_FACTOR = 0.88  # of the loss of T/2: a smaller k lowers the loss even where it is too small
 
 

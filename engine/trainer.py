@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 CHECKPOINT_SECONDS = 60  # between two checkpoints, at least
-MUCH_LATER = 10 ** 6  # steps and epochs, after which any schedule has changed
+LATE_STEP_OFFSET = 10 ** 6  # steps and epochs, after which any schedule has changed
 
 
 class TrainerOptions(NamedTuple):
@@ -220,7 +220,7 @@ class Trainer:
         rng, loop, terms = get_rng_state(), self.loop, []
         buffers = [buffer.clone() for buffer in self.network.buffers()]
         try:
-            for later in (0, MUCH_LATER):
+            for later in (0, LATE_STEP_OFFSET):
                 torch.cuda.set_rng_state_all(rng['cuda'])  # a graph draws new numbers of the GPU
                 self.loop = replace(loop, step=loop.step + later, epoch=loop.epoch + later)
                 with warnings.catch_warnings(action='ignore'):  # that this mode is experimental
