@@ -97,8 +97,8 @@ class WaitMonitor:
                 os._exit(128 + received[0])
             if waited - warned > WAIT_WARNING_SECONDS:
                 warned = waited
-                print_final(f'warning: rank {self.rank}: has waited {waited:.0f} s for another rank; it times out after '
-                            f'{RANK_TIMEOUT.total_seconds():.0f} s')
+                print_final(f'warning: rank {self.rank}: has waited {waited:.0f} s for another rank; it times out '
+                            f'after {RANK_TIMEOUT.total_seconds():.0f} s')
             elif waited < warned:  # another wait, or none
                 warned = 0
 
